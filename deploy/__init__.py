@@ -1,0 +1,1 @@
+"""How the pipeline is run and operated; stands on all other packages, nothing imports it."""

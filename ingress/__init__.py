@@ -1,0 +1,1 @@
+"""One request, four steps: read the body, find the endpoint, verify, append."""

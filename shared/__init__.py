@@ -1,0 +1,1 @@
+"""What crosses the wire between ingress, workers and deploy, and nothing else."""

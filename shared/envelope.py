@@ -1,0 +1,127 @@
+"""The inbox entry: what the ingress appends and the drain reads.
+
+Guarantees: the body is carried byte for byte; the version comes first, so that either side may be deployed before the
+other. Refuses: entries of an unknown version or with missing fields (`EnvelopeError`).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+VERSION = b"1"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+KEPT_HEADERS = frozenset(
+    {
+        b"content-type",
+        b"content-encoding",
+        b"user-agent",
+        b"x-request-id",
+        b"traceparent",
+        b"x-webhook-event",
+        b"x-webhook-session",
+        b"x-webhook-id",
+        b"webhook-id",
+        b"webhook-timestamp",
+        b"x-github-event",
+        b"x-github-delivery",
+        b"x-shopify-topic",
+        b"x-shopify-webhook-id",
+        b"x-shopify-event-id",
+        b"x-shopify-shop-domain",
+        b"x-slack-request-timestamp",
+        b"x-slack-retry-num",
+        b"x-slack-retry-reason",
+    }
+)
+"""Headers worth keeping, lower case: hints and ids. Never cookies, authorization or signatures."""
+
+
+class EnvelopeError(ValueError):
+    """An inbox entry that this version cannot read; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One acknowledged request.
+
+    Attributes:
+        id: UUIDv7 given by the ingress; also the time key of the tables.
+        provider: first path segment, such as "moveris".
+        tenant: second path segment.
+        secret_label: label of the secret that verified the signature.
+        received_at: when the body was complete, aware, UTC.
+        headers: the kept ones, in order, names in lower case.
+        body: the bytes as received.
+    """
+
+    id: uuid.UUID
+    provider: str
+    tenant: str
+    secret_label: str
+    received_at: datetime
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def new_event_id(received_at: datetime) -> uuid.UUID:
+    """Make a UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then randomness."""
+    milliseconds = (received_at - EPOCH) // timedelta(milliseconds=1)
+    number = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+    number = number & ~(0xF << 76) | (0x7 << 76)
+    number = number & ~(0x3 << 62) | (0x2 << 62)
+    return uuid.UUID(int=number)
+
+
+def keep(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """Select the headers worth keeping; names must be lower case already, as ASGI has them."""
+    return tuple((name, value) for name, value in headers if name in KEPT_HEADERS)
+
+
+def encode(envelope: Envelope) -> dict[bytes, bytes]:
+    """Return the stream fields of one entry, the version first."""
+    return {
+        b"v": VERSION,
+        b"id": envelope.id.bytes,
+        b"provider": envelope.provider.encode(),
+        b"tenant": envelope.tenant.encode(),
+        b"label": envelope.secret_label.encode(),
+        b"received_at": str((envelope.received_at - EPOCH) // timedelta(microseconds=1)).encode(),
+        b"headers": b"".join(b"%b: %b\r\n" % header for header in envelope.headers),
+        b"body": envelope.body,
+    }
+
+
+def decode(fields: Mapping[bytes, bytes]) -> Envelope:
+    """Read one entry.
+
+    Raises:
+        EnvelopeError: unknown version, or a field is missing or malformed.
+    """
+    version = fields.get(b"v")
+    if version != VERSION:
+        raise EnvelopeError(f"unknown envelope version {version!r}")
+    try:
+        return Envelope(
+            id=uuid.UUID(bytes=fields[b"id"]),
+            provider=fields[b"provider"].decode(),
+            tenant=fields[b"tenant"].decode(),
+            secret_label=fields[b"label"].decode(),
+            received_at=EPOCH + timedelta(microseconds=int(fields[b"received_at"])),
+            headers=tuple(
+                (name, value)
+                for name, _, value in (line.partition(b": ") for line in fields[b"headers"].split(b"\r\n") if line)
+            ),
+            body=fields[b"body"],
+        )
+    except KeyError as missing:
+        raise EnvelopeError(f"the field {missing} is missing") from None
+    except (ValueError, OverflowError) as error:
+        raise EnvelopeError(f"malformed: {error}") from None

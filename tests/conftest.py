@@ -1,0 +1,99 @@
+"""Real servers for the tests: one Postgres and one Valkey a run, a fresh database and an empty Valkey for each test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import redis
+from cryptography.fernet import Fernet
+
+from deploy.local.servers import Server, free_port, prepare_postgres, prepare_valkey
+from workers.store.connect import Connection, connect
+from workers.store.migrate import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRETS_KEY = Fernet.generate_key().decode()
+
+
+@contextmanager
+def running(server: Server, home: Path) -> Iterator[Server]:
+    """Run a server until the block ends."""
+    process = server.start(home / f"{server.name}.log")
+    try:
+        while not server.is_ready():
+            assert process.poll() is None, (home / f"{server.name}.log").read_text()
+        yield server
+    finally:
+        process.send_signal(server.stop_signal)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def servers_home() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="pipeline-test-", dir="/tmp"))
+    home.chmod(0o755)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers_home: Path) -> Iterator[Server]:
+    options = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+    with running(
+        prepare_postgres(servers_home, port=free_port(), password="test", options=options), servers_home
+    ) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def valkey_server(servers_home: Path) -> Iterator[Server]:
+    with running(prepare_valkey(servers_home, port=free_port(), password="test"), servers_home) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: Server) -> str:
+    """Name of a migrated database that each test copies."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE template_pipeline")
+    with connect(postgres_server.url.removesuffix("/postgres") + "/template_pipeline", name="migrate") as connection:
+        migrate(connection)
+    return "template_pipeline"
+
+
+@pytest.fixture
+def database_url(postgres_server: Server, template_database: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template_database}')
+        yield postgres_server.url.removesuffix("/postgres") + f"/{name}"
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    with connect(database_url, name="test") as it:
+        yield it
+
+
+@pytest.fixture
+def redis_url(valkey_server: Server) -> str:
+    """An empty Valkey."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    return valkey_server.url

@@ -1,0 +1,1 @@
+"""One event, three duties: ingest, dispatch, sweep. What handlers import is here."""

@@ -1,0 +1,37 @@
+"""What the workers read from the environment; see `shared.settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.settings import SharedSettings, database_url, integer, seconds, setting
+
+
+def module_names(text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of module names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings(SharedSettings):
+    """Settings of every worker and of the command `pipeline`."""
+
+    database_url: str = setting(
+        "DATABASE_URL", None, database_url, "Postgres >= 15, such as postgresql://user:password@host:5432/database"
+    )
+    handlers: tuple[str, ...] = setting(
+        "HANDLERS", "workers.handlers.example", module_names, "comma-separated modules that register handlers"
+    )
+    handler_slots: int = setting(
+        "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
+    )
+    message_seconds: float = setting(
+        "MESSAGE_SECONDS", "1", seconds, "time budget of one message of several deliveries, seconds"
+    )
+    drain_batch: int = setting("DRAIN_BATCH", "1000", integer(at_least=1), "inbox entries stored in one transaction")
+    drain_seconds: float = setting("DRAIN_SECONDS", "5", seconds, "time budget of one drain, seconds")
+    reclaim_seconds: float = setting(
+        "RECLAIM_SECONDS", "10", seconds, "idle time after which a drain takes over another's inbox entries, seconds"
+    )
+    dedup_days: int = setting("DEDUP_DAYS", "30", integer(at_least=1), "days in which the same event counts once")
+    retention_days: int = setting("RETENTION_DAYS", "30", integer(at_least=1), "days that events are kept")

@@ -1,0 +1,1 @@
+"""The only package that speaks to Postgres: SQL as SQL, functions as plain verbs."""

@@ -1,0 +1,41 @@
+"""Connections to Postgres, set up so that a stopped process cannot hold the others' locks.
+
+Guarantees: autocommit until a transaction is asked for; a session idle in a transaction, or cut off from its client,
+is ended by the server within `lease_seconds`. Refuses: an unreachable server, with psycopg's `OperationalError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import rows
+
+Connection = psycopg.Connection[dict[str, Any]]
+"""Rows come as dictionaries."""
+
+
+def connect(database_url: str, *, name: str, lease_seconds: float = 30.0) -> Connection:
+    """Open one connection.
+
+    Args:
+        database_url: a postgresql:// URL.
+        name: what pg_stat_activity shows, such as "pipeline ingest".
+        lease_seconds: upper bound on how long a silent client may hold a transaction open.
+
+    Raises:
+        psycopg.OperationalError: the server cannot be reached within five seconds, or refuses.
+    """
+    milliseconds = int(lease_seconds * 1000)
+    return psycopg.connect(
+        database_url,
+        autocommit=True,
+        row_factory=rows.dict_row,
+        connect_timeout=5,
+        application_name=name,
+        tcp_user_timeout=milliseconds,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        options=f"-c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC",
+    )

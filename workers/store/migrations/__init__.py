@@ -1,0 +1,1 @@
+"""Forward-only migrations, applied by `workers.store.migrate`."""
