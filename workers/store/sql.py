@@ -22,7 +22,7 @@ class Queries:
         if len(set(names)) != len(names):
             raise ValueError(f"{file} holds two queries of one name")
         self._file = file
-        self._queries = dict(zip(names, (body.strip().rstrip(";") for body in bodies), strict=True))
+        self._queries: dict[str, str] = dict(zip(names, (body.strip().rstrip(";") for body in bodies), strict=True))
 
     def __getitem__(self, name: str) -> LiteralString:
         """Return the statement; KeyError names the file."""
