@@ -1,0 +1,50 @@
+"""What a person did or met, said in one line.
+
+Guarantees: every error of these families ends a command with one line and a status other than 0, never a traceback,
+and never a password. Refuses: to explain anything else; a fault of ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import psycopg
+import redis
+
+from deploy.local.state import HomeLockedError
+from shared.registry import RegistryError
+from shared.settings import SettingError
+from workers.store.migrate import MigrationError
+
+_PASSWORD: Final = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+class CommandError(Exception):
+    """What a command refuses; the text is one line that says what to do."""
+
+
+def explain(error: Exception) -> str | None:
+    """Return the line for a person, or None for what only a traceback explains."""
+    match error:
+        case CommandError() | SettingError() | MigrationError() | RegistryError() | HomeLockedError():
+            line = str(error)
+        case psycopg.errors.UndefinedTable():
+            line = "this database has no tables of the pipeline yet: run `pipeline migrate`"
+        case psycopg.OperationalError(sqlstate=str()):
+            line = f"Postgres refused: {_first_line(error)}"
+        case psycopg.OperationalError():
+            line = f"Postgres cannot be reached: {_first_line(error)} - is it running, and is DATABASE_URL right?"
+        case redis.ConnectionError() | redis.TimeoutError():
+            line = f"Redis cannot be reached: {_first_line(error)} - is it running, and is REDIS_URL right?"
+        case redis.ResponseError():
+            line = f"Redis refused: {_first_line(error)}"
+        case _:
+            return None
+    return _PASSWORD.sub("", " ".join(line.split()))
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of a server's message; the rest is advice for other clients."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -1,0 +1,49 @@
+"""What `pipeline up` and the commands read from the environment; see `shared.settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.settings import database_url, fernet_keys, integer, redis_url, setting
+
+
+def port(text: str) -> int:
+    """Parse a TCP port."""
+    value = integer(at_least=1)(text)
+    if value > 65535:  # noqa: PLR2004 - the largest TCP port
+        raise ValueError(f"a port lies between 1 and 65535, not {value}")
+    return value
+
+
+def folder(text: str) -> Path:
+    """Parse a folder; it need not exist."""
+    return Path(text).expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackSettings:
+    """Settings of the stack that `pipeline up` runs; what is unset here it makes or starts itself."""
+
+    home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
+    ingress_port: int = setting("INGRESS_PORT", "8000", port, "port on which the ingress of `make run` listens")
+    flower_port: int = setting("FLOWER_PORT", "5555", port, "port on which the Flower of `make run` listens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenSettings:
+    """Settings that name what already runs elsewhere; each is None when unset."""
+
+    database_url: str | None = setting(
+        "DATABASE_URL", "", lambda text: database_url(text) if text else None, "Postgres"
+    )
+    redis_url: str | None = setting("REDIS_URL", "", lambda text: redis_url(text) if text else None, "Redis")
+    secrets_key: tuple[str, ...] | None = setting(
+        "SECRETS_KEY", "", lambda text: fernet_keys(text) if text else None, "Fernet key(s)"
+    )
+    ingress_url: str | None = setting(
+        "INGRESS_URL",
+        "",
+        lambda text: text.rstrip("/") or None,
+        "where `pipeline send` posts, such as http://host:8000",
+    )
