@@ -39,16 +39,18 @@ CREATE TABLE endpoint_secrets (
     FOREIGN KEY (tenant, provider) REFERENCES endpoints (tenant, provider)
 );
 
--- Raised in the transaction of every change, by whoever makes it.
+-- Raised in the transaction of every change, by whoever makes it. It follows the clock, so that after a restore, or
+-- with a new database behind the same Redis, the next change is newer than whatever was published before.
 CREATE TABLE registry_version (
     one     boolean PRIMARY KEY DEFAULT true CHECK (one),
     version bigint NOT NULL
 );
-INSERT INTO registry_version (version) VALUES (1);
+INSERT INTO registry_version (version) VALUES ((extract(epoch FROM clock_timestamp()) * 1000)::bigint);
 
 CREATE FUNCTION raise_registry_version() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE registry_version SET version = version + 1;
+    UPDATE registry_version
+    SET version = greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint);
     RETURN NULL;
 END $$;
 

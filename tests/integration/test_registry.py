@@ -1,0 +1,209 @@
+"""The registry in Postgres and its publication to Redis."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from cryptography.fernet import Fernet
+
+from shared import registry
+from workers import publishing
+from workers.store import tenants
+from workers.store.connect import Connection, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CIPHER = registry.Cipher([Fernet.generate_key().decode()])
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def add_acme(connection: Connection) -> None:
+    tenants.add_tenant(connection, "acme")
+    tenants.add_endpoint(
+        connection, tenant="acme", provider="moveris", scheme="moveris", label="v1", ciphertext=CIPHER.encrypt(b"first")
+    )
+
+
+def published(client: redis.Redis) -> dict[bytes, registry.Endpoint]:
+    """Return what the ingress would read."""
+    fields: dict[bytes, bytes] = client.hgetall(registry.REGISTRY)  # type: ignore[assignment]  # no decoding here
+    return {name: registry.decode(name, value) for name, value in fields.items() if name != b"version"}
+
+
+def test_a_new_endpoint_is_read_back_with_its_secret(connection: Connection) -> None:
+    add_acme(connection)
+    version, (endpoint,) = tenants.read_registry(connection)
+    assert version == tenants.registry_version(connection)
+    assert (endpoint.provider, endpoint.tenant, endpoint.scheme, endpoint.enabled) == (
+        "moveris",
+        "acme",
+        "moveris",
+        True,
+    )
+    assert [CIPHER.decrypt(secret) for secret in endpoint.secrets] == [b"first"]
+    assert tenants.find_endpoint(connection, tenant="acme", provider="moveris") == endpoint
+
+
+def test_an_empty_registry_is_read_as_no_endpoints(connection: Connection) -> None:
+    assert tenants.read_registry(connection) == (tenants.registry_version(connection), [])
+
+
+def test_each_change_of_an_endpoint_or_secret_raises_the_version(connection: Connection) -> None:
+    add_acme(connection)
+    versions = [tenants.registry_version(connection)]
+    key = {"tenant": "acme", "provider": "moveris"}
+    tenants.add_secret(connection, **key, label="v2", ciphertext=CIPHER.encrypt(b"second"))
+    versions.append(tenants.registry_version(connection))
+    tenants.expire_secret(connection, **key, label="v1", at=datetime.now(UTC))
+    versions.append(tenants.registry_version(connection))
+    tenants.disable_endpoint(connection, **key)
+    versions.append(tenants.registry_version(connection))
+    assert versions == sorted(set(versions))
+
+
+def test_a_change_that_is_rolled_back_raises_nothing(connection: Connection) -> None:
+    add_acme(connection)
+    before = tenants.read_registry(connection)
+    with pytest.raises(tenants.EndpointExistsError):
+        tenants.add_endpoint(
+            connection, tenant="acme", provider="moveris", scheme="moveris", label="v9", ciphertext=b"x"
+        )
+    assert tenants.read_registry(connection)[1] == before[1]
+
+
+@pytest.mark.parametrize("name", ["", "Acme", "a/b", "-acme", "ä", "a" * 64, "acme\n"])
+def test_a_name_that_no_path_takes_is_refused_with_a_sentence(connection: Connection, name: str) -> None:
+    with pytest.raises(tenants.BadNameError, match="lower-case letters"):
+        tenants.add_tenant(connection, name)
+
+
+def test_what_exists_or_is_missing_is_refused_by_name(connection: Connection) -> None:
+    add_acme(connection)
+    key = {"tenant": "acme", "provider": "moveris"}
+    with pytest.raises(tenants.TenantExistsError, match="acme"):
+        tenants.add_tenant(connection, "acme")
+    with pytest.raises(tenants.UnknownTenantError, match="nobody"):
+        tenants.pause_tenant(connection, "nobody")
+    with pytest.raises(tenants.UnknownTenantError, match="pipeline tenants add nobody"):
+        tenants.add_endpoint(connection, tenant="nobody", provider="p", scheme="p", label="l", ciphertext=b"x")
+    with pytest.raises(tenants.SecretExistsError, match="v1"):
+        tenants.add_secret(connection, **key, label="v1", ciphertext=b"x")
+    with pytest.raises(tenants.UnknownEndpointError, match="github"):
+        tenants.add_secret(connection, tenant="acme", provider="github", label="v1", ciphertext=b"x")
+    with pytest.raises(tenants.UnknownSecretError, match="v7"):
+        tenants.expire_secret(connection, **key, label="v7", at=datetime.now(UTC))
+    with pytest.raises(tenants.BadNameError, match="label"):
+        tenants.add_secret(connection, **key, label="", ciphertext=b"x")
+    with pytest.raises(tenants.UnknownEndpointError, match="github"):
+        tenants.find_endpoint(connection, tenant="acme", provider="github")
+
+
+def test_a_tenant_is_paused_limited_and_resumed(connection: Connection) -> None:
+    tenants.add_tenant(connection, "acme", max_in_flight=3)
+    tenants.pause_tenant(connection, "acme")
+    (paused,) = tenants.list_tenants(connection)
+    assert paused.paused_at is not None
+    tenants.resume_tenant(connection, "acme")
+    tenants.limit_tenant(connection, "acme", None)
+    (resumed,) = tenants.list_tenants(connection)
+    assert (resumed.paused_at, resumed.max_in_flight) == (None, None)
+
+
+def test_lists_show_labels_and_never_a_secret(connection: Connection) -> None:
+    add_acme(connection)
+    key = {"tenant": "acme", "provider": "moveris"}
+    tenants.add_secret(connection, **key, label="v2", ciphertext=CIPHER.encrypt(b"second"))
+    tenants.expire_secret(connection, **key, label="v1", at=datetime.now(UTC) - timedelta(seconds=1))
+    (endpoint,) = tenants.list_endpoints(connection, tenant="acme")
+    assert list(endpoint.labels) == ["v2"]
+    assert [secret.label for secret in tenants.list_secrets(connection, tenant="acme")] == ["v1", "v2"]
+    assert not hasattr(tenants.list_secrets(connection, tenant="acme")[0], "ciphertext")
+
+
+def test_publishing_puts_the_registry_where_the_ingress_reads(
+    connection: Connection, redis_client: redis.Redis
+) -> None:
+    add_acme(connection)
+    assert publishing.publish(connection, redis_client)
+    assert list(published(redis_client).values()) == tenants.read_registry(connection)[1]
+    assert not publishing.publish(connection, redis_client)  # nothing changed
+    assert publishing.published_version(redis_client) == tenants.registry_version(connection)
+
+
+def test_a_stale_or_missing_registry_is_published_by_the_sweeper_and_a_fresh_one_is_not(
+    connection: Connection, redis_client: redis.Redis
+) -> None:
+    assert publishing.publish_if_stale(connection, redis_client)
+    assert not publishing.publish_if_stale(connection, redis_client)
+    add_acme(connection)
+    assert publishing.publish_if_stale(connection, redis_client)
+    redis_client.flushall()
+    assert publishing.publish_if_stale(connection, redis_client)
+    assert list(published(redis_client)) == [b"moveris/acme"]
+
+
+def test_an_older_registry_never_replaces_a_newer_one(connection: Connection, redis_client: redis.Redis) -> None:
+    older = tenants.registry_version(connection)
+    add_acme(connection)
+    publishing.publish(connection, redis_client)
+    assert not redis_client.eval(registry.PUBLISH, 1, registry.REGISTRY, older)
+    assert list(published(redis_client)) == [b"moveris/acme"]
+
+
+def test_a_database_made_later_is_published_over_what_an_earlier_one_left(
+    connection: Connection, redis_client: redis.Redis
+) -> None:
+    """The version follows the clock: after a restore or with a new database, the next change is the newest."""
+    after_many_changes = tenants.registry_version(connection) + 5
+    redis_client.hset(registry.REGISTRY, mapping={"version": after_many_changes, "moveris/old": b"{}"})
+    connection.execute("SELECT pg_sleep(0.01)")
+    add_acme(connection)
+    assert publishing.publish_if_stale(connection, redis_client)
+    assert list(published(redis_client)) == [b"moveris/acme"]
+
+
+def test_changes_from_several_connections_never_share_a_version(
+    connection: Connection, database_url: str, redis_client: redis.Redis
+) -> None:
+    def change_and_publish(number: int) -> int:
+        with connect(database_url, name=f"test {number}") as mine:
+            tenants.add_tenant(mine, f"t{number}")
+            tenants.add_endpoint(
+                mine, tenant=f"t{number}", provider="moveris", scheme="moveris", label="v1", ciphertext=b"x"
+            )
+            publishing.publish(mine, redis_client)
+            return number
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(change_and_publish, range(24)))
+    assert publishing.published_version(redis_client) == tenants.registry_version(connection)
+    assert len(published(redis_client)) == 24
+
+
+def test_ten_thousand_endpoints_are_published_in_time(connection: Connection, redis_client: redis.Redis) -> None:
+    ciphertext = CIPHER.encrypt(b"a secret of usual length, 32 b..")
+    connection.execute("INSERT INTO tenants (name) SELECT 't' || n FROM generate_series(1, 10000) n")
+    connection.execute(
+        "INSERT INTO endpoints (tenant, provider, scheme) SELECT name, 'moveris', '\"moveris\"' FROM tenants"
+    )
+    connection.execute(
+        "INSERT INTO endpoint_secrets (tenant, provider, label, ciphertext) "
+        "SELECT tenant, provider, 'v1', %s FROM endpoints",
+        [ciphertext],
+    )
+    start = time.perf_counter()
+    assert publishing.publish_if_stale(connection, redis_client)
+    seconds = time.perf_counter() - start
+    assert redis_client.hlen(registry.REGISTRY) == 10_001
+    assert seconds < 2.0, f"{seconds:.2f} s"  # 0.3 s on a quiet machine

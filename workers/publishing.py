@@ -1,0 +1,44 @@
+"""Publishes the registry from Postgres to Redis, where the ingress reads it.
+
+Guarantees: only a newer version replaces what lies there, however many publish at once; the endpoints published under
+a version are exactly those of that version. Refuses nothing: what Postgres or Redis raise goes to the caller, who may
+simply come again, as the sweeper does every second.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from shared import registry
+from workers.store import tenants
+
+if TYPE_CHECKING:
+    import redis
+
+    from workers.store.connect import Connection
+
+
+def publish(connection: Connection, redis_client: redis.Redis) -> bool:
+    """Publish the registry as it is now.
+
+    Returns:
+        Whether it replaced an older one; False if Redis held this version or a newer one already.
+    """
+    version, endpoints = tenants.read_registry(connection)
+    fields = ((registry.field_of(it.provider, it.tenant), registry.encode(it)) for it in endpoints)
+    return bool(redis_client.eval(registry.PUBLISH, 1, registry.REGISTRY, version, *chain.from_iterable(fields)))
+
+
+def publish_if_stale(connection: Connection, redis_client: redis.Redis) -> bool:
+    """Publish if Redis holds nothing or an older version; two small look-ups otherwise. Returns whether it did."""
+    held = published_version(redis_client)
+    if held is not None and held >= tenants.registry_version(connection):
+        return False
+    return publish(connection, redis_client)
+
+
+def published_version(redis_client: redis.Redis) -> int | None:
+    """Return the version that Redis holds, None if none was published."""
+    held = redis_client.hget(registry.REGISTRY, registry.VERSION_FIELD)
+    return None if held is None else int(held)

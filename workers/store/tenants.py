@@ -1,0 +1,308 @@
+"""The registry: tenants, their endpoints and the secrets that may sign, as people change it.
+
+Guarantees: each change is one transaction and raises the registry's version in it (triggers do); a secret is taken
+and given as ciphertext only. Refuses: names that a URL path or a table would not take, duplicates, and whatever does
+not exist, each with a `RefusedError` whose text is one line for the person who asked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from psycopg import errors
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from shared import registry
+from workers.store.sql import Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from workers.store.connect import Connection
+
+_SQL: Final = Queries("tenants.sql")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_LABEL_LENGTH: Final = 100
+
+
+class RefusedError(Exception):
+    """A change that cannot be made; the text is one line that says why and what to do.
+
+    Attributes:
+        code: the same in logs and `--json`.
+    """
+
+    code: ClassVar[str] = "refused"
+
+
+class BadNameError(RefusedError):
+    """A name or label that the tables would refuse."""
+
+    code = "bad_name"
+
+
+class TenantExistsError(RefusedError):
+    """There is a tenant of that name already."""
+
+    code = "tenant_exists"
+
+
+class UnknownTenantError(RefusedError):
+    """There is no such tenant."""
+
+    code = "unknown_tenant"
+
+
+class EndpointExistsError(RefusedError):
+    """The tenant has an endpoint of that provider already."""
+
+    code = "endpoint_exists"
+
+
+class UnknownEndpointError(RefusedError):
+    """The tenant has no endpoint of that provider."""
+
+    code = "unknown_endpoint"
+
+
+class SecretExistsError(RefusedError):
+    """The endpoint has a secret of that label already."""
+
+    code = "secret_exists"
+
+
+class UnknownSecretError(RefusedError):
+    """The endpoint has no secret of that label."""
+
+    code = "unknown_secret"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One tenant; while `paused_at` is set nothing of it is admitted, `max_in_flight` caps what runs at once."""
+
+    name: str
+    max_in_flight: int | None
+    paused_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSummary:
+    """One endpoint as lists show it; `labels` are those of the secrets that may sign now."""
+
+    tenant: str
+    provider: str
+    scheme: str | Mapping[str, Any]
+    enabled: bool
+    created_at: datetime
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretSummary:
+    """One secret as lists show it: everything but the secret."""
+
+    tenant: str
+    provider: str
+    label: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+def add_tenant(connection: Connection, name: str, *, max_in_flight: int | None = None) -> None:
+    """Add a tenant.
+
+    Args:
+        connection: in autocommit, or in a transaction of the caller's.
+        name: the second path segment of its URLs.
+        max_in_flight: cap on its queued and running deliveries; None for no cap.
+
+    Raises:
+        RefusedError: BadNameError, TenantExistsError.
+    """
+    _check_name("tenant", name)
+    if not connection.execute(_SQL["add_tenant"], {"name": name, "max_in_flight": max_in_flight}).fetchone():
+        raise TenantExistsError(f"there is a tenant {name!r} already")
+
+
+def list_tenants(connection: Connection) -> list[Tenant]:
+    """Return all tenants by name."""
+    with connection.cursor(row_factory=class_row(Tenant)) as cursor:
+        return cursor.execute(_SQL["list_tenants"]).fetchall()
+
+
+def pause_tenant(connection: Connection, name: str) -> None:
+    """Admit nothing more of a tenant; its events are still accepted and stored. Raises UnknownTenantError."""
+    _change_tenant(connection, "pause_tenant", name)
+
+
+def resume_tenant(connection: Connection, name: str) -> None:
+    """Admit a paused tenant again. Raises UnknownTenantError."""
+    _change_tenant(connection, "resume_tenant", name)
+
+
+def limit_tenant(connection: Connection, name: str, max_in_flight: int | None) -> None:
+    """Set or lift (None) the cap on a tenant's queued and running deliveries. Raises UnknownTenantError."""
+    _change_tenant(connection, "limit_tenant", name, max_in_flight=max_in_flight)
+
+
+def add_endpoint(
+    connection: Connection,
+    *,
+    tenant: str,
+    provider: str,
+    scheme: str | Mapping[str, Any],
+    label: str,
+    ciphertext: bytes,
+) -> None:
+    """Add an endpoint with its first secret, in one transaction.
+
+    Args:
+        connection: in autocommit, or in a transaction of the caller's.
+        tenant: an existing one.
+        provider: the first path segment; also selects the event models.
+        scheme: name of a signature scheme, or the description of one.
+        label: what the team calls the secret; kept on every event that it verifies.
+        ciphertext: of the secret, from `shared.registry.Cipher.encrypt`.
+
+    Raises:
+        RefusedError: BadNameError, UnknownTenantError, EndpointExistsError.
+    """
+    _check_name("provider", provider)
+    _check_label(label)
+    key = {"tenant": tenant, "provider": provider}
+    with connection.transaction():
+        try:
+            added = connection.execute(_SQL["add_endpoint"], key | {"scheme": Jsonb(scheme)}).fetchone()
+        except errors.ForeignKeyViolation:
+            raise _unknown_tenant(tenant) from None
+        if not added:
+            raise EndpointExistsError(
+                f"{tenant} has an endpoint of {provider} already; add a secret to it with "
+                f"`pipeline secrets add {tenant} --provider {provider} --label …`"
+            )
+        connection.execute(_SQL["add_secret"], key | {"label": label, "ciphertext": ciphertext})
+
+
+def list_endpoints(connection: Connection, *, tenant: str | None = None) -> list[EndpointSummary]:
+    """Return the endpoints of one tenant, or of all."""
+    with connection.cursor(row_factory=class_row(EndpointSummary)) as cursor:
+        return cursor.execute(_SQL["list_endpoints"], {"tenant": tenant}).fetchall()
+
+
+def disable_endpoint(connection: Connection, *, tenant: str, provider: str) -> None:
+    """Let an endpoint answer as if it did not exist; what it has stored goes on. Raises UnknownEndpointError."""
+    _enable(connection, tenant, provider, enabled=False)
+
+
+def enable_endpoint(connection: Connection, *, tenant: str, provider: str) -> None:
+    """Take a disabled endpoint back into service. Raises UnknownEndpointError."""
+    _enable(connection, tenant, provider, enabled=True)
+
+
+def find_endpoint(connection: Connection, *, tenant: str, provider: str) -> registry.Endpoint:
+    """Return one endpoint with the ciphertexts of all its secrets, the oldest first. Raises UnknownEndpointError."""
+    row = connection.execute(_SQL["find_endpoint"], {"tenant": tenant, "provider": provider}).fetchone()
+    if row is None:
+        raise _unknown_endpoint(tenant, provider)
+    return _endpoint(row | {"tenant": tenant, "provider": provider})
+
+
+def add_secret(connection: Connection, *, tenant: str, provider: str, label: str, ciphertext: bytes) -> None:
+    """Add a secret that may sign beside the others. Raises BadNameError, UnknownEndpointError, SecretExistsError."""
+    _check_label(label)
+    values = {"tenant": tenant, "provider": provider, "label": label, "ciphertext": ciphertext}
+    try:
+        added = connection.execute(_SQL["add_secret"], values).fetchone()
+    except errors.ForeignKeyViolation:
+        raise _unknown_endpoint(tenant, provider) from None
+    if not added:
+        raise SecretExistsError(
+            f"{tenant}'s endpoint of {provider} has a secret {label!r} already; choose another label"
+        )
+
+
+def list_secrets(connection: Connection, *, tenant: str, provider: str | None = None) -> list[SecretSummary]:
+    """Return the secrets of a tenant's endpoints, expired ones included, never their content."""
+    with connection.cursor(row_factory=class_row(SecretSummary)) as cursor:
+        return cursor.execute(_SQL["list_secrets"], {"tenant": tenant, "provider": provider}).fetchall()
+
+
+def expire_secret(connection: Connection, *, tenant: str, provider: str, label: str, at: datetime) -> None:
+    """Let a secret verify nothing from `at` (aware) on. Raises UnknownSecretError."""
+    values = {"tenant": tenant, "provider": provider, "label": label, "at": at}
+    if not connection.execute(_SQL["expire_secret"], values).fetchone():
+        raise UnknownSecretError(
+            f"{tenant}'s endpoint of {provider} has no secret {label!r}; `pipeline secrets list {tenant}` shows them"
+        )
+
+
+def registry_version(connection: Connection) -> int:
+    """Return the version that every change of an endpoint or secret raises."""
+    (row,) = connection.execute(_SQL["registry_version"]).fetchall()
+    return int(row["version"])
+
+
+def read_registry(connection: Connection) -> tuple[int, list[registry.Endpoint]]:
+    """Return the version and the endpoints that belong to it, in one snapshot."""
+    rows = connection.execute(_SQL["read_registry"], binary=True).fetchall()
+    return int(rows[0]["version"]), [_endpoint(row) for row in rows if row["tenant"] is not None]
+
+
+def is_alive(secret: registry.Secret, now: datetime | None = None) -> bool:
+    """Say whether a secret may sign now."""
+    return secret.expires_at is None or secret.expires_at > (now or datetime.now(UTC))
+
+
+def _endpoint(row: Mapping[str, Any]) -> registry.Endpoint:
+    return registry.Endpoint(
+        provider=row["provider"],
+        tenant=row["tenant"],
+        scheme=row["scheme"],
+        enabled=row["enabled"],
+        secrets=tuple(
+            registry.Secret(label=label, ciphertext=ciphertext, expires_at=expires_at)
+            for label, ciphertext, expires_at in zip(
+                row["labels"] or (), row["ciphertexts"] or (), row["expiries"] or (), strict=True
+            )
+        ),
+    )
+
+
+def _change_tenant(connection: Connection, query: str, name: str, **values: object) -> None:
+    if not connection.execute(_SQL[query], {"name": name} | values).fetchone():
+        raise _unknown_tenant(name)
+
+
+def _enable(connection: Connection, tenant: str, provider: str, *, enabled: bool) -> None:
+    values = {"tenant": tenant, "provider": provider, "enabled": enabled}
+    if not connection.execute(_SQL["enable_endpoint"], values).fetchone():
+        raise _unknown_endpoint(tenant, provider)
+
+
+def _unknown_tenant(name: str) -> UnknownTenantError:
+    return UnknownTenantError(f"there is no tenant {name!r}; add it with `pipeline tenants add {name}`")
+
+
+def _unknown_endpoint(tenant: str, provider: str) -> UnknownEndpointError:
+    return UnknownEndpointError(
+        f"{tenant!r} has no endpoint of {provider!r}; "
+        f"add it with `pipeline endpoints add {tenant} --provider {provider} --label …`"
+    )
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BadNameError(
+            f"{name!r} cannot name a {what}: use up to 63 lower-case letters, digits, - and _, a letter or digit first"
+        )
+
+
+def _check_label(label: str) -> None:
+    if not (0 < len(label) <= _LABEL_LENGTH and label.isprintable()):
+        raise BadNameError(f"the label {label!r} must have 1 to {_LABEL_LENGTH} printable characters")

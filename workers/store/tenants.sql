@@ -1,0 +1,74 @@
+-- name: add_tenant
+INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) ON CONFLICT DO NOTHING RETURNING name;
+
+-- name: list_tenants
+SELECT name, max_in_flight, paused_at, created_at FROM tenants ORDER BY name;
+
+-- name: pause_tenant
+UPDATE tenants SET paused_at = coalesce(paused_at, now()) WHERE name = %(name)s RETURNING name;
+
+-- name: resume_tenant
+UPDATE tenants SET paused_at = NULL WHERE name = %(name)s RETURNING name;
+
+-- name: limit_tenant
+UPDATE tenants SET max_in_flight = %(max_in_flight)s WHERE name = %(name)s RETURNING name;
+
+-- name: add_endpoint
+INSERT INTO endpoints (tenant, provider, scheme) VALUES (%(tenant)s, %(provider)s, %(scheme)s)
+ON CONFLICT DO NOTHING RETURNING tenant;
+
+-- name: enable_endpoint
+UPDATE endpoints SET enabled = %(enabled)s WHERE tenant = %(tenant)s AND provider = %(provider)s RETURNING tenant;
+
+-- name: list_endpoints
+SELECT e.tenant, e.provider, e.scheme, e.enabled, e.created_at,
+       coalesce(array_agg(s.label ORDER BY s.created_at, s.label)
+                FILTER (WHERE s.expires_at IS NULL OR s.expires_at > now()), '{}') AS labels
+FROM endpoints e
+LEFT JOIN endpoint_secrets s USING (tenant, provider)
+WHERE e.tenant = %(tenant)s OR %(tenant)s::text IS NULL
+GROUP BY e.tenant, e.provider
+ORDER BY e.tenant, e.provider;
+
+-- name: find_endpoint
+SELECT e.enabled, e.scheme,
+       coalesce(array_agg(s.label ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL), '{}') AS labels,
+       array_agg(s.ciphertext ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL) AS ciphertexts,
+       array_agg(s.expires_at ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL) AS expiries
+FROM endpoints e
+LEFT JOIN endpoint_secrets s USING (tenant, provider)
+WHERE e.tenant = %(tenant)s AND e.provider = %(provider)s
+GROUP BY e.tenant, e.provider;
+
+-- name: add_secret
+INSERT INTO endpoint_secrets (tenant, provider, label, ciphertext)
+VALUES (%(tenant)s, %(provider)s, %(label)s, %(ciphertext)s)
+ON CONFLICT DO NOTHING RETURNING label;
+
+-- name: list_secrets
+SELECT tenant, provider, label, created_at, expires_at
+FROM endpoint_secrets
+WHERE tenant = %(tenant)s AND (provider = %(provider)s OR %(provider)s::text IS NULL)
+ORDER BY provider, created_at, label;
+
+-- name: expire_secret
+UPDATE endpoint_secrets SET expires_at = %(at)s
+WHERE tenant = %(tenant)s AND provider = %(provider)s AND label = %(label)s
+RETURNING label;
+
+-- name: registry_version
+SELECT version FROM registry_version;
+
+-- name: read_registry
+-- One statement, one snapshot: the version belongs to exactly these endpoints. Without any, one row of NULLs.
+SELECT v.version, e.tenant, e.provider, e.enabled, e.scheme, s.labels, s.ciphertexts, s.expiries
+FROM registry_version v
+LEFT JOIN endpoints e ON true
+LEFT JOIN (
+    SELECT tenant, provider,
+           array_agg(label ORDER BY created_at, label) AS labels,
+           array_agg(ciphertext ORDER BY created_at, label) AS ciphertexts,
+           array_agg(expires_at ORDER BY created_at, label) AS expiries
+    FROM endpoint_secrets
+    GROUP BY tenant, provider
+) s USING (tenant, provider);
