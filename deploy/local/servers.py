@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -65,11 +66,26 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that is free now."""
+    """Return a TCP port of the loopback that is free now.
+
+    It lies below the range from which systems take the ports of outgoing connections: in there, a client that keeps
+    trying a stopped server can end up connected to itself, and the server could not come back to its port.
+    """
+    while True:
+        port = secrets.randbelow(10_000) + 20_000
+        if is_free(port):
+            return port
+
+
+def is_free(port: int) -> bool:
+    """Say whether a server could listen on this TCP port of the loopback now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def prepare_postgres(home: Path, *, port: int, password: str, options: Sequence[str] = ()) -> Server:

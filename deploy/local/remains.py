@@ -1,0 +1,63 @@
+"""What a killed supervisor left running: found by the state file, taken down before a new start.
+
+Guarantees: only processes that the state file names are touched, or that belong to a session which one of them led;
+a process id that another program has taken since is told apart by its birth. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deploy.local.state import Member
+
+SERVERS: Final = ("postgres", "valkey")
+BIRTH_TOLERANCE: Final = 1.5
+"""Seconds by which two readings of one process's birth may differ after the clock was set."""
+
+
+def take_down(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
+    """End what still runs of a former stack, its servers last; return the names of what was found.
+
+    Args:
+        members: as the state file names them.
+        patience: seconds that the servers, and before them the others, get to end by themselves.
+    """
+    found: list[str] = []
+    for names in (lambda name: name not in SERVERS, lambda name: name in SERVERS):
+        processes = {member.name: _alive(member) for member in members if names(member.name)}
+        found += [name for name, alive in processes.items() if alive]
+        remaining = [process for alive in processes.values() for process in alive]
+        for process in remaining:
+            with suppress(psutil.NoSuchProcess):
+                # For Postgres: end sessions, write everything, stop. The others understand SIGTERM alike.
+                process.send_signal(signal.SIGINT if process.name().startswith("postgres") else signal.SIGTERM)
+        _, stubborn = psutil.wait_procs(remaining, timeout=patience)
+        for process in stubborn:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=2)
+    return found
+
+
+def _alive(member: Member) -> list[psutil.Process]:
+    """Return the member's process, its descendants, and what else is left of the session that it led."""
+    alive: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            born = process.create_time()
+            if process.pid == member.pid and abs(born - member.born) <= BIRTH_TOLERANCE:
+                alive |= {process.pid: process}
+                alive |= {child.pid: child for child in process.children(recursive=True)}
+            elif os.getsid(process.pid) == member.pid and born >= member.born - BIRTH_TOLERANCE:
+                alive |= {process.pid: process}
+    return list(alive.values())
