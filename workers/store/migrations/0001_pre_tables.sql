@@ -154,7 +154,7 @@ CREATE TABLE deliveries_done (
     CHECK (state <> 'dead' OR last_error IS NOT NULL)
 ) PARTITION BY RANGE (event_id);
 CREATE TABLE deliveries_done_default PARTITION OF deliveries_done DEFAULT;
-CREATE INDEX deliveries_done_dead ON deliveries_done (tenant, handler, event_id) WHERE state = 'dead';
+CREATE INDEX deliveries_done_failed ON deliveries_done (state, tenant, handler, event_id) WHERE state <> 'succeeded';
 
 CREATE TABLE attempts (
     event_id    uuid NOT NULL,

@@ -1,0 +1,100 @@
+-- Transitions by hand, in batches. Filters that are NULL select everything; the planner sees each value (never
+-- prepared), so that what is given decides the index.
+
+-- name: preview_retry
+SELECT tenant, handler, count(*) AS count FROM deliveries_done
+WHERE state = %(state)s
+  AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+  AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+GROUP BY tenant, handler ORDER BY tenant, handler;
+
+-- The fence is kept, so that nothing of an earlier run counts; attempts restart. What finished after `before` failed
+-- again while we were at it.
+-- name: retry
+WITH chosen AS MATERIALIZED (
+    SELECT event_id, handler FROM deliveries_done
+    WHERE state = %(state)s AND finished_at < %(before)s
+      AND (tenant, handler, event_id) > (%(after_tenant)s, %(after_handler)s, %(after_id)s)
+      AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+      AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+      AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+      AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+    ORDER BY tenant, handler, event_id LIMIT %(most)s FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM deliveries_done AS d USING chosen AS c
+    WHERE d.event_id = c.event_id AND d.handler = c.handler
+    RETURNING d.event_id, d.handler, d.tenant, d.fence, d.last_error, d.created_at
+), moved AS (
+    INSERT INTO deliveries (event_id, handler, tenant, fence, last_error, created_at)
+    SELECT event_id, handler, tenant, fence, last_error, created_at FROM taken
+)
+SELECT tenant, handler, event_id FROM taken ORDER BY tenant, handler, event_id;
+
+-- name: preview_cancel
+SELECT tenant, handler, count(*) AS count FROM deliveries
+WHERE (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+  AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+  AND created_at <= %(before)s
+GROUP BY tenant, handler ORDER BY tenant, handler;
+
+-- Running ones are fenced out: their outcome will find no row. Rows in use this moment are left for the next pass.
+-- name: cancel
+WITH chosen AS MATERIALIZED (
+    SELECT event_id, handler FROM deliveries
+    WHERE (event_id, handler) > (%(after_id)s, %(after_handler)s)
+      AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+      AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+      AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+      AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+      AND created_at <= %(before)s
+    ORDER BY event_id, handler LIMIT %(most)s FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM deliveries AS d USING chosen AS c
+    WHERE d.event_id = c.event_id AND d.handler = c.handler
+    RETURNING d.*
+), moved AS (
+    INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)
+    SELECT event_id, handler, tenant, 'cancelled', attempt, fence + (state = 'running')::integer, worker, last_error,
+           created_at
+    FROM taken
+)
+SELECT tenant, handler, event_id FROM taken ORDER BY event_id, handler;
+
+-- Between two backfills only: the second one must look after the first has committed.
+-- name: lock_backfill
+SELECT pg_advisory_xact_lock(hashtext('pipeline backfill'), hashtext(%(handler)s));
+
+-- One page of events, whatever they are; subplans probe the deliveries by key for each wanted event. An event without
+-- an open or finished delivery in this snapshot gets one: deliveries only move, and are made with their event.
+-- name: backfill
+WITH page AS MATERIALIZED (
+    SELECT id, provider, tenant, type, state FROM events
+    WHERE id > %(after)s AND id < uuid_at(%(until)s) AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+    ORDER BY id LIMIT %(most)s
+), missing AS MATERIALIZED (
+    SELECT p.id, p.tenant FROM page AS p
+    WHERE p.state = 'accepted'
+      AND (%(provider)s::text IS NULL OR p.provider = %(provider)s)
+      AND (%(type)s::text IS NULL OR p.type = %(type)s)
+      AND (SELECT true FROM deliveries AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
+      AND (SELECT true FROM deliveries_done AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
+), made AS (
+    INSERT INTO deliveries (event_id, handler, tenant)
+    SELECT id, %(handler)s, tenant FROM missing WHERE NOT %(dry_run)s
+    ON CONFLICT DO NOTHING
+    RETURNING event_id
+)
+SELECT (SELECT count(*) FROM page) AS events,
+       (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last_id,
+       (SELECT count(*) FROM missing) AS missing,
+       (SELECT count(*) FROM made) AS made;
+
+-- name: first_id
+SELECT uuid_at(%(since)s) AS id;
+
+-- name: now
+SELECT clock_timestamp() AS now;
