@@ -12,10 +12,11 @@ from typing import Final
 import psycopg
 import redis
 
-from deploy.local.state import HomeLockedError
+from deploy.local.errors import StackError
 from shared.registry import RegistryError
 from shared.settings import SettingError
 from workers.store.migrate import MigrationError
+from workers.store.tenants import RefusedError
 
 _PASSWORD: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -27,7 +28,7 @@ class CommandError(Exception):
 def explain(error: Exception) -> str | None:
     """Return the line for a person, or None for what only a traceback explains."""
     match error:
-        case CommandError() | SettingError() | MigrationError() | RegistryError() | HomeLockedError():
+        case CommandError() | SettingError() | MigrationError() | RegistryError() | RefusedError() | StackError():
             line = str(error)
         case psycopg.errors.UndefinedTable():
             line = "this database has no tables of the pipeline yet: run `pipeline migrate`"

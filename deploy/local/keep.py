@@ -1,7 +1,7 @@
 """What a stack keeps between its runs, in `secrets.json`: the key of the secrets, the servers' passwords and ports.
 
 Guarantees: made once, readable by its owner only; a server keeps its port, and so its URL, unless another program took
-the port meanwhile. Refuses: a file that it cannot read (`SettingError`), for a new key would not decrypt the old secrets.
+the port meanwhile. Refuses: a file that it cannot read (`StackError`); a new key would not decrypt the old secrets.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet
 
+from deploy.local.errors import StackError
 from deploy.local.servers import free_port, is_free
 from deploy.local.state import write_private
-from shared.settings import SettingError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def open_keep(home: Path) -> Keep:
     """Read what is kept below `home`, or make it; ports that another program uses are changed.
 
     Raises:
-        SettingError: the file is there and cannot be read.
+        StackError: the file is there and cannot be read.
     """
     path = home / "secrets.json"
     try:
@@ -50,7 +50,7 @@ def open_keep(home: Path) -> Keep:
             valkey_port=free_port(),
         )
     except (OSError, ValueError, TypeError) as error:
-        raise SettingError(f"{path} cannot be read ({error}): restore it, or set another PIPELINE_HOME") from None
+        raise StackError(f"{path} cannot be read ({error}): restore it, or set another PIPELINE_HOME") from None
     if not is_free(keep.postgres_port):
         keep = replace(keep, postgres_port=free_port())
     if not is_free(keep.valkey_port):

@@ -24,3 +24,11 @@ def shorten(log: Path) -> None:
     shutil.copyfile(log, log.with_name(f"{log.name}.1"))
     with log.open("r+b") as file:
         file.truncate(0)
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that is not empty, up to 300 characters of it."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "nothing")[:300]

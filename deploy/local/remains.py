@@ -31,8 +31,8 @@ def take_down(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
         patience: seconds that the servers, and before them the others, get to end by themselves.
     """
     found: list[str] = []
-    for names in (lambda name: name not in SERVERS, lambda name: name in SERVERS):
-        processes = {member.name: _alive(member) for member in members if names(member.name)}
+    for servers in (False, True):
+        processes = {member.name: _alive(member) for member in members if (member.name in SERVERS) == servers}
         found += [name for name, alive in processes.items() if alive]
         remaining = [process for alive in processes.values() for process in alive]
         for process in remaining:

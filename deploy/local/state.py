@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from deploy.local.errors import StackError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -81,16 +83,12 @@ def running_stack(home: Path) -> Stack | None:
     return None
 
 
-class HomeLockedError(Exception):
-    """Another supervisor holds the folder; the text names its process id."""
-
-
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go of it however the process ends.
 
     Raises:
-        HomeLockedError: another supervisor holds it.
+        StackError: another supervisor holds it.
     """
     with (home / "lock").open("a+") as file:
         try:
@@ -98,7 +96,7 @@ def locked(home: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise HomeLockedError(
+            raise StackError(
                 f"a stack already runs in {home} (pid {holder}): stop it with Ctrl-C or `kill {holder}`, "
                 "or set PIPELINE_HOME, INGRESS_PORT and FLOWER_PORT to start another"
             ) from None

@@ -2,7 +2,7 @@
 
 Guarantees: a service that dies is started again, at once the first time and then after 1, 2, 4 … 30 seconds; `stop`
 leaves no process behind and takes at most the sum of the stages' patience. Refuses: a service that dies again and
-again before it was ever ready (`StartError`, with the path of its log).
+again before it was ever ready (`StackError`, with the path of its log).
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from deploy.local.logs import shorten
+from deploy.local.errors import StackError
+from deploy.local.logs import last_line, shorten
 from deploy.local.service import bury, end, member_of, say_end, start
+from deploy.local.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,10 +37,6 @@ LONGEST_PAUSE: Final = 30.0
 HOPELESS: Final = 4
 """Deaths in a row, before it was ever ready, after which starting is given up."""
 PR_SET_CHILD_SUBREAPER: Final = 36
-
-
-class StartError(Exception):
-    """A service does not start; the text names it and its log."""
 
 
 @dataclass(slots=True)
@@ -87,14 +85,14 @@ class Supervisor:
         """Wait for services to be ready.
 
         Raises:
-            StartError: one keeps dying, or is not ready in time.
+            StackError: one keeps dying, or is not ready in time.
         """
         waits = [asyncio.create_task(self._wait_for(self._kept[name])) for name in names]
         try:
             await asyncio.wait_for(asyncio.gather(*waits), seconds)
         except TimeoutError:
             late = ", ".join(name for name in names if not self._kept[name].ready.is_set())
-            raise StartError(f"not ready after {seconds:.0f} s: {late}; see the logs in {self._logs}") from None
+            raise StackError(f"not ready after {seconds:.0f} s: {late}; see the logs in {self._logs}") from None
         finally:
             for wait in waits:
                 wait.cancel()
@@ -103,11 +101,19 @@ class Supervisor:
         """Stop services stage by stage, those of a stage together; return the names of those that had to be killed."""
         killed: list[str] = []
         for stage in stages:
-            members = [self._kept.pop(name) for name in stage if name in self._kept]
+            members = [self._kept[name] for name in stage if name in self._kept]
             ends = await asyncio.gather(*(self._end(kept) for kept in members))
             killed += [kept.service.name for kept, ended in zip(members, ends, strict=True) if not ended]
+        self._kept.clear()
         self.bury_orphans(kill=True)
         return killed
+
+    def hurry(self) -> None:
+        """Ask everything to end at once; for a second Ctrl-C, while `stop` waits."""
+        for kept in self._kept.values():
+            if kept.process.returncode is None:
+                with suppress(ProcessLookupError):
+                    kept.process.send_signal(kept.service.hurry_signal)
 
     async def tend(self) -> None:
         """Until cancelled: cut logs that grow large, and let the kernel forget orphans that ended."""
@@ -138,7 +144,8 @@ class Supervisor:
             ready.cancel()
             hopeless.cancel()
         if not kept.ready.is_set():
-            raise StartError(f"{kept.service.name} does not start: see {self.log_of(kept.service.name)}")
+            log = self.log_of(kept.service.name)
+            raise StackError(f"{kept.service.name} does not start; {log} ends with: {last_line(log)}")
 
     async def _keep(self, kept: _Kept) -> None:
         """Run one service for ever.
@@ -167,7 +174,7 @@ class Supervisor:
             self._tell()
 
     async def _watch(self, kept: _Kept, *, again: bool) -> None:
-        while not await asyncio.to_thread(kept.service.is_ready):  # noqa: ASYNC110 - another process sets no event
+        while not await in_thread(kept.service.is_ready):  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(0.1)
         kept.was_ready = True
         kept.ready.set()

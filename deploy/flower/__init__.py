@@ -1,0 +1,1 @@
+"""Flower, Celery's monitor, with the settings that are safe here."""

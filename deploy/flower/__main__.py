@@ -1,0 +1,69 @@
+"""Starts Flower: `python -m deploy.flower`.
+
+Guarantees: a bounded number of tasks in memory; read-only (nobody stops a worker from a browser); it does not turn
+events on at workers that have them off, so that the ingest and housekeeping workers keep their speed. Task arguments
+are ids, payloads never get here. Refuses: to listen beyond the loopback without FLOWER_USER and FLOWER_PASSWORD.
+Flower's `/metrics` and `/healthcheck` ask for no password even then: keep them inside.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+
+from deploy.flower.settings import FlowerSettings
+from shared.settings import SettingError, load
+
+COLUMNS = "name,args,state,exception,retries,received,runtime,worker,uuid"
+
+
+def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
+    """Return the command line, and what the environment must hold beside it.
+
+    Raises:
+        SettingError: it would listen beyond the loopback with no password.
+    """
+    if not is_loopback(settings.address) and not (settings.user and settings.password):
+        raise SettingError(
+            f"FLOWER_ADDRESS is {settings.address}: set FLOWER_USER and FLOWER_PASSWORD to listen beyond the loopback"
+        )
+    if any(sign in settings.user + settings.password for sign in ",\n") or ":" in settings.user:
+        raise SettingError("FLOWER_USER and FLOWER_PASSWORD may hold no comma, and FLOWER_USER no colon")
+    argv = [
+        *(sys.executable, "-m", "celery", "-A", "workers.app", "flower"),
+        f"--address={settings.address}",
+        f"--port={settings.port}",
+        f"--max_tasks={settings.max_tasks}",
+        "--max_workers=500",
+        "--purge_offline_workers=60",
+        "--enable_events=False",
+        "--read_only=True",
+        "--persistent=False",
+        f"--tasks_columns={COLUMNS}",
+    ]
+    # in the environment, for other users of the machine can read a command line
+    secret = {"FLOWER_BASIC_AUTH": f"{settings.user}:{settings.password}"} if settings.password else {}
+    return argv, secret
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether only this machine reaches the address; an empty one means all of them."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def main() -> None:
+    """Become Flower."""
+    try:
+        argv, secret = command(load(FlowerSettings))
+    except SettingError as error:
+        sys.exit(f"flower: {error}")
+    os.environ.update(secret)
+    os.execv(argv[0], argv)  # noqa: S606 - its own command, no shell wanted
+
+
+if __name__ == "__main__":
+    main()
