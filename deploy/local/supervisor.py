@@ -63,7 +63,7 @@ class Supervisor:
     def __init__(self, *, logs: Path, report: Report, on_change: Callable[[Sequence[Member]], None]) -> None:
         self._logs = logs
         self._report = report
-        self._on_change = on_change
+        self.on_change = on_change
         self._kept: dict[str, _Kept] = {}
         if sys.platform == "linux":  # orphans of a killed service become ours, so that `stop` finds them
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -195,4 +195,4 @@ class Supervisor:
         return await end(kept.service, kept.process)
 
     def _tell(self) -> None:
-        self._on_change([member_of(kept.service, kept.process) for kept in self._kept.values()])
+        self.on_change([member_of(kept.service, kept.process) for kept in self._kept.values()])
