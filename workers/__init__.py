@@ -1,1 +1,7 @@
-"""One event, three duties: ingest, dispatch, sweep. What handlers import is here."""
+"""One event, three duties: ingest, dispatch, sweep. What a team's handlers import is here."""
+
+from workers.delivery import Delivery
+from workers.errors import Permanent, RetryAfter
+from workers.registration import handler
+
+__all__ = ["Delivery", "Permanent", "RetryAfter", "handler"]

@@ -23,7 +23,7 @@ class RetryAfter(Exception):  # noqa: N818 - reads as what the handler asks for
         self.seconds = seconds
 
 
-class TimedOut(BaseException):  # noqa: N818 - not an Exception: a handler's `except Exception` must not swallow it
+class TimedOut(BaseException):
     """The handler did not return within its timeout."""
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from psycopg import rows
+from psycopg import pq, rows
 
+UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
+"""Postgres is away, or cut the connection: the environment, not the data."""
 Connection = psycopg.Connection[dict[str, Any]]
 """Rows come as dictionaries."""
 
@@ -39,3 +41,30 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0) -> Con
         keepalives_count=3,
         options=f"-c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC",
     )
+
+
+class Link:
+    """A connection that is made anew when it is lost; one per process, opened at first use."""
+
+    def __init__(self, database_url: str, *, name: str) -> None:
+        self._database_url = database_url
+        self._name = name
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, outside a transaction.
+
+        Raises:
+            psycopg.OperationalError: Postgres cannot be reached.
+        """
+        if self._connection is not None and self._connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            self._connection.close()  # interrupted in the middle: its state is unknown
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._database_url, name=self._name)
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()

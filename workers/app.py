@@ -1,0 +1,64 @@
+"""The Celery app: `celery -A workers.app worker -Q ingest|handlers|housekeeping`, `celery -A workers.app beat`.
+
+Guarantees: a wrong setting or handler ends the start with one line. Refuses payloads in messages, results, and any
+serializer but JSON.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from celery import Celery, signals
+
+from shared import telemetry, wire
+from shared.settings import SettingError, load
+from workers import registration
+from workers.errors import RegistrationError
+from workers.settings import WorkerSettings
+
+try:
+    settings = load(WorkerSettings)
+    handlers = registration.load(settings.handlers)
+except (SettingError, RegistrationError) as refusal:
+    sys.exit(f"workers: {refusal}")
+
+app = Celery("pipeline", broker=settings.redis_url, include=["workers.tasks"])
+app.conf.update(
+    accept_content=["json"],
+    task_serializer="json",
+    result_backend=None,
+    task_ignore_result=True,
+    # A message is a hint: it is acknowledged when its work is committed, and comes again if its process dies.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    # Every task bears being run twice, so that a killed worker's messages may come back soon.
+    broker_transport_options={"visibility_timeout": 30, "socket_timeout": 10, "socket_connect_timeout": 5},
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_default_queue=wire.HOUSEKEEPING_QUEUE,
+    task_create_missing_queues=True,
+    task_routes={"ingest.*": {"queue": wire.INGEST_QUEUE}, "housekeeping.*": {"queue": wire.HOUSEKEEPING_QUEUE}},
+    worker_send_task_events=False,
+    task_send_sent_event=False,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    worker_enable_remote_control=True,
+    timezone="UTC",
+    enable_utc=True,
+    # Ticks are cheap to repeat and never worth remembering.
+    beat_scheduler="celery.beat:Scheduler",
+    beat_max_loop_interval=1.0,
+    beat_schedule={
+        "sweep": {"task": "housekeeping.sweep", "schedule": 1.0, "options": {"expires": 10}},
+        "keep": {"task": "housekeeping.keep_days", "schedule": 600.0, "options": {"expires": 60}},
+    },
+)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    """Replace Celery's logging by ours; its own lines per task are not wanted below warnings."""
+    telemetry.configure(settings.log_level)

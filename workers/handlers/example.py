@@ -1,0 +1,19 @@
+"""An example of what a team writes: one handler that every tenant of the demo gets."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from workers import handler
+
+if TYPE_CHECKING:
+    from workers import Delivery, Event
+
+log = logging.getLogger(__name__)
+
+
+@handler("example.note", event="*", tenant="*", timeout=10)
+def note(event: Event, delivery: Delivery) -> None:
+    """Note that an event has come; a real handler would act on it."""
+    log.info("noted %s", event.type, extra={"event_id": delivery.event_id, "tenant": delivery.tenant})

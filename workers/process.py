@@ -1,0 +1,66 @@
+"""What one worker process holds: its connections and clients, opened after the fork, at first use."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from workers.queue import CeleryQueue, Means
+from workers.store.connect import Link
+from workers.store.session import HandlerSession
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from workers.settings import WorkerSettings
+
+
+class Process:
+    """The resources of this process; `of` makes them anew after a fork."""
+
+    _current: Process | None = None
+
+    def __init__(self, app: Celery, settings: WorkerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self.pid = os.getpid()
+        self.name = f"{socket.gethostname()}:{self.pid}"
+        self.consumer = f"{self.name}:{uuid.uuid4().hex[:8]}"
+        """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
+
+    @classmethod
+    def of(cls, app: Celery, settings: WorkerSettings) -> Process:
+        """Return the one of this process."""
+        if cls._current is None or cls._current.pid != os.getpid():
+            cls._current = cls(app, settings)
+        return cls._current
+
+    @cached_property
+    def link(self) -> Link:
+        """Postgres, for the pipeline's own statements."""
+        return Link(self._settings.database_url, name="pipeline worker")
+
+    @cached_property
+    def session(self) -> HandlerSession:
+        """Postgres, for handlers."""
+        return HandlerSession(self._settings.database_url)
+
+    @cached_property
+    def redis(self) -> Redis:
+        """Redis, beside Celery's own connections."""
+        return Redis.from_url(self._settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0)
+
+    @cached_property
+    def queue(self) -> CeleryQueue:
+        """The queue of handler tasks."""
+        return CeleryQueue(self._app, self.redis)
+
+    @cached_property
+    def means(self) -> Means:
+        """Recent durations of handlers."""
+        return Means(self.redis)

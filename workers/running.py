@@ -1,0 +1,254 @@
+"""Runs the deliveries of one message, and records what comes of each.
+
+Guarantees: one attempt at a time; outcomes of handlers that never touched `delivery.connection` share a commit, at most
+50 ms' worth of them; when the message's time budget is over, also beside a slow handler, what was not begun goes back.
+Refuses nothing: whatever a handler does ends as an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import socket
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from os import getpid
+from typing import TYPE_CHECKING, Any, Final
+
+from workers import events
+from workers.deadline import within
+from workers.delivery import Delivery
+from workers.errors import EventGone, Fenced, Permanent, RetryAfter, TimedOut
+from workers.retry import delay
+from workers.store import deliveries
+from workers.store.connect import UNREACHABLE
+from workers.store.deliveries import Claimed, Outcome, StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from workers.registration import Handler
+    from workers.store.connect import Link
+    from workers.store.session import HandlerSession
+
+SHARED_COMMIT_SECONDS: Final = 0.05
+GRACE_SECONDS: Final = 5.0
+"""Between the last moment a message may take and Celery's hard limit, and again until its leases end."""
+RECORD_SECONDS: Final = 4.0
+"""How long outcomes are tried to be recorded while Postgres is away; then the lease decides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An attempt that failed, for Celery and Flower: the error itself beside its outcome."""
+
+    outcome: Outcome
+    error: BaseException
+
+
+def hard_limit(handler: Handler, *, message_seconds: float) -> float:
+    """Return the seconds after which Celery kills the process that runs a message of this handler."""
+    return message_seconds + handler.timeout + GRACE_SECONDS
+
+
+def lease(handler: Handler, *, message_seconds: float) -> float:
+    """Return the seconds that a claim holds: longer than the process can live."""
+    return hard_limit(handler, message_seconds=message_seconds) + GRACE_SECONDS
+
+
+def decide(claimed: Claimed, handler: Handler, error: BaseException | None, *, duration: float) -> Outcome:
+    """Turn the end of an attempt into its outcome.
+
+    1. Nothing raised: succeeded.
+    2. `Permanent`, or the last attempt: dead.
+    3. `RetryAfter`: again then. Anything else: again by the handler's schedule, with full jitter.
+    """
+    if error is None:
+        return Outcome(claimed=claimed, state="succeeded", duration=duration)
+    text = f"{type(error).__name__}: {error}".partition("\n")[0][:1000]
+    trace = "".join(traceback.format_exception(error))[-20_000:]
+    failures = claimed.attempt + 1
+    if isinstance(error, Permanent | EventGone) or failures >= handler.max_attempts:
+        return Outcome(claimed=claimed, state="dead", error=text, traceback=trace, duration=duration)
+    wait = error.seconds if isinstance(error, RetryAfter) else delay(handler.schedule, failures, random.random)
+    return Outcome(claimed=claimed, state=None, retry_in=wait, error=text, traceback=trace, duration=duration)
+
+
+class MessageRun:
+    """One message: claims its deliveries, runs them in order, records their outcomes."""
+
+    def __init__(self, handler: Handler, *, link: Link, session: HandlerSession, message_seconds: float) -> None:
+        self._handler = handler
+        self._link = link
+        self._session = session
+        self._budget = message_seconds
+        self._lock = threading.Lock()  # between this thread and the one that watches the time
+        self._waiting: deque[tuple[Claimed, StoredEvent | None]] = deque()
+        self._unrecorded: list[Outcome] = []
+        self._oldest = 0.0
+        self._began = 0.0
+        self.durations: list[float] = []
+        self.failures: list[Failure] = []
+        self.succeeded = 0
+        self.fenced = 0
+
+    def run(self, event_ids: Sequence[UUID]) -> None:
+        """Do the whole message.
+
+        1. Claim what is still queued.
+        2. Run one after the other until the time budget is over; record as they finish.
+        3. Hand back what was not begun.
+        """
+        self._began = time.monotonic()
+        self._waiting.extend(
+            deliveries.claim(
+                self._link.connection,
+                self._handler.name,
+                event_ids,
+                worker=f"{socket.gethostname()}:{getpid()}",
+                lease=lease(self._handler, message_seconds=self._budget),
+            )
+        )
+        stop = threading.Event()
+        watch = threading.Thread(target=self._watch, args=[stop], daemon=True) if len(self._waiting) > 1 else None
+        if watch:
+            watch.start()
+        try:
+            while (begun := self._next()) is not None:
+                self._run_one(*begun)
+        finally:
+            stop.set()
+            if watch:
+                watch.join()
+            with self._lock:
+                self._record_all()
+                self._hand_back()
+
+    def _next(self) -> tuple[Claimed, StoredEvent | None] | None:
+        """Return the next delivery; None when there is none or the time is over."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            now = time.monotonic()
+            if self._unrecorded and now - self._oldest >= SHARED_COMMIT_SECONDS:
+                self._record_all()
+            if now - self._began >= self._budget and self.durations:
+                self._hand_back()
+                return None
+            return self._waiting.popleft()
+
+    def _watch(self, stop: threading.Event) -> None:
+        """Look every 50 ms, beside a handler that may be slow: record what is finished, hand back what is late."""
+        while not stop.wait(SHARED_COMMIT_SECONDS):
+            now = time.monotonic()
+            # A database that is away is met again, and reported, by the thread that runs the message.
+            with self._lock, suppress(*UNREACHABLE):
+                if self._unrecorded and now - self._oldest >= SHARED_COMMIT_SECONDS:
+                    self._record(self._unrecorded)
+                    self._unrecorded = []
+                if now - self._began >= self._budget:
+                    self._hand_back()
+
+    def _run_one(self, claimed: Claimed, event: StoredEvent | None) -> None:
+        """Run the handler once and settle what came of it."""
+        started = time.monotonic()
+        error: BaseException | None = None
+        try:
+            self._call(claimed, event, started)
+        except (Exception, TimedOut, asyncio.CancelledError) as raised:  # noqa: BLE001 - whatever a handler raises
+            error = raised
+        except SystemExit as raised:
+            if _is_shutdown(raised):
+                raise
+            error = raised
+        duration = time.monotonic() - started
+        self.durations.append(duration)
+        outcome = decide(claimed, self._handler, error, duration=duration)
+        if error is None and self._session.used:
+            error = self._commit(outcome)
+            if isinstance(error, Fenced):
+                self.fenced += 1
+                return
+            if error is None:
+                self.succeeded += 1
+                return
+            outcome = decide(claimed, self._handler, error, duration=duration)
+        self._session.roll_back()
+        if error is not None:
+            self.failures.append(Failure(outcome=outcome, error=error))
+        else:
+            self.succeeded += 1
+        with self._lock:
+            if not self._unrecorded:
+                self._oldest = time.monotonic()
+            self._unrecorded.append(outcome)
+
+    def _call(self, claimed: Claimed, event: StoredEvent | None, started: float) -> None:
+        """Call the handler within its timeout."""
+        if event is None:
+            raise EventGone(f"the event {claimed.event_id} is no longer stored")
+        handler, ends = self._handler, started + self._handler.timeout
+        delivery = Delivery(
+            event_id=claimed.event_id,
+            tenant=claimed.tenant,
+            provider=event.provider,
+            handler=handler.name,
+            attempt=claimed.attempt + 1,
+            received_at=event.received_at,
+            headers=event.headers,
+            body=event.body,
+            connect=lambda: self._session.begin(claimed, seconds_left=ends - time.monotonic()),
+        )
+        with within(handler.timeout):
+            result = handler.function(events.load(event), delivery)
+            if inspect.isawaitable(result):
+                asyncio.run(_wait_for(result))
+
+    def _commit(self, outcome: Outcome) -> BaseException | None:
+        """Commit the handler's writes with the outcome; return why that was not possible."""
+        try:
+            self._session.commit(self._handler.name, outcome)
+        except Exception as error:  # noqa: BLE001 - whatever Postgres or the check says is the attempt's error
+            return error
+        return None
+
+    def _record_all(self) -> None:
+        """Record what is finished; while Postgres is away, try for some seconds."""
+        ends = time.monotonic() + RECORD_SECONDS
+        while self._unrecorded:
+            try:
+                self._record(self._unrecorded)
+            except UNREACHABLE:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.1)
+                continue
+            self._unrecorded = []
+
+    def _record(self, outcomes: list[Outcome]) -> None:
+        counted = deliveries.record(self._link.connection, self._handler.name, outcomes)
+        self.fenced += len(outcomes) - len(counted)
+
+    def _hand_back(self) -> None:
+        """Return what was not begun."""
+        if self._waiting:
+            held = [claimed for claimed, _ in self._waiting]
+            deliveries.hand_back(self._link.connection, self._handler.name, held)
+            self._waiting.clear()
+
+
+async def _wait_for(result: Any) -> Any:
+    """Await what an `async def` handler returned, in a loop of its own."""
+    return await result
+
+
+def _is_shutdown(exit_: SystemExit) -> bool:
+    """Say whether the pool ends this process, rather than the handler calling `sys.exit`."""
+    frames = traceback.extract_tb(exit_.__traceback__)
+    return bool(frames) and any(package in frames[-1].filename for package in ("billiard", "celery"))

@@ -1,0 +1,251 @@
+"""The life of open work in Postgres: queued, claimed, finished or tried again, and found again when lost.
+
+Guarantees: every transition is conditional on state and fence; a late outcome changes nothing. Refuses nothing: what
+was not returned was somebody else's. Queries are in `deliveries.sql`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from workers.store.sql import Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    import psycopg
+
+    from workers.store.connect import Connection
+
+_QUERIES: Final = Queries("deliveries.sql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A (tenant, handler) with due work; `allowance` is what the tenant's cap still admits, None without a cap."""
+
+    tenant: str
+    handler: str
+    paused: bool
+    allowance: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Due work that may be queued; `place` is its lane's in the list of lanes."""
+
+    event_id: UUID
+    tenant: str
+    handler: str
+    place: int
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A delivery that is ours until its lease ends.
+
+    Attributes:
+        attempt: outcomes recorded before this run.
+        fence: of this claim; an outcome with another one changes nothing.
+    """
+
+    event_id: UUID
+    tenant: str
+    attempt: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event as a handler's run needs it; the body is exactly what was received."""
+
+    id: UUID
+    provider: str
+    tenant: str
+    type: str
+    received_at: datetime
+    headers: dict[str, str]
+    body: bytes
+    secret_label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one attempt.
+
+    Attributes:
+        state: "succeeded" or "dead"; None when it is tried again.
+        retry_in: seconds until the next attempt, None when finished.
+        error: one line, None on success.
+        duration: seconds, None when unknown.
+    """
+
+    claimed: Claimed
+    state: str | None
+    retry_in: float | None = None
+    error: str | None = None
+    traceback: str | None = None
+    duration: float | None = None
+
+
+def lock_admission(connection: Connection) -> tuple[str, str]:
+    """Take the lock of admission until the transaction ends; return the lane served last."""
+    row = connection.execute(_QUERIES["lock_admission"]).fetchone()
+    return (row["tenant"], row["handler"]) if row else ("", "")
+
+
+def promote_due(connection: Connection) -> int:
+    """Make retries whose time has come ready, at most 2,000 a call; return how many."""
+    return connection.execute(_QUERIES["promote_due"]).rowcount
+
+
+def list_lanes(connection: Connection, *, after: tuple[str, str], most: int) -> list[Lane]:
+    """Return lanes that have due work, from the one behind `after` on, once around."""
+    parameters = {"tenant": after[0], "handler": after[1], "most": most}
+    return [Lane(**row) for row in connection.execute(_QUERIES["list_lanes"], parameters, prepare=False)]
+
+
+def list_candidates(connection: Connection, lanes: Sequence[Lane], *, depth: int) -> list[Candidate]:
+    """Return the oldest `depth` due deliveries of each lane."""
+    parameters = {
+        "tenants": [lane.tenant for lane in lanes],
+        "handlers": [lane.handler for lane in lanes],
+        "depth": depth,
+    }
+    return [
+        Candidate(
+            event_id=row["event_id"],
+            tenant=lanes[row["place"] - 1].tenant,
+            handler=lanes[row["place"] - 1].handler,
+            place=row["place"] - 1,
+            alone=row["alone"],
+        )
+        for row in connection.execute(_QUERIES["list_candidates"], parameters, prepare=False)
+    ]
+
+
+def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> set[tuple[UUID, str]]:
+    """Mark deliveries as sent; return the (event, handler) pairs that still could be.
+
+    Args:
+        connection: in the transaction that holds the lock of admission.
+        chosen: what was dealt.
+        wait: seconds after which a queued delivery counts as lost.
+    """
+    parameters = {
+        "event_ids": [candidate.event_id for candidate in chosen],
+        "handlers": [candidate.handler for candidate in chosen],
+        "wait": wait,
+    }
+    return {(row["event_id"], row["handler"]) for row in connection.execute(_QUERIES["queue"], parameters)}
+
+
+def move_admission(connection: Connection, lane: Lane) -> None:
+    """Remember the lane served last."""
+    connection.execute(_QUERIES["move_admission"], {"tenant": lane.tenant, "handler": lane.handler})
+
+
+def unqueue(connection: Connection, handler: str, event_ids: Sequence[UUID]) -> None:
+    """Take back what could not be sent."""
+    connection.execute(_QUERIES["unqueue"], {"handler": handler, "event_ids": list(event_ids)})
+
+
+def claim(
+    connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str, lease: float
+) -> list[tuple[Claimed, StoredEvent | None]]:
+    """Make queued deliveries of a message ours, and read their events, in one round trip.
+
+    Args:
+        connection: outside a transaction.
+        handler: name.
+        event_ids: of the message.
+        worker: who claims, for people to read.
+        lease: seconds until the claim counts as lost.
+
+    Returns:
+        What was claimed in the message's order, each with its event (None: no longer stored).
+    """
+    ids = list(event_ids)
+    with connection.pipeline():
+        claims = connection.execute(
+            _QUERIES["claim"],
+            {"handler": handler, "event_ids": ids, "worker": worker, "lease": lease, "alone": len(ids) == 1},
+        )
+        events = connection.execute(_QUERIES["read_events"], {"event_ids": ids, "first": min(ids), "last": max(ids)})
+    claimed = {row["event_id"]: Claimed(**row) for row in claims}
+    stored = {row["id"]: StoredEvent(**row) for row in events}
+    return [(claimed[event_id], stored.get(event_id)) for event_id in dict.fromkeys(ids) if event_id in claimed]
+
+
+def record(connection: psycopg.Connection[Any], handler: str, outcomes: Sequence[Outcome]) -> set[UUID]:
+    """Record outcomes of one handler; return the events whose outcome counted (the others were fenced off)."""
+    parameters = {
+        "handler": handler,
+        "event_ids": [outcome.claimed.event_id for outcome in outcomes],
+        "fences": [outcome.claimed.fence for outcome in outcomes],
+        "states": [outcome.state for outcome in outcomes],
+        "retry_ins": [outcome.retry_in for outcome in outcomes],
+        "errors": [_storable(outcome.error) for outcome in outcomes],
+        "tracebacks": [_storable(outcome.traceback) for outcome in outcomes],
+        "durations": [outcome.duration for outcome in outcomes],
+    }
+    cursor = connection.cursor(row_factory=_first_column)
+    return set(cursor.execute(_QUERIES["record"], parameters))
+
+
+def hand_back(connection: Connection, handler: str, held: Sequence[Claimed]) -> None:
+    """Return claimed deliveries that were not begun; nothing is charged."""
+    parameters = {
+        "handler": handler,
+        "event_ids": [claimed.event_id for claimed in held],
+        "fences": [claimed.fence for claimed in held],
+    }
+    connection.execute(_QUERIES["hand_back"], parameters)
+
+
+def list_expired(connection: Connection) -> list[dict[str, Any]]:
+    """Lock and return running deliveries past their lease: rows of event, handler, tenant, attempt, fence, alone."""
+    return connection.execute(_QUERIES["list_expired"]).fetchall()
+
+
+def return_uncharged(connection: Connection, lost: Sequence[dict[str, Any]], *, error: str) -> None:
+    """Return what was lost in company: uncounted, and alone from now on."""
+    parameters = {
+        "event_ids": [row["event_id"] for row in lost],
+        "handlers": [row["handler"] for row in lost],
+        "error": error,
+    }
+    connection.execute(_QUERIES["return_uncharged"], parameters)
+
+
+def keep_alone(connection: Connection, handler: str, event_ids: Sequence[UUID]) -> None:
+    """Let deliveries that were lost alone run alone again."""
+    connection.execute(_QUERIES["keep_alone"], {"handler": handler, "event_ids": list(event_ids)})
+
+
+def return_queued(connection: Connection, *, margin: float) -> int:
+    """Return queued deliveries whose wait ends within `margin` seconds; return how many."""
+    return connection.execute(_QUERIES["return_queued"], {"margin": margin}).rowcount
+
+
+def claim_unknown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> list[Claimed]:
+    """Claim deliveries whose handler the receiving worker does not know, to record that as their outcome."""
+    parameters = {"handler": handler, "event_ids": list(event_ids), "worker": worker}
+    return [Claimed(**row) for row in connection.execute(_QUERIES["claim_unknown"], parameters)]
+
+
+def _first_column(cursor: psycopg.Cursor[Any]) -> Any:
+    """Return only the first column of each row, whatever the connection's row factory is."""
+    del cursor
+    return lambda values: values[0]
+
+
+def _storable(text: str | None) -> str | None:
+    """Return the text without what Postgres refuses: NUL and lone surrogates."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{SYMBOL FOR NULL}")

@@ -1,0 +1,184 @@
+-- Open work: admission, claims, outcomes, and what the sweeper picks up. Every transition is conditional; a row that is
+-- not returned was somebody else's.
+
+-- name: lock_admission
+SELECT tenant, handler FROM admission FOR UPDATE;
+
+-- Retries whose time has come enter the index that admission walks.
+-- name: promote_due
+UPDATE deliveries AS d SET ready = true
+FROM (
+    SELECT event_id, handler FROM deliveries
+    WHERE state = 'pending' AND NOT ready AND due_at <= now()
+    ORDER BY due_at LIMIT 2000 FOR UPDATE SKIP LOCKED
+) AS due
+WHERE d.event_id = due.event_id AND d.handler = due.handler;
+
+-- A loose index scan: from one lane with due work to the next, beginning behind the lane served last, once around.
+-- Its cost is one index probe per lane returned, whatever waits in it.
+-- name: list_lanes
+WITH RECURSIVE ahead AS (
+    (
+        SELECT tenant, handler, 1 AS place FROM deliveries
+        WHERE ready AND (tenant, handler) > (%(tenant)s, %(handler)s)
+        ORDER BY tenant, handler LIMIT 1
+    )
+    UNION ALL
+    SELECT following.tenant, following.handler, ahead.place + 1
+    FROM ahead CROSS JOIN LATERAL (
+        SELECT tenant, handler FROM deliveries
+        WHERE ready AND (tenant, handler) > (ahead.tenant, ahead.handler)
+        ORDER BY tenant, handler LIMIT 1
+    ) AS following
+    WHERE ahead.place < %(most)s
+), behind AS (
+    (
+        SELECT tenant, handler, 1 AS place FROM deliveries
+        WHERE ready AND (SELECT count(*) FROM ahead) < %(most)s
+        ORDER BY tenant, handler LIMIT 1
+    )
+    UNION ALL
+    SELECT following.tenant, following.handler, behind.place + 1
+    FROM behind CROSS JOIN LATERAL (
+        SELECT tenant, handler FROM deliveries
+        WHERE ready AND (tenant, handler) > (behind.tenant, behind.handler)
+        ORDER BY tenant, handler LIMIT 1
+    ) AS following
+    WHERE behind.place < %(most)s - (SELECT count(*) FROM ahead)
+      AND (following.tenant, following.handler) <= (%(tenant)s, %(handler)s)
+), lanes AS (
+    SELECT tenant, handler, place FROM ahead
+    UNION ALL
+    SELECT tenant, handler, place + (SELECT count(*) FROM ahead) FROM behind
+    WHERE (tenant, handler) <= (%(tenant)s, %(handler)s)
+)
+SELECT lanes.tenant, lanes.handler, t.paused_at IS NOT NULL AS paused,
+       t.max_in_flight - CASE WHEN t.max_in_flight IS NOT NULL THEN
+           (SELECT count(*) FROM deliveries AS d WHERE d.tenant = lanes.tenant AND d.state <> 'pending')
+       END AS allowance
+FROM lanes LEFT JOIN tenants AS t ON t.name = lanes.tenant
+ORDER BY lanes.place;
+
+-- The oldest due work of each lane; `depth` is a constant for the planner (never prepared).
+-- name: list_candidates
+SELECT lane.place, waiting.event_id, waiting.alone
+FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) WITH ORDINALITY AS lane(tenant, handler, place)
+CROSS JOIN LATERAL (
+    SELECT event_id, alone FROM deliveries AS d
+    WHERE d.ready AND d.tenant = lane.tenant AND d.handler = lane.handler
+    ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT %(depth)s
+) AS waiting;
+
+-- name: queue
+UPDATE deliveries AS d SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %(wait)s)
+FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS chosen(event_id, handler)
+WHERE d.event_id = chosen.event_id AND d.handler = chosen.handler AND d.ready
+RETURNING d.event_id, d.handler;
+
+-- name: move_admission
+UPDATE admission SET tenant = %(tenant)s, handler = %(handler)s;
+
+-- name: unqueue
+UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
+FROM unnest(%(event_ids)b::uuid[]) AS returned(event_id)
+WHERE d.event_id = returned.event_id AND d.handler = %(handler)s AND d.state = 'queued';
+
+-- Rows are locked in order and those in use are left: two messages may carry the same delivery.
+-- name: claim
+UPDATE deliveries AS d
+SET state = 'running', fence = d.fence + 1, worker = %(worker)s, alone = %(alone)s,
+    lease_until = now() + make_interval(secs => %(lease)s)
+FROM (
+    SELECT event_id FROM deliveries
+    WHERE event_id = ANY (%(event_ids)b::uuid[]) AND handler = %(handler)s AND state = 'queued'
+    ORDER BY event_id FOR UPDATE SKIP LOCKED
+) AS mine
+WHERE d.event_id = mine.event_id AND d.handler = %(handler)s
+RETURNING d.event_id, d.tenant, d.attempt, d.fence;
+
+-- The bounds let the planner leave out the partitions of other days.
+-- name: read_events
+SELECT id, provider, tenant, type, received_at, headers, body, secret_label
+FROM events
+WHERE id = ANY (%(event_ids)b::uuid[]) AND id >= %(first)s AND id <= %(last)s;
+
+-- Outcomes of one handler's deliveries. `retry_in` NULL: finished, as `state` says. Returns those that counted.
+-- name: record
+WITH outcome AS MATERIALIZED (
+    SELECT * FROM unnest(
+        %(event_ids)b::uuid[], %(fences)b::bigint[], %(states)s::text[], %(retry_ins)s::float8[],
+        %(errors)s::text[], %(tracebacks)s::text[], %(durations)s::float8[]
+    ) AS o(event_id, fence, state, retry_in, error, traceback, duration)
+), finished AS (
+    DELETE FROM deliveries AS d USING outcome AS o
+    WHERE d.event_id = o.event_id AND d.handler = %(handler)s AND d.fence = o.fence AND d.state = 'running'
+      AND o.retry_in IS NULL
+    RETURNING d.event_id, d.handler, d.tenant, o.state, d.attempt + 1 AS attempt, d.fence, d.worker,
+              o.error, o.traceback, o.duration, d.created_at, d.last_error
+), moved AS (
+    INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)
+    SELECT event_id, handler, tenant, state, attempt, fence, worker, coalesce(error, last_error), created_at
+    FROM finished
+), again AS (
+    UPDATE deliveries AS d
+    SET state = 'pending', ready = false, alone = false, attempt = d.attempt + 1, lease_until = NULL,
+        due_at = now() + make_interval(secs => o.retry_in), last_error = o.error
+    FROM outcome AS o
+    WHERE d.event_id = o.event_id AND d.handler = %(handler)s AND d.fence = o.fence AND d.state = 'running'
+      AND o.retry_in IS NOT NULL
+    RETURNING d.event_id, d.attempt, d.fence, d.worker, o.error, o.traceback, o.duration
+), logged AS (
+    INSERT INTO attempts (event_id, handler, fence, attempt, error, traceback, duration, worker)
+    SELECT event_id, %(handler)s, fence, attempt, error, traceback, make_interval(secs => duration), worker
+    FROM (
+        SELECT event_id, fence, attempt, error, traceback, duration, worker FROM finished WHERE error IS NOT NULL
+        UNION ALL
+        SELECT event_id, fence, attempt, error, traceback, duration, worker FROM again
+    ) AS failed
+)
+SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
+
+-- name: hand_back
+UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
+FROM unnest(%(event_ids)b::uuid[], %(fences)b::bigint[]) AS held(event_id, fence)
+WHERE d.event_id = held.event_id AND d.handler = %(handler)s AND d.fence = held.fence AND d.state = 'running';
+
+-- name: list_expired
+SELECT event_id, handler, tenant, attempt, fence, alone, worker FROM deliveries
+WHERE state = 'running' AND lease_until < now()
+ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED;
+
+-- Lost while claimed in company: nobody knows whose fault it was, so nobody is charged; next time each runs alone.
+-- name: return_uncharged
+WITH lost AS (
+    UPDATE deliveries AS d SET state = 'pending', ready = true, alone = true, lease_until = NULL, last_error = %(error)s
+    FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS l(event_id, handler)
+    WHERE d.event_id = l.event_id AND d.handler = l.handler AND d.state = 'running' AND d.lease_until < now()
+    RETURNING d.event_id, d.handler, d.fence, d.attempt, d.worker
+)
+INSERT INTO attempts (event_id, handler, fence, attempt, error, worker)
+SELECT event_id, handler, fence, attempt, %(error)s, worker FROM lost;
+
+-- name: keep_alone
+UPDATE deliveries AS d SET alone = true
+FROM unnest(%(event_ids)b::uuid[]) AS l(event_id)
+WHERE d.event_id = l.event_id AND d.handler = %(handler)s AND d.state = 'pending';
+
+-- Messages that nobody will deliver: the wait is over, or no message is left anywhere (a wider `margin`).
+-- name: return_queued
+UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
+FROM (
+    SELECT event_id, handler FROM deliveries
+    WHERE state = 'queued' AND lease_until < now() + make_interval(secs => %(margin)s)
+    ORDER BY lease_until LIMIT 5000 FOR UPDATE SKIP LOCKED
+) AS lost
+WHERE d.event_id = lost.event_id AND d.handler = lost.handler
+RETURNING d.event_id;
+
+-- A worker was sent deliveries of a handler that it does not know: a failed attempt of each.
+-- name: claim_unknown
+UPDATE deliveries AS d
+SET state = 'running', fence = d.fence + 1, worker = %(worker)s, lease_until = now() + interval '1 minute'
+FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id)
+WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state = 'queued'
+RETURNING d.event_id, d.tenant, d.attempt, d.fence;

@@ -1,0 +1,143 @@
+"""The connection that handlers write through: one transaction per delivery, committed with its outcome.
+
+Guarantees: what a handler wrote and the outcome of its delivery are committed together or not at all; the next
+delivery finds a clean session. Refuses (`TransactionMisused`): a handler that ended, closed or spoiled the
+transaction. A delivery that was taken over meanwhile is rolled back (`Fenced`).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import pq, rows
+
+from workers.errors import Fenced, TransactionMisused
+from workers.store.deliveries import record
+
+if TYPE_CHECKING:
+    from workers.store.deliveries import Claimed, Outcome
+
+_BEGIN: Final = (
+    "SELECT set_config('pipeline.delivery', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+_STILL_OURS: Final = "SELECT current_setting('pipeline.delivery', true)"
+
+
+class HandlerSession:
+    """Opens its connection at first use and keeps it for the next delivery."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._connection: psycopg.Connection[Any] | None = None
+        self._token: str | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether the current delivery has touched the connection."""
+        return self._token is not None
+
+    def begin(self, claimed: Claimed, *, seconds_left: float) -> psycopg.Connection[Any]:
+        """Return the connection, in the transaction of this delivery.
+
+        Args:
+            claimed: the delivery.
+            seconds_left: until its timeout; also the bound of each statement.
+
+        Raises:
+            psycopg.OperationalError: Postgres cannot be reached.
+        """
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.Connection.connect(
+                self._database_url,
+                connect_timeout=5,
+                application_name="pipeline handler",
+                tcp_user_timeout=10_000,
+                options="-c timezone=UTC",
+            )
+        if not self.used:
+            self._token = f"{claimed.event_id}/{claimed.fence}"
+            # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
+            bound = max(1, int(seconds_left * 1000))
+            self._connection.execute(_BEGIN, [self._token, str(bound), str(bound + 1000)])
+        return self._connection
+
+    def commit(self, handler: str, outcome: Outcome) -> None:
+        """Record a success in the handler's transaction and commit both.
+
+        Raises:
+            TransactionMisused: the transaction is not the one that was begun, or is aborted.
+            Fenced: the delivery is no longer ours; everything is rolled back.
+            psycopg.Error: the commit failed; whether it counted is unknown, the fence decides.
+        """
+        connection, token, self._token = self._connection, self._token, None
+        if connection is None or token is None:
+            raise TransactionMisused("no transaction was begun")
+        try:
+            self._check(connection, token)
+            counted = record(connection, handler, [outcome])
+            if counted:
+                connection.commit()
+                self._clean(connection)
+        except BaseException:
+            self.discard()
+            raise
+        if not counted:
+            self.discard()
+            raise Fenced("taken over by another run after the lease")
+
+    def roll_back(self) -> None:
+        """Undo what the handler wrote; a connection that cannot do that at once is thrown away."""
+        connection, token, self._token = self._connection, self._token, None
+        if connection is None or token is None:
+            return
+        if connection.closed or connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            self.discard()
+            return
+        try:
+            connection.rollback()
+            self._clean(connection)
+        except BaseException as error:
+            self.discard()
+            if not isinstance(error, psycopg.Error):
+                raise
+
+    def discard(self) -> None:
+        """Throw the connection away, cancelling what still runs on it."""
+        connection, self._connection, self._token = self._connection, None, None
+        if connection is None or connection.closed:
+            return
+        if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            # If that fails, the server is gone, or its statement_timeout ends what runs.
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=2.0)
+        connection.close()
+
+    @staticmethod
+    def _clean(connection: psycopg.Connection[Any]) -> None:
+        """Let nothing of one delivery reach the next: settings, temporary tables, listens, advisory locks."""
+        connection.autocommit = True
+        connection.execute("DISCARD ALL")
+        connection.autocommit = False
+        connection.row_factory = rows.tuple_row
+
+    @staticmethod
+    def _check(connection: psycopg.Connection[Any], token: str) -> None:
+        """Make sure that the transaction is the one we began, and fit to commit."""
+        if connection.closed:
+            raise TransactionMisused("the handler closed delivery.connection; leave that to the worker")
+        status = connection.info.transaction_status
+        if status == pq.TransactionStatus.INERROR:
+            raise TransactionMisused(
+                "the handler swallowed a database error and left the transaction aborted; let it raise, or wrap the "
+                "statement in `with delivery.connection.transaction():`"
+            )
+        if status == pq.TransactionStatus.INTRANS:
+            row = connection.cursor(row_factory=rows.tuple_row).execute(_STILL_OURS).fetchone()
+            if row == (token,):
+                return
+        raise TransactionMisused(
+            "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
+        )

@@ -1,0 +1,85 @@
+"""The sweeper: whatever fell between two arrows is picked up again.
+
+Guarantees: any number of sweepers may run at the same time. Refuses nothing; a step that fails leaves its work for the
+next tick.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+from workers.admission import QUEUED_SECONDS
+from workers.registration import Handler
+from workers.retry import delay
+from workers.store import deliveries
+from workers.store.deliveries import Claimed, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from workers.registration import Handlers
+    from workers.store.connect import Connection
+
+LOST: Final = "WorkerLost: the process that ran it ended or did not answer before its lease was over"
+LOST_IN_COMPANY: Final = (
+    "WorkerLost: its process was lost while it held several deliveries; not counted, runs alone next"
+)
+EMPTY_SECONDS: Final = 2.0
+
+
+def expire_leases(connection: Connection, handlers: Handlers) -> int:
+    """Settle running deliveries past their lease; return how many.
+
+    1. Lock them; what another sweeper holds is its own.
+    2. Lost alone: a counted attempt, tried again by the schedule or dead.
+    3. Lost in company: uncounted, and alone from now on.
+    """
+    with connection.transaction():
+        expired = deliveries.list_expired(connection)
+        alone = [row for row in expired if row["alone"]]
+        for name in {row["handler"] for row in alone}:
+            policy = handlers.get(name) or Handler(name=name, function=_unknown)
+            outcomes = [_lost(row, policy) for row in alone if row["handler"] == name]
+            deliveries.record(connection, name, outcomes)
+            deliveries.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
+        company = [row for row in expired if not row["alone"]]
+        if company:
+            deliveries.return_uncharged(connection, company, error=LOST_IN_COMPANY)
+    return len(expired)
+
+
+def return_queued(connection: Connection, *, queue_is_empty: bool) -> int:
+    """Return queued deliveries that no message will bring: late ones, or all older than two seconds if none is left."""
+    return deliveries.return_queued(connection, margin=QUEUED_SECONDS - EMPTY_SECONDS if queue_is_empty else 0.0)
+
+
+def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> int:
+    """Record that a worker was sent deliveries of a handler that it does not know: a failed attempt of each."""
+    error = (
+        f"UnknownHandler: the worker {worker} knows no handler {handler!r}; deploy it, or name its module in HANDLERS"
+    )
+    policy = Handler(name=handler, function=_unknown)
+    with connection.transaction():
+        claimed = deliveries.claim_unknown(connection, handler, event_ids, worker=worker)
+        if claimed:
+            deliveries.record(connection, handler, [_failed(one, policy, error) for one in claimed])
+    return len(claimed)
+
+
+def _lost(row: dict[str, Any], policy: Handler) -> Outcome:
+    claimed = Claimed(event_id=row["event_id"], tenant=row["tenant"], attempt=row["attempt"], fence=row["fence"])
+    return _failed(claimed, policy, f"{LOST} ({row['worker']})")
+
+
+def _failed(claimed: Claimed, policy: Handler, error: str) -> Outcome:
+    failures = claimed.attempt + 1
+    if failures >= policy.max_attempts:
+        return Outcome(claimed=claimed, state="dead", error=error)
+    return Outcome(claimed=claimed, state=None, error=error, retry_in=delay(policy.schedule, failures, random.random))
+
+
+def _unknown(event: object, delivery: object) -> None:
+    """Stand in for the function of a handler that this process does not know; never called."""
+    del event, delivery

@@ -1,0 +1,146 @@
+"""The Celery tasks: the drain, one per handler, and the sweeper's. They only wire the steps together.
+
+Guarantees: each bears being run twice or not at all. A task of a handler ends in RETRY or FAILURE, with the traceback,
+when any of its deliveries did. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from celery import signals
+from celery.exceptions import Retry
+
+from shared import wire
+from workers import sweeper
+from workers.admission import admit
+from workers.app import app, handlers, settings
+from workers.errors import DeliveryFailed
+from workers.ingest import drain
+from workers.process import Process
+from workers.publishing import publish_if_stale
+from workers.running import MessageRun, hard_limit
+from workers.store.partitions import drop_expired, ensure_partitions
+from workers.stream import InboxReader
+
+if TYPE_CHECKING:
+    from workers.registration import Handler
+
+log = logging.getLogger(__name__)
+
+
+def _process() -> Process:
+    return Process.of(app, settings)
+
+
+def _admit() -> int:
+    """Top the queue of handlers up."""
+    process = _process()
+    return admit(
+        process.link.connection,
+        process.queue,
+        slots=settings.handler_slots,
+        message_seconds=settings.message_seconds,
+    )
+
+
+def _make_handler_task(handler: Handler) -> None:
+    """Register the Celery task of one handler, under the handler's name."""
+
+    @app.task(
+        name=handler.name,
+        bind=True,
+        time_limit=hard_limit(handler, message_seconds=settings.message_seconds),
+        # A message that hits the hard limit is not sent again: the leases of its deliveries decide.
+        acks_on_failure_or_timeout=True,
+    )
+    def run_message(self: Any, argument: list[str]) -> dict[str, int]:
+        process = _process()
+        run = MessageRun(handler, link=process.link, session=process.session, message_seconds=settings.message_seconds)
+        event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
+        try:
+            run.run(event_ids)
+        finally:
+            process.means.add(handler.name, run.durations)
+        if process.queue.state()[0] < settings.handler_slots:
+            _admit()
+        if run.failures:
+            _end_as_failed(self, run)
+        return {"succeeded": run.succeeded, "fenced": run.fenced}
+
+
+def _end_as_failed(task: Any, run: MessageRun) -> None:
+    """End the task as Flower should show it: FAILURE if a delivery is dead, else RETRY."""
+    del task
+    failure = next((failure for failure in run.failures if failure.outcome.state == "dead"), run.failures[0])
+    claimed, outcome = failure.outcome.claimed, failure.outcome
+    others = f" (and {len(run.failures) - 1} more in this message)" if len(run.failures) > 1 else ""
+    summary = DeliveryFailed(
+        f"tenant {claimed.tenant}, event {claimed.event_id}, attempt {claimed.attempt + 1}: {outcome.error}{others}"
+    )
+    summary.__cause__ = failure.error if isinstance(failure.error, Exception) else None
+    if outcome.state == "dead":
+        raise summary
+    raise Retry(str(summary), exc=summary, when=outcome.retry_in, sig=None) from failure.error
+
+
+for _handler in handlers:
+    _make_handler_task(_handler)
+
+
+@app.task(name=wire.DRAIN_TASK)
+def drain_inbox() -> dict[str, int]:
+    """Store what waits in the inbox; return the counts."""
+    process = _process()
+    reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
+    counts = drain(reader, process.link.connection, wanting=handlers.wanting, settings=settings, on_stored=_admit)
+    return {"stored": counts.stored, "duplicates": counts.duplicates, "rejected": counts.rejected}
+
+
+@app.task(name="housekeeping.sweep", send_events=False)
+def sweep() -> None:
+    """Pick up what fell between two arrows.
+
+    1. The doorbell, which needs no Postgres.
+    2. The registry, if Redis does not hold the latest.
+    3. Expired leases, then queued deliveries that no message will bring.
+    4. Admission, which also makes due retries ready.
+    """
+    process = _process()
+    if process.redis.xlen(wire.INBOX):
+        keys, arguments = wire.ring_arguments(settings.ingest_slots)
+        process.redis.eval(wire.RING, len(keys), *keys, *arguments)
+    connection = process.link.connection
+    publish_if_stale(connection, process.redis)
+    sweeper.expire_leases(connection, handlers)
+    sweeper.return_queued(connection, queue_is_empty=process.queue.is_empty())
+    _admit()
+
+
+@app.task(name="housekeeping.keep_days", send_events=False)
+def keep_days() -> None:
+    """Make the partitions of the days ahead, and drop those whose time is over."""
+    connection = _process().link.connection
+    ensure_partitions(connection)
+    drop_expired(connection, retention_days=settings.retention_days, dedup_days=settings.dedup_days)
+
+
+@app.task(name="housekeeping.disown", send_events=False)
+def disown(handler: str, argument: list[str], worker: str) -> None:
+    """Record that a worker knows no such handler."""
+    sweeper.disown(
+        _process().link.connection, handler, [UUID(text.rpartition("/")[2]) for text in argument], worker=worker
+    )
+
+
+@signals.task_unknown.connect
+def _tell_unknown(sender: Any = None, name: str = "", message: Any = None, **_: Any) -> None:
+    """Pass a message that this worker cannot run on to housekeeping; Celery itself would drop it."""
+    try:
+        (argument,) = message.decode()[0]
+    except (ValueError, TypeError, AttributeError, IndexError):
+        log.exception("a message of the unknown task %s cannot be read", name, extra={"code": "unknown_task"})
+        return
+    disown.apply_async(args=[name, argument, str(getattr(sender, "hostname", sender))])
