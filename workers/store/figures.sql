@@ -1,0 +1,64 @@
+-- Figures of the moment: probes by key, ranges of ids, and bounds; nothing scans history.
+
+-- name: read_fates
+-- Scalar subplans: a probe by key per id, whatever the planner thinks of tables that have just begun to fill.
+WITH asked AS MATERIALIZED (
+    SELECT id, (SELECT a.first_id FROM arrivals AS a WHERE a.id = asked.id) AS first_id
+    FROM unnest(%(ids)b::uuid[]) AS asked(id)
+), followed AS MATERIALIZED (
+    SELECT id, coalesce(first_id, id) AS event_id, first_id IS NOT NULL AS duplicate FROM asked
+)
+SELECT id, duplicate,
+       (SELECT e.state FROM events AS e WHERE e.id = event_id) AS state,
+       EXISTS (SELECT FROM deliveries AS d WHERE d.event_id = f.event_id OFFSET 0) AS open,
+       (SELECT array_agg(DISTINCT d.state) FROM deliveries_done AS d WHERE d.event_id = f.event_id) AS done
+FROM followed AS f;
+
+-- name: tenants_with_work
+-- From one tenant to the next by index probes, in each of the three places where work can be; counts are bounded.
+WITH RECURSIVE ready AS (
+    (SELECT tenant FROM deliveries WHERE ready ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.tenant FROM deliveries AS d WHERE d.ready AND d.tenant > r.tenant ORDER BY d.tenant LIMIT 1)
+    FROM ready AS r WHERE r.tenant IS NOT NULL
+), dead AS (
+    (SELECT tenant FROM deliveries_done WHERE state = 'dead' ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.tenant FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant > r.tenant
+            ORDER BY d.tenant LIMIT 1)
+    FROM dead AS r WHERE r.tenant IS NOT NULL
+), in_flight AS (
+    SELECT tenant, count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running
+    FROM (SELECT tenant, state FROM deliveries WHERE state <> 'pending' LIMIT %(bound)s) AS some GROUP BY tenant
+), waiting AS (
+    SELECT tenant, count(*) AS retrying
+    FROM (SELECT tenant FROM deliveries WHERE state = 'pending' AND NOT ready LIMIT %(bound)s) AS some GROUP BY tenant
+), names AS (
+    (SELECT tenant FROM ready LIMIT %(tenants)s)
+    UNION (SELECT tenant FROM dead LIMIT %(tenants)s)
+    UNION SELECT tenant FROM in_flight
+    UNION SELECT tenant FROM waiting
+)
+SELECT n.tenant,
+       (SELECT count(*) FROM (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant LIMIT %(bound)s) AS some)
+           AS pending,
+       coalesce(w.retrying, 0) AS retrying,
+       coalesce(f.queued, 0) AS queued,
+       coalesce(f.running, 0) AS running,
+       (SELECT count(*) FROM (SELECT FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant = n.tenant
+                              LIMIT %(bound)s) AS some) AS dead,
+       t.paused_at
+FROM names AS n
+LEFT JOIN in_flight AS f USING (tenant)
+LEFT JOIN waiting AS w USING (tenant)
+LEFT JOIN tenants AS t ON t.name = n.tenant
+WHERE n.tenant IS NOT NULL
+ORDER BY n.tenant LIMIT %(tenants)s;
+
+-- name: count_received
+SELECT count(*) AS count FROM (SELECT FROM events WHERE id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s) AS some;
+
+-- name: count_rejected
+SELECT count(*) AS count FROM (
+    SELECT FROM events WHERE state = 'rejected' AND id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s
+) AS some;

@@ -1,0 +1,208 @@
+"""What people read: the story of one event, and lists, newest first.
+
+Guarantees: what could be long is bounded; a body is read only where exactly that was asked for. Refuses nothing: what
+is unknown is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg.rows import class_row
+
+from workers.store.sql import Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from workers.store.connect import Connection
+
+_SQL: Final = Queries("stories.sql")
+_ARRIVALS_SHOWN: Final = 100
+OPEN_STATES: Final = ("pending", "queued", "running")
+DONE_STATES: Final = ("succeeded", "dead", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSummary:
+    """One event as lists show it; times are aware."""
+
+    id: UUID
+    provider: str
+    tenant: str
+    type: str | None
+    subject: str | None
+    received_at: datetime
+    stored_at: datetime
+    secret_label: str
+    state: str
+    reject_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """The same event delivered again by the provider, under an id of its own."""
+
+    id: UUID
+    received_at: datetime
+    secret_label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One failed attempt; `duration` is None when the attempt was lost with its process."""
+
+    handler: str
+    fence: int
+    attempt: int
+    error: str
+    traceback: str | None
+    duration: timedelta | None
+    worker: str | None
+    failed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryStory:
+    """One delivery of an event, with what failed in it.
+
+    Attributes:
+        attempt: outcomes recorded so far.
+        fence: of the last claim.
+        due_at: when it may run, if it is pending.
+        lease_until: until when its message or its run is waited for.
+        finished_at: when it came to succeeded, dead or cancelled.
+        failures: recorded failed attempts, oldest first.
+    """
+
+    handler: str
+    state: str
+    attempt: int
+    fence: int
+    due_at: datetime | None
+    lease_until: datetime | None
+    worker: str | None
+    last_error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    failures: Sequence[Attempt] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Everything about one event but its body.
+
+    Attributes:
+        headers: pairs of name and value, in order, as they were kept.
+        body_bytes: length of the body.
+        notes: what was odd and not obeyed.
+        arrivals: duplicates, oldest first, the first hundred.
+        deliveries: by handler.
+    """
+
+    id: UUID
+    provider: str
+    tenant: str
+    type: str | None
+    subject: str | None
+    occurred_at: datetime | None
+    received_at: datetime
+    stored_at: datetime
+    headers: Any
+    body_bytes: int
+    secret_label: str
+    state: str
+    reject_reason: str | None
+    notes: Sequence[str]
+    arrivals: Sequence[Arrival] = ()
+    deliveries: Sequence[DeliveryStory] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverySummary:
+    """One delivery as lists show it."""
+
+    event_id: UUID
+    handler: str
+    tenant: str
+    state: str
+    attempt: int
+    due_at: datetime | None
+    lease_until: datetime | None
+    worker: str | None
+    last_error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def find_event(connection: Connection, event_id: UUID) -> UUID:
+    """Return the id of the event that an acknowledged id stands for: itself, or the first of a duplicate."""
+    row = connection.execute(_SQL["find_first"], {"id": event_id}).fetchone()
+    return row["first_id"] if row else event_id
+
+
+def tell_story(connection: Connection, event_id: UUID) -> Story | None:
+    """Return the whole story of one event, None if it is not stored."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        key = {"id": event_id}
+        with connection.cursor(row_factory=class_row(Story)) as cursor:
+            story = cursor.execute(_SQL["read_event"], key).fetchone()
+        if story is None:
+            return None
+        with connection.cursor(row_factory=class_row(Arrival)) as cursor:
+            arrivals = cursor.execute(_SQL["read_arrivals"], key | {"most": _ARRIVALS_SHOWN}).fetchall()
+        with connection.cursor(row_factory=class_row(DeliveryStory)) as cursor:
+            deliveries = cursor.execute(_SQL["read_deliveries"], key).fetchall()
+        with connection.cursor(row_factory=class_row(Attempt)) as cursor:
+            attempts = cursor.execute(_SQL["read_attempts"], key).fetchall()
+    return replace(
+        story,
+        arrivals=tuple(arrivals),
+        deliveries=tuple(
+            replace(it, failures=tuple(failed for failed in attempts if failed.handler == it.handler))
+            for it in deliveries
+        ),
+    )
+
+
+def read_body(connection: Connection, event_id: UUID) -> bytes | None:
+    """Return the body exactly as it was received, None if the event is not stored."""
+    row = connection.execute(_SQL["read_body"], {"id": event_id}, binary=True).fetchone()
+    return None if row is None else bytes(row["body"])
+
+
+def list_events(
+    connection: Connection,
+    *,
+    limit: int,
+    tenant: str | None = None,
+    state: str | None = None,
+    type: str | None = None,  # noqa: A002 - the word of the providers, and the column's name
+    since: datetime | None = None,
+) -> list[EventSummary]:
+    """Return events, newest first; None does not narrow."""
+    values = {"tenant": tenant, "state": state, "type": type, "since": since, "most": limit}
+    with connection.cursor(row_factory=class_row(EventSummary)) as cursor:
+        return cursor.execute(_SQL["list_events"], values, prepare=False).fetchall()
+
+
+def list_deliveries(
+    connection: Connection,
+    *,
+    limit: int,
+    states: Iterable[str],
+    tenant: str | None = None,
+    handler: str | None = None,
+) -> list[DeliverySummary]:
+    """Return deliveries of some states, those of the newest events first; None does not narrow."""
+    found: list[DeliverySummary] = []
+    with connection.cursor(row_factory=class_row(DeliverySummary)) as cursor:
+        for state in states:
+            query = _SQL["list_open" if state in OPEN_STATES else "list_done"]
+            values = {"state": state, "tenant": tenant, "handler": handler, "most": limit}
+            found += cursor.execute(query, values, prepare=False).fetchall()
+    return sorted(found, key=lambda it: (it.event_id, it.handler), reverse=True)[:limit]

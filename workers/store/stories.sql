@@ -1,0 +1,52 @@
+-- What people read. Nothing here scans history: each query has a key, a range of ids or a bound. Filters that are NULL
+-- select everything; the planner sees each value (never prepared), so that what is given decides the index.
+
+-- name: find_first
+-- A duplicate's own id tells the event that it repeats.
+SELECT first_id FROM arrivals WHERE id = %(id)s;
+
+-- name: read_event
+SELECT id, provider, tenant, type, subject, occurred_at, received_at, stored_at, headers, length(body) AS body_bytes,
+       secret_label, state, reject_reason, notes
+FROM events WHERE id = %(id)s;
+
+-- name: read_body
+SELECT body FROM events WHERE id = %(id)s;
+
+-- name: read_arrivals
+SELECT id, received_at, secret_label FROM arrivals WHERE first_id = %(id)s ORDER BY id LIMIT %(most)s;
+
+-- name: read_deliveries
+SELECT handler, state, attempt, fence, due_at, lease_until, worker, last_error, created_at, finished_at
+FROM all_deliveries WHERE event_id = %(id)s ORDER BY created_at, handler;
+
+-- name: read_attempts
+SELECT handler, fence, attempt, error, traceback, duration, worker, failed_at
+FROM attempts WHERE event_id = %(id)s ORDER BY fence;
+
+-- name: list_events
+SELECT id, provider, tenant, type, subject, received_at, stored_at, secret_label, state, reject_reason
+FROM events
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(type)s::text IS NULL OR type = %(type)s)
+  AND (%(since)s::timestamptz IS NULL OR id >= uuid_at(%(since)s))
+ORDER BY id DESC LIMIT %(most)s;
+
+-- name: list_open
+SELECT event_id, handler, tenant, state, attempt, due_at, lease_until, worker, last_error, created_at,
+       NULL::timestamptz AS finished_at
+FROM deliveries
+WHERE (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+ORDER BY event_id DESC LIMIT %(most)s;
+
+-- name: list_done
+SELECT event_id, handler, tenant, state, attempt, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until, worker,
+       last_error, created_at, finished_at
+FROM deliveries_done
+WHERE state = %(state)s
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+ORDER BY event_id DESC LIMIT %(most)s;
