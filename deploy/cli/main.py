@@ -16,6 +16,7 @@ import typer
 from deploy.cli.env import env
 from deploy.cli.errors import explain
 from deploy.cli.migrate import migrate
+from deploy.cli.up import up
 
 app = typer.Typer(
     name="pipeline",
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(up)
 app.command()(migrate)
 app.command()(env)
 

@@ -56,8 +56,6 @@ class Run:
     settings: StackSettings
     given: GivenSettings
     environ: Mapping[str, str]
-    ingest_slots: int
-    handler_slots: int
     report: Report
     steps: Steps
 
@@ -79,7 +77,7 @@ async def run(this: Run) -> None:
             for name in await in_thread(lambda: take_down(former.members)):
                 this.report.bad(f"{name} was left over from a run that was killed; ended it")
         _check_ports(this.settings)
-        supervisor = Supervisor(logs=logs, report=this.report, on_change=lambda _: None)
+        supervisor = Supervisor(logs=logs, report=this.report)
         stop = _listen(supervisor, this.report)
         start = asyncio.create_task(_start(this, supervisor))
         stopping = asyncio.create_task(stop.wait())
@@ -118,8 +116,8 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
         {**this.environ, **urls},
         ingress_port=this.settings.ingress_port,
         flower_port=this.settings.flower_port,
-        ingest_slots=this.ingest_slots,
-        handler_slots=this.handler_slots,
+        ingest_slots=this.settings.ingest_slots,
+        handler_slots=this.settings.handler_slots,
     )
     await supervisor.start(*services)
     with this.report.waiting("waiting until ingress, workers and Flower are ready"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,12 @@ class StackSettings:
     home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
     ingress_port: int = setting("INGRESS_PORT", "8000", port, "port on which the ingress of `make run` listens")
     flower_port: int = setting("FLOWER_PORT", "5555", port, "port on which the Flower of `make run` listens")
+    ingest_slots: int = setting(
+        "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
+    )
+    handler_slots: int = setting(
+        "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +54,8 @@ class GivenSettings:
         lambda text: text.rstrip("/") or None,
         "where `pipeline send` posts, such as http://host:8000",
     )
+
+
+def inherited() -> dict[str, str]:
+    """Return the environment that the stack's services inherit."""
+    return dict(os.environ)

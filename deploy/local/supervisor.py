@@ -57,13 +57,15 @@ class Supervisor:
     Args:
         logs: folder of the logs, one `<name>.log` each.
         report: told of every death and restart.
+
+    Attributes:
         on_change: called with all processes whenever one has been started.
     """
 
-    def __init__(self, *, logs: Path, report: Report, on_change: Callable[[Sequence[Member]], None]) -> None:
+    def __init__(self, *, logs: Path, report: Report) -> None:
         self._logs = logs
         self._report = report
-        self.on_change = on_change
+        self.on_change: Callable[[Sequence[Member]], None] = lambda _: None
         self._kept: dict[str, _Kept] = {}
         if sys.platform == "linux":  # orphans of a killed service become ours, so that `stop` finds them
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
