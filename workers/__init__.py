@@ -2,6 +2,7 @@
 
 from workers.delivery import Delivery
 from workers.errors import Permanent, RetryAfter
+from workers.events import Event, GenericEvent
 from workers.registration import handler
 
-__all__ = ["Delivery", "Permanent", "RetryAfter", "handler"]
+__all__ = ["Delivery", "Event", "GenericEvent", "Permanent", "RetryAfter", "handler"]

@@ -65,10 +65,12 @@ class Means:
         for duration in durations:
             mean = self._means.get(handler, duration)
             self._means[handler] = mean + (duration - mean) * 0.1
-        mean, shared = self._means.get(handler), self._shared.get(handler)
-        if mean is not None and (shared is None or abs(mean - shared) > shared / 5):
-            self._redis.hset(MEANS, handler, f"{mean:.6f}")
-            self._shared[handler] = mean
+        if not durations:
+            return
+        recent, shared = self._means[handler], self._shared.get(handler)
+        if shared is None or abs(recent - shared) > shared / 5:
+            self._redis.hset(MEANS, handler, f"{recent:.6f}")
+            self._shared[handler] = recent
 
 
 def _routing_key(entry: bytes) -> Any:

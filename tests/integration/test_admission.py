@@ -14,7 +14,7 @@ from workers.store.connect import Connection, connect
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from conftest import AddDeliveries
+    from tests.integration.conftest import AddDeliveries
 
 
 class Sent:

@@ -23,7 +23,11 @@ _BEGIN: Final = (
     "SELECT set_config('pipeline.delivery', %s, true), set_config('statement_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
-_STILL_OURS: Final = "SELECT current_setting('pipeline.delivery', true)"
+_STILL_OURS: Final = (
+    "SELECT current_setting('pipeline.delivery', true),"
+    # The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
+    " set_config('search_path', %s, true), set_config('role', 'none', true)"
+)
 
 
 class HandlerSession:
@@ -33,6 +37,7 @@ class HandlerSession:
         self._database_url = database_url
         self._connection: psycopg.Connection[Any] | None = None
         self._token: str | None = None
+        self._search_path = ""
 
     @property
     def used(self) -> bool:
@@ -57,6 +62,9 @@ class HandlerSession:
                 tcp_user_timeout=10_000,
                 options="-c timezone=UTC",
             )
+            (path,) = self._connection.execute("SHOW search_path").fetchone() or ("",)
+            self._search_path = f"{path}, pg_temp"
+            self._connection.rollback()
         if not self.used:
             self._token = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
@@ -123,8 +131,7 @@ class HandlerSession:
         connection.autocommit = False
         connection.row_factory = rows.tuple_row
 
-    @staticmethod
-    def _check(connection: psycopg.Connection[Any], token: str) -> None:
+    def _check(self, connection: psycopg.Connection[Any], token: str) -> None:
         """Make sure that the transaction is the one we began, and fit to commit."""
         if connection.closed:
             raise TransactionMisused("the handler closed delivery.connection; leave that to the worker")
@@ -135,8 +142,8 @@ class HandlerSession:
                 "statement in `with delivery.connection.transaction():`"
             )
         if status == pq.TransactionStatus.INTRANS:
-            row = connection.cursor(row_factory=rows.tuple_row).execute(_STILL_OURS).fetchone()
-            if row == (token,):
+            row = connection.cursor(row_factory=rows.tuple_row).execute(_STILL_OURS, [self._search_path]).fetchone()
+            if row is not None and row[0] == token:
                 return
         raise TransactionMisused(
             "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"

@@ -1,0 +1,108 @@
+"""What fell between two arrows is picked up again."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from workers.registration import Handler, Handlers
+from workers.store import deliveries
+from workers.store.connect import Connection, connect
+from workers.sweeper import disown, expire_leases, return_queued
+
+if TYPE_CHECKING:
+    import uuid
+
+    from tests.integration.conftest import AddDeliveries
+
+HANDLERS = Handlers([Handler(name="acme.run", function=lambda event, delivery: None, max_attempts=2)])
+
+
+def claim_and_lose(connection: Connection, ids: list[uuid.UUID]) -> None:
+    """Claim as one message, and let the lease end."""
+    connection.execute(
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() WHERE event_id = ANY (%s)", [ids]
+    )
+    deliveries.claim(connection, "acme.run", ids, worker="gone", lease=-1.0)
+
+
+def rows(connection: Connection) -> list[dict[str, Any]]:
+    query = "SELECT state, attempt, alone FROM deliveries UNION ALL SELECT state, attempt, false FROM deliveries_done"
+    return connection.execute(query).fetchall()
+
+
+def test_lost_alone_is_charged_and_ends_dead(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    ids = add_deliveries(1)
+    claim_and_lose(connection, ids)
+    assert expire_leases(connection, HANDLERS) == 1
+    assert rows(connection) == [{"state": "pending", "attempt": 1, "alone": True}]
+    claim_and_lose(connection, ids)
+    expire_leases(connection, HANDLERS)
+    assert rows(connection) == [{"state": "dead", "attempt": 2, "alone": False}]
+    (row,) = connection.execute("SELECT last_error FROM deliveries_done")
+    assert row["last_error"].startswith("WorkerLost")
+
+
+def test_lost_in_company_is_charged_nothing_and_runs_alone(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    claim_and_lose(connection, add_deliveries(3))
+    assert expire_leases(connection, HANDLERS) == 3
+    assert rows(connection) == [{"state": "pending", "attempt": 0, "alone": True}] * 3
+    (row,) = connection.execute("SELECT count(*) AS number FROM attempts WHERE error LIKE 'WorkerLost%%'")
+    assert row["number"] == 3
+
+
+def test_a_lease_that_still_holds_is_left(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    ids = add_deliveries(1)
+    connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now()")
+    deliveries.claim(connection, "acme.run", ids, worker="alive", lease=60)
+    assert expire_leases(connection, HANDLERS) == 0
+
+
+def test_two_sweepers_charge_a_loss_once(
+    connection: Connection, database_url: str, add_deliveries: AddDeliveries
+) -> None:
+    for event_id in add_deliveries(40):
+        claim_and_lose(connection, [event_id])
+
+    def sweep() -> None:
+        with connect(database_url, name="sweeper") as own:
+            expire_leases(own, HANDLERS)
+
+    threads = [threading.Thread(target=sweep) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {row["attempt"] for row in rows(connection)} == {1}
+
+
+def test_queued_work_returns_at_once_only_when_no_message_is_left(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    add_deliveries(2)
+    connection.execute(
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '57 seconds'"
+    )
+    assert return_queued(connection, queue_is_empty=False) == 0
+    assert return_queued(connection, queue_is_empty=True) == 2
+
+
+def test_work_queued_a_moment_ago_is_left(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    add_deliveries(1)
+    connection.execute(
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '59.5 seconds'"
+    )
+    assert return_queued(connection, queue_is_empty=True) == 0
+
+
+def test_a_handler_that_no_worker_knows_is_a_failed_attempt(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    ids = add_deliveries(1)
+    connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now()")
+    assert disown(connection, "acme.run", ids, worker="handlers@host") == 1
+    (row,) = connection.execute("SELECT state, attempt, last_error FROM deliveries")
+    assert (row["state"], row["attempt"]) == ("pending", 1)
+    assert "knows no handler 'acme.run'" in row["last_error"]
