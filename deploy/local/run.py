@@ -77,7 +77,7 @@ async def run(this: Run) -> None:
             for name in await in_thread(lambda: take_down(former.members)):
                 this.report.bad(f"{name} was left over from a run that was killed; ended it")
         _check_ports(this.settings)
-        supervisor = Supervisor(logs=logs, report=this.report)
+        supervisor = Supervisor(logs=logs, report=this.report, adopt=True)
         stop = _listen(supervisor, this.report)
         start = asyncio.create_task(_start(this, supervisor))
         stopping = asyncio.create_task(stop.wait())

@@ -34,6 +34,7 @@ class Service:
         argv: the command that runs it in the foreground; the program is an absolute path.
         environ: its whole environment.
         is_ready: whether it does its work now; may block for a second or two.
+        settle: seconds that it must have lived before it is asked.
         stop_signal: asks it to finish what it has in hand and end.
         hurry_signal: asks it to end at once.
         patience: seconds between `stop_signal` and `hurry_signal`.
@@ -44,6 +45,7 @@ class Service:
     argv: Sequence[str]
     environ: Mapping[str, str] = field(repr=False)
     is_ready: Callable[[], bool]
+    settle: float = 0.0
     stop_signal: signal.Signals = signal.SIGTERM
     hurry_signal: signal.Signals = signal.SIGKILL
     patience: float = 2.0

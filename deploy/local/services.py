@@ -74,6 +74,7 @@ def pipeline_services(
             argv=[sys.executable, "-m", "celery", "-A", "workers.app", "beat"],
             environ=environ,
             is_ready=lambda: True,  # it serves nothing; that it lives is all there is to see
+            settle=2.0,
             patience=1.0,
         ),
         Service(

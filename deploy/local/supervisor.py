@@ -57,17 +57,19 @@ class Supervisor:
     Args:
         logs: folder of the logs, one `<name>.log` each.
         report: told of every death and restart.
+        adopt: the process has no other children: orphans of a killed service become its own, and `stop` ends them too.
 
     Attributes:
         on_change: called with all processes whenever one has been started.
     """
 
-    def __init__(self, *, logs: Path, report: Report) -> None:
+    def __init__(self, *, logs: Path, report: Report, adopt: bool = False) -> None:
         self._logs = logs
         self._report = report
         self.on_change: Callable[[Sequence[Member]], None] = lambda _: None
         self._kept: dict[str, _Kept] = {}
-        if sys.platform == "linux":  # orphans of a killed service become ours, so that `stop` finds them
+        self._adopt = adopt
+        if adopt and sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def log_of(self, name: str) -> Path:
@@ -101,10 +103,14 @@ class Supervisor:
 
     async def stop(self, *stages: Sequence[str]) -> list[str]:
         """Stop services stage by stage, those of a stage together; return the names of those that had to be killed."""
+        keepers = [kept.keeper for kept in self._kept.values() if kept.keeper]
+        for keeper in keepers:  # from here on, what dies is not started again
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
         killed: list[str] = []
         for stage in stages:
             members = [self._kept[name] for name in stage if name in self._kept]
-            ends = await asyncio.gather(*(self._end(kept) for kept in members))
+            ends = await asyncio.gather(*(end(kept.service, kept.process) for kept in members))
             killed += [kept.service.name for kept, ended in zip(members, ends, strict=True) if not ended]
         self._kept.clear()
         self.bury_orphans(kill=True)
@@ -127,6 +133,8 @@ class Supervisor:
 
     def bury_orphans(self, *, kill: bool) -> None:
         """Reap adopted processes that have ended; with `kill`, end the others first."""
+        if not self._adopt:
+            return
         ours = {kept.process.pid for kept in self._kept.values()}
         orphans = [child for child in psutil.Process().children() if child.pid not in ours]
         for orphan in orphans:
@@ -176,6 +184,7 @@ class Supervisor:
             self._tell()
 
     async def _watch(self, kept: _Kept, *, again: bool) -> None:
+        await asyncio.sleep(kept.service.settle)
         while not await in_thread(kept.service.is_ready):  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(0.1)
         kept.was_ready = True
@@ -189,12 +198,6 @@ class Supervisor:
             self._report.bad(f"{how}; starting it again" + (f" in {pause:.0f} s" if pause else ""))
         else:
             self._report.bad(f"{how}, {deaths} times in a row; next try in {pause:.0f} s; see {self.log_of(name)}")
-
-    async def _end(self, kept: _Kept) -> bool:
-        if kept.keeper:
-            kept.keeper.cancel()
-            await asyncio.wait((kept.keeper,))
-        return await end(kept.service, kept.process)
 
     def _tell(self) -> None:
         self.on_change([member_of(kept.service, kept.process) for kept in self._kept.values()])
