@@ -112,7 +112,7 @@ def _take_turns(candidates: Sequence[Candidate], lanes: Sequence[Lane]) -> list[
     return chosen
 
 
-def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_seconds: float) -> int:
+def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_seconds: float, wait: bool = True) -> int:
     """Top the queue up to two messages per slot; return how many deliveries were sent.
 
     1. Look how much room there is.
@@ -125,12 +125,14 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
         queue: where the messages go.
         slots: processes that run handlers.
         message_seconds: time budget of one message.
+        wait: behind another admission, which may have looked too early to see what is new; False where the next
+            occasion is near.
     """
     length, means = queue.state()
     room = 2 * slots - length
     if room <= 0:
         return 0
-    messages = _queue_what_is_due(connection, means, room=room, message_seconds=message_seconds)
+    messages = _queue_what_is_due(connection, means, room=room, message_seconds=message_seconds, wait=wait)
     for sent, message in enumerate(messages):
         try:
             queue.send(message)
@@ -142,12 +144,14 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
 
 
 def _queue_what_is_due(
-    connection: Connection, means: Mapping[str, float], *, room: int, message_seconds: float
+    connection: Connection, means: Mapping[str, float], *, room: int, message_seconds: float, wait: bool
 ) -> list[Message]:
     """Do steps 2 and 3 of `admit` in one transaction."""
     most = room * MOST_PER_MESSAGE
     with connection.transaction():
-        after = deliveries.lock_admission(connection)
+        after = deliveries.lock_admission(connection, wait=wait)
+        if after is None:
+            return []
         deliveries.promote_due(connection)
         lanes = deliveries.list_lanes(connection, after=after, most=most)
         if not lanes:

@@ -151,17 +151,28 @@ def _make(name: str, function: Callable[..., Any], parameters: dict[str, Any]) -
         inspect.signature(function).bind(None, None)
     except TypeError:
         raise RegistrationError(f"{who}: it is called with two arguments, the event and the delivery") from None
-    schedule = tuple(float(step) for step in parameters.get("schedule", DEFAULT_SCHEDULE))
-    if any(not 0 <= step < float("inf") for step in schedule):
-        raise RegistrationError(f"{who}: schedule is a list of seconds, not {schedule}")
+    schedule = _seconds(parameters.get("schedule", DEFAULT_SCHEDULE))
+    if schedule is None:
+        raise RegistrationError(f"{who}: schedule is a list of seconds, not {parameters['schedule']!r}")
     max_attempts = parameters.get("max_attempts", len(schedule) + 1)
     if not isinstance(max_attempts, int) or max_attempts < 1:
         raise RegistrationError(f"{who}: max_attempts is a whole number from 1, not {max_attempts!r}")
-    timeout = float(parameters.get("timeout", DEFAULT_TIMEOUT))
-    if not 0 < timeout < float("inf"):
-        raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {timeout!r}")
+    timeout = _seconds([parameters.get("timeout", DEFAULT_TIMEOUT)])
+    if not timeout or not timeout[0]:
+        raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {parameters['timeout']!r}")
     texts = {key: parameters[key] for key in ("event", "tenant", "provider") if key in parameters}
-    return Handler(name=name, function=function, max_attempts=max_attempts, timeout=timeout, schedule=schedule, **texts)
+    return Handler(
+        name=name, function=function, max_attempts=max_attempts, timeout=timeout[0], schedule=schedule, **texts
+    )
+
+
+def _seconds(values: Any) -> tuple[float, ...] | None:
+    """Return the values as finite seconds from 0, or None if they are not."""
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(0 <= number < float("inf") for number in numbers) else None
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -35,7 +35,7 @@ def _process() -> Process:
     return Process.of(app, settings)
 
 
-def _admit() -> int:
+def _admit(*, wait: bool = True) -> int:
     """Top the queue of handlers up."""
     process = _process()
     return admit(
@@ -43,6 +43,7 @@ def _admit() -> int:
         process.queue,
         slots=settings.handler_slots,
         message_seconds=settings.message_seconds,
+        wait=wait,
     )
 
 
@@ -51,12 +52,11 @@ def _make_handler_task(handler: Handler) -> None:
 
     @app.task(
         name=handler.name,
-        bind=True,
         time_limit=hard_limit(handler, message_seconds=settings.message_seconds),
         # A message that hits the hard limit is not sent again: the leases of its deliveries decide.
         acks_on_failure_or_timeout=True,
     )
-    def run_message(self: Any, argument: list[str]) -> dict[str, int]:
+    def run_message(argument: list[str]) -> dict[str, int]:
         process = _process()
         run = MessageRun(handler, link=process.link, session=process.session, message_seconds=settings.message_seconds)
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
@@ -65,15 +65,14 @@ def _make_handler_task(handler: Handler) -> None:
         finally:
             process.means.add(handler.name, run.durations)
         if process.queue.state()[0] < settings.handler_slots:
-            _admit()
+            _admit(wait=False)
         if run.failures:
-            _end_as_failed(self, run)
+            _end_as_failed(run)
         return {"succeeded": run.succeeded, "fenced": run.fenced}
 
 
-def _end_as_failed(task: Any, run: MessageRun) -> None:
+def _end_as_failed(run: MessageRun) -> None:
     """End the task as Flower should show it: FAILURE if a delivery is dead, else RETRY."""
-    del task
     failure = next((failure for failure in run.failures if failure.outcome.state == "dead"), run.failures[0])
     claimed, outcome = failure.outcome.claimed, failure.outcome
     others = f" (and {len(run.failures) - 1} more in this message)" if len(run.failures) > 1 else ""
@@ -83,7 +82,7 @@ def _end_as_failed(task: Any, run: MessageRun) -> None:
     summary.__cause__ = failure.error if isinstance(failure.error, Exception) else None
     if outcome.state == "dead":
         raise summary
-    raise Retry(str(summary), exc=summary, when=outcome.retry_in, sig=None) from failure.error
+    raise Retry(str(summary), exc=summary, when=outcome.retry_in) from failure.error
 
 
 for _handler in handlers:

@@ -92,10 +92,14 @@ class Outcome:
     duration: float | None = None
 
 
-def lock_admission(connection: Connection) -> tuple[str, str]:
-    """Take the lock of admission until the transaction ends; return the lane served last."""
-    row = connection.execute(_QUERIES["lock_admission"]).fetchone()
-    return (row["tenant"], row["handler"]) if row else ("", "")
+def lock_admission(connection: Connection, *, wait: bool) -> tuple[str, str] | None:
+    """Take the lock of admission until the transaction ends.
+
+    Returns:
+        The lane served last; None when somebody else admits and we do not `wait`.
+    """
+    row = connection.execute(_QUERIES["lock_admission" if wait else "lock_admission_if_free"]).fetchone()
+    return (row["tenant"], row["handler"]) if row else None
 
 
 def promote_due(connection: Connection) -> int:

@@ -4,6 +4,9 @@
 -- name: lock_admission
 SELECT tenant, handler FROM admission FOR UPDATE;
 
+-- name: lock_admission_if_free
+SELECT tenant, handler FROM admission FOR UPDATE SKIP LOCKED;
+
 -- Retries whose time has come enter the index that admission walks.
 -- name: promote_due
 UPDATE deliveries AS d SET ready = true

@@ -1,0 +1,84 @@
+"""What a handler may be, and what a worker refuses to start with."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from workers import registration
+from workers.errors import RegistrationError
+from workers.registration import Handler, Handlers, handler, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_registered", {})
+
+
+def nothing(event: object, delivery: object) -> None:
+    """A handler."""
+
+
+def test_a_registered_handler_has_the_defaults() -> None:
+    handler("acme.run", event="thing.happened", tenant="acme")(nothing)
+    (made,) = load([])
+    assert (made.name, made.event, made.tenant, made.provider) == ("acme.run", "thing.happened", "acme", "*")
+    assert (made.timeout, made.max_attempts) == (30.0, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "culprit"),
+    [
+        ("acme.run", {"retries": 3}, "'retries'"),
+        ("acme.run", {"max_attempts": 0}, "max_attempts"),
+        ("acme.run", {"timeout": "soon"}, "timeout"),
+        ("acme.run", {"timeout": 0}, "timeout"),
+        ("acme.run", {"schedule": [1, -1]}, "schedule"),
+        ("acme.run", {"schedule": 5}, "schedule"),
+        ("acme.run", {"event": 5}, "event"),
+        ("nodot", {}, "'nodot'"),
+        ("ingest.drain", {}, "'ingest.drain'"),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(RegistrationError, match=culprit) as caught:
+        handler(name, **parameters)(nothing)
+    assert "test_registration.nothing" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_of_other_arguments_is_refused() -> None:
+    with pytest.raises(RegistrationError, match="two arguments"):
+        handler("acme.run")(lambda event: None)
+
+
+def test_two_handlers_of_one_name_are_refused() -> None:
+    handler("acme.run")(nothing)
+    with pytest.raises(RegistrationError, match="two handlers are named"):
+        handler("acme.run")(lambda event, delivery: None)
+
+
+def test_a_module_that_does_not_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_handlers.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RegistrationError, match=r"'broken_handlers' does not import: ModuleNotFoundError.*:1\)"):
+        load(["broken_handlers"])
+    assert "broken_handlers" not in sys.modules
+
+
+def test_an_event_is_wanted_by_those_who_ask_for_it() -> None:
+    handlers = Handlers(
+        [
+            Handler(name="all.events", function=nothing),
+            Handler(name="acme.any", function=nothing, tenant="acme"),
+            Handler(name="acme.one", function=nothing, tenant="acme", event="thing.happened"),
+            Handler(name="all.github", function=nothing, provider="github"),
+        ]
+    )
+    assert handlers.wanting("moveris", "thing.happened", "acme") == ("acme.any", "acme.one", "all.events")
+    assert handlers.wanting("github", "ping", "other") == ("all.events", "all.github")
