@@ -1,0 +1,46 @@
+# Needs: make (3.81 or newer), python3 (3.11 or newer). Everything else comes from the lock files.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+LOCKS := deploy/locks
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(INSTALLED) ## Run the whole stack here until Ctrl-C, with a first event from end to end.
+	@exec $(BIN)/python -m deploy.cli up $(ARGS)
+
+test: $(INSTALLED) ## Run every test but the long ones; ARGS="-k word" picks some.
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports.
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code and fix what can be fixed.
+	$(BIN)/python -m ruff format
+	$(BIN)/python -m ruff check --fix
+
+lock: ## Pin the dependencies anew from pyproject.toml; UPGRADE=1 takes the newest versions.
+	@PYTHON=$(PYTHON) UPGRADE=$(UPGRADE) sh $(LOCKS)/lock.sh
+
+clean: ## Remove the virtual environment and caches; the data in .local stay.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(INSTALLED): $(LOCKS)/build.txt $(LOCKS)/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, and $(PYTHON) is not: install it, or name it with make PYTHON=..." >&2; exit 1; }
+	@echo "installing the pinned packages into $(VENV); once, and again when the lock files change"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment: install its venv module (see the lines above)" >&2; exit 1; }
+	@$(PIP) install --quiet --no-deps --require-hashes -r $(LOCKS)/build.txt -r $(LOCKS)/dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $(INSTALLED)
