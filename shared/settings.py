@@ -115,6 +115,13 @@ def flag(text: str) -> bool:
     raise ValueError(f"yes or no is expected, not {text!r}")
 
 
+def level(text: str) -> str:
+    """Parse the name of a log level."""
+    if text.lower() not in {"debug", "info", "warning", "error"}:
+        raise ValueError(f"debug, info, warning or error is expected, not {text!r}")
+    return text.lower()
+
+
 def redis_url(text: str) -> str:
     """Check the form of a Redis URL."""
     if not text.startswith(("redis://", "rediss://", "unix://")):
@@ -158,4 +165,4 @@ class SharedSettings:
     ingest_slots: int = setting(
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )
-    log_level: str = setting("LOG_LEVEL", "info", str.lower, "debug, info, warning or error")
+    log_level: str = setting("LOG_LEVEL", "info", level, "debug, info, warning or error")

@@ -1,0 +1,120 @@
+"""HTTP connections: uvicorn's protocol with the limits that it lacks.
+
+Guarantees: a client that is slow with its headers, drips empty lines, or never reads its answers loses its connection
+(uvicorn 0.54 keeps these for ever: its keep-alive timer ends at the first byte and starts at the first answer); headers
+are bounded; past the bound of connections the answer is a 503 in our form. On shutdown an idle connection stays open
+for a moment, so that a request on its way to us is answered and not reset. Refuses: 400, 431 and 503, as JSON.
+
+A proxy in front is still needed for what one process cannot know: limits for each address, TLS, and buffering of slow
+bodies, so that they never reach us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, TOO_MANY_CONNECTIONS, Refusal
+
+if TYPE_CHECKING:
+    import asyncio
+
+HEADER_BYTES: Final = 65_536
+"""Bound of the headers of one request; what arrives in one read may be above it."""
+BUSY_SECONDS: Final = 20.0
+"""Added to the time for headers: beyond it a request is stuck, with a client that does not read its answer."""
+GOODBYE_SECONDS: Final = 0.3
+"""How long an idle connection may still bring a request after shutdown has begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a connection must keep to; the application hands it over as `limits` of its lifespan state.
+
+    Attributes:
+        connections: bound of open connections in this process.
+        headers_seconds: from the connection, later from a request's first byte, to the end of its headers.
+    """
+
+    connections: int
+    headers_seconds: float
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, with one timer that looks after it every few seconds."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept the connection, or refuse it at once if there are too many."""
+        super().connection_made(transport)
+        self._limits: Limits = self.app_state["limits"]
+        self._since = self.loop.time()
+        self._header_bytes = 0
+        self._is_leaving = False
+        self._timer = self.loop.call_later(self._limits.headers_seconds, self._look)
+        if len(self.connections) > self._limits.connections:
+            self._refuse(TOO_MANY_CONNECTIONS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what arrives while headers are incomplete."""
+        if self.transport.is_closing():
+            return
+        if self._is_idle():
+            if not self._header_bytes:
+                self._since = self.loop.time()
+            elif self._header_bytes > HEADER_BYTES:
+                self._refuse(HEADERS_TOO_LARGE)
+                return
+            self._header_bytes += len(data)
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Start the request."""
+        self._header_bytes = 0
+        super().on_headers_complete()
+        if self._is_leaving:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        """Start the clock of a request that may already wait behind this one."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        del msg
+        self._refuse(MALFORMED_REQUEST)
+
+    def shutdown(self) -> None:
+        """Ask the connection to end: after its answer, or after a moment without a request."""
+        self._is_leaving = True
+        if self._is_idle():
+            self.loop.call_later(GOODBYE_SECONDS, self._leave)
+        else:
+            self.cycle.keep_alive = False
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _leave(self) -> None:
+        if self._is_idle():
+            self.transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.transport.write(refusal.raw())
+        self.transport.close()
+
+    def _look(self) -> None:
+        allowed = self._limits.headers_seconds + (0 if self._is_idle() else BUSY_SECONDS)
+        left = self._since + allowed - self.loop.time()
+        waits_for_its_next_request = self._is_idle() and self.cycle is not None and not self._header_bytes
+        if left <= 0 and not waits_for_its_next_request:  # if it does, uvicorn's keep-alive timer looks after it
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(max(left, 1.0), self._look)

@@ -1,0 +1,120 @@
+"""Step 2: find the endpoint in a snapshot of the registry.
+
+Guarantees: a lookup touches memory only; an endpoint is decoded and its secrets decrypted when it is first asked for,
+so that a new snapshot of 10,000 endpoints costs the loop nothing but its transfer; the last good snapshot stays until
+a newer one is read. Refuses: nothing for a fault of ours. What cannot be read or decrypted here is kept apart, so that
+it is answered 503 and never 401, which a provider might take for "stop sending".
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
+from ingress.schemes import UnknownSchemeError, find
+from ingress.schemes.verdict import Key
+from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ingress.schemes.verdict import Scheme
+
+log: Final = logging.getLogger(__name__)
+
+NEVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """One enabled endpoint, ready to verify.
+
+    Attributes:
+        provider: first segment of its path.
+        tenant: second segment.
+        scheme: how its provider signs.
+        keys: the secrets that could be decrypted, expired ones included.
+        unreadable_until: Unix seconds until which a secret that could not be decrypted may be the one that signed; 0 if
+            there is none.
+    """
+
+    provider: str
+    tenant: str
+    scheme: Scheme
+    keys: tuple[Key, ...]
+    unreadable_until: float
+    has_expiries: bool
+
+    def alive(self, now: float) -> tuple[Key, ...]:
+        """Return the keys that may sign at `now`, Unix seconds."""
+        if not self.has_expiries:
+            return self.keys
+        return tuple(key for key in self.keys if now < key.expires_at)
+
+
+class Endpoints:
+    """The registry as this process knows it."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        self._cipher = cipher
+        self._fields: Mapping[bytes, bytes] = {}
+        self._doors: dict[str, Door | Refusal] = {}
+        self.version: str | None = None
+        """Of the snapshot; None until one was loaded."""
+
+    def replace(self, fields: Mapping[bytes, bytes]) -> None:
+        """Take over the fields of the registry's hash; without a version among them it is no registry, and ignored."""
+        version = fields.get(VERSION_FIELD.encode())
+        if version is None:
+            return
+        self._fields, self._doors, self.version = fields, {}, version.decode("ascii", "replace")
+        log.info("the registry has %d endpoints at version %s", len(fields) - 1, self.version)
+
+    def find(self, name: str) -> Door | Refusal:
+        """Return the endpoint called `provider/tenant` (a name with one slash), or why there is none."""
+        known = self._doors.get(name)
+        if known is not None:
+            return known
+        if self.version is None:
+            return INBOX_UNAVAILABLE
+        field = name.encode("utf-8", "replace")
+        value = self._fields.get(field)
+        if value is None:
+            return UNKNOWN_ENDPOINT  # not remembered: callers could fill the memory with names they make up
+        door = self._doors[name] = self._open(field, value)
+        return door
+
+    def _open(self, field: bytes, value: bytes) -> Door | Refusal:
+        """Decode and decrypt one endpoint; called once for each in a snapshot."""
+        try:
+            endpoint = decode(field, value)
+            if not endpoint.enabled:
+                return UNKNOWN_ENDPOINT
+            scheme = find(endpoint.scheme)
+        except (RegistryError, UnknownSchemeError) as error:
+            log.error("%s", error, extra={"code": ENDPOINT_UNREADABLE.code})  # noqa: TRY400 the text says it all
+            return ENDPOINT_UNREADABLE
+        keys: list[Key] = []
+        unreadable_until = 0.0
+        for secret in endpoint.secrets:
+            expires_at = _expiry(secret)
+            try:
+                keys.append(Key(label=secret.label, secret=self._cipher.decrypt(secret), expires_at=expires_at))
+            except RegistryError as error:
+                unreadable_until = max(unreadable_until, expires_at)
+                about = {"code": ENDPOINT_UNREADABLE.code, "provider": endpoint.provider, "tenant": endpoint.tenant}
+                log.error("%s", error, extra=about)  # noqa: TRY400 the text says it all
+        return Door(
+            provider=endpoint.provider,
+            tenant=endpoint.tenant,
+            scheme=scheme,
+            keys=tuple(keys),
+            unreadable_until=unreadable_until,
+            has_expiries=any(key.expires_at != NEVER for key in keys),
+        )
+
+
+def _expiry(secret: Secret) -> float:
+    return secret.expires_at.timestamp() if secret.expires_at else NEVER

@@ -1,0 +1,117 @@
+"""Every answer but 200, as one closed family: a status, a code, a sentence.
+
+Guarantees: each is JSON, `{"error": {"code": ..., "message": ...}}`; the code is what logs and metrics call it too.
+Refuses: telling a caller anything about our insides.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Send
+
+RETRY_AFTER_SECONDS: Final = 5
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One way to refuse a request.
+
+    Attributes:
+        status: the HTTP status.
+        code: one snake_case word for response, log and metric.
+        message: a sentence for the person at the other end.
+        headers: what the status asks for beside type and length.
+        closes: whether the rest of the connection is worth nothing.
+        body: the JSON of the answer.
+    """
+
+    status: int
+    code: str
+    message: str
+    headers: tuple[Header, ...] = ()
+    closes: bool = False
+    body: bytes = field(init=False, repr=False, compare=False)
+    _starts: tuple[Message, Message] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Build the messages once: a refusal costs no more than an acknowledgement."""
+        body = json.dumps({"error": {"code": self.code, "message": self.message}}, separators=(",", ":")).encode()
+        headers = [*json_headers(len(body)), *self.headers]
+        closing = [*headers, (b"connection", b"close")]
+        keeps, closes = (
+            {"type": "http.response.start", "status": self.status, "headers": h} for h in (headers, closing)
+        )
+        object.__setattr__(self, "body", body)
+        object.__setattr__(self, "_starts", (closes if self.closes else keeps, closes))
+
+    async def start(self, send: Send) -> None:
+        """Send everything but the end of an answer behind which the connection will close."""
+        await send(self._starts[True])
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+
+    async def answer(self, send: Send, *, close: bool = False) -> None:
+        """Send the answer; `close` ends the connection behind it."""
+        await send(self._starts[close])
+        await send({"type": "http.response.body", "body": self.body})
+
+    def raw(self) -> bytes:
+        """Return the answer as it stands on the wire, for where no ASGI request exists; it closes the connection."""
+        lines = b"".join(b"%b: %b\r\n" % header for header in self._starts[True]["headers"])
+        return b"HTTP/1.1 %d Refused\r\n%b\r\n%b" % (self.status, lines, self.body)
+
+
+def json_headers(length: int) -> list[Header]:
+    """Return the headers of a JSON body of so many bytes."""
+    return [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
+
+
+_RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
+
+MALFORMED_REQUEST: Final = Refusal(
+    status=400, code="malformed_request", message="This is not an HTTP request that can be read.", closes=True
+)
+MISSING_SIGNATURE: Final = Refusal(
+    status=401, code="missing_signature", message="The request carries no signature header."
+)
+INVALID_SIGNATURE: Final = Refusal(
+    status=401, code="invalid_signature", message="The signature does not fit the body and any secret of the endpoint."
+)
+UNKNOWN_ENDPOINT: Final = Refusal(status=404, code="unknown_endpoint", message="There is no such endpoint.")
+METHOD_NOT_ALLOWED: Final = Refusal(
+    status=405, code="method_not_allowed", message="Webhooks are sent with POST.", headers=((b"allow", b"POST"),)
+)
+BODY_TIMEOUT: Final = Refusal(status=408, code="body_timeout", message="The body did not arrive in time.", closes=True)
+BODY_TOO_LARGE: Final = Refusal(
+    status=413, code="body_too_large", message="The body is larger than this server accepts.", closes=True
+)
+HEADERS_TOO_LARGE: Final = Refusal(
+    status=431, code="headers_too_large", message="The headers are larger than this server accepts.", closes=True
+)
+INTERNAL_ERROR: Final = Refusal(
+    status=500, code="internal_error", message="An unexpected error; nothing was accepted.", closes=True
+)
+INBOX_UNAVAILABLE: Final = Refusal(
+    status=503,
+    code="inbox_unavailable",
+    message="The event cannot be stored now; nothing was accepted, send it again later.",
+    headers=_RETRY,
+)
+ENDPOINT_UNREADABLE: Final = Refusal(
+    status=503,
+    code="endpoint_unreadable",
+    message="The endpoint's configuration cannot be read by this server; send the event again later.",
+    headers=_RETRY,
+)
+TOO_MANY_CONNECTIONS: Final = Refusal(
+    status=503,
+    code="too_many_connections",
+    message="Too many connections are open; send the event again later.",
+    headers=_RETRY,
+    closes=True,
+)

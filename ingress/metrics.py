@@ -1,0 +1,100 @@
+"""What the ingress counts, and the port that tells it.
+
+Guarantees: counting a request is adding one to a plain integer; Prometheus' own objects are made when it asks.
+Refuses: labels that callers choose (tenant names are ours, paths are theirs).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
+    from prometheus_client.core import Metric
+
+log: Final = logging.getLogger(__name__)
+
+ACCEPTED: Final = "accepted"
+
+
+class Counts(Collector):
+    """The figures of one process.
+
+    Attributes:
+        requests: answers by code; "accepted" are the acknowledged ones, "gone" the clients that left before.
+        waiting_bytes: held now, waiting for Redis.
+        silent_bells: doorbells that Redis refused to ring; the sweeper makes up for them.
+        inbox_length: entries in the stream when Redis was last asked.
+        registry_version: of the snapshot in use.
+    """
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.waiting_bytes = 0
+        self.silent_bells = 0
+        self.inbox_length = 0
+        self.registry_version = 0
+        self.redis_answers = False
+        self.registry = CollectorRegistry()
+        self.flush_entries = Histogram(
+            "ingress_flush_entries",
+            "Events appended in one round trip to Redis",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+            registry=self.registry,
+        )
+        self.flush_seconds = Histogram(
+            "ingress_flush_seconds",
+            "Duration of one round trip to Redis",
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+            registry=self.registry,
+        )
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the plain figures as Prometheus wants them."""
+        requests = CounterMetricFamily("ingress_requests", "Answers to webhook requests by code", labels=["code"])
+        for code, count in list(self.requests.items()):
+            requests.add_metric([code], count)
+        yield requests
+        yield CounterMetricFamily("ingress_silent_bells", "Doorbells that Redis refused", value=self.silent_bells)
+        for name, about, value in (
+            ("ingress_waiting_bytes", "Bytes of events that wait for Redis", self.waiting_bytes),
+            ("ingress_inbox_length", "Entries in the inbox when last asked", self.inbox_length),
+            ("ingress_registry_version", "Version of the registry in use, 0: none", self.registry_version),
+            ("ingress_redis_answers", "1 if Redis answered when last asked", int(self.redis_answers)),
+        ):
+            yield GaugeMetricFamily(name, about, value=value)
+
+
+def serve(counts: Counts, *, host: str, first_port: int, workers: int) -> Callable[[], None]:
+    """Serve `/metrics` on the first free port of `workers` many, and return what stops it.
+
+    Each process has a port of its own, so that a figure is never a mixture and none outlives its process.
+    """
+    for port in range(first_port, first_port + workers):
+        try:
+            server, thread = start_http_server(port, host, counts.registry)
+        except OSError:
+            continue
+        log.info("metrics on port %d", port)
+        return partial(_stop, server, thread)
+    log.error("no port for metrics: %d to %d are taken", first_port, first_port + workers - 1)
+    return lambda: None
+
+
+def _stop(server: WSGIServer, thread: Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -1,0 +1,122 @@
+"""`POST /webhooks/{provider}/{tenant}`: one request, four steps.
+
+1. Find the endpoint, in memory.
+2. Read the body, under a hard cap.
+3. Verify the signature.
+4. Append to the inbox, and answer when Redis has confirmed it.
+
+Guarantees: 200 means that the inbox has the event; nothing is stored for any other answer but 503, after which it may
+be. Refuses: everything in `ingress.errors`. It is a plain ASGI application, without Request and Response objects:
+those cost as much as everything here together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from ingress.errors import (
+    BODY_TIMEOUT,
+    ENDPOINT_UNREADABLE,
+    INBOX_UNAVAILABLE,
+    INVALID_SIGNATURE,
+    METHOD_NOT_ALLOWED,
+    MISSING_SIGNATURE,
+    UNKNOWN_ENDPOINT,
+    Refusal,
+    json_headers,
+)
+from ingress.metrics import ACCEPTED
+from ingress.schemes.verdict import Wrong
+from shared.envelope import Envelope, keep, new_event_id
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+    from ingress.body import Gone, Reader
+    from ingress.endpoints import Door, Endpoints
+    from ingress.errors import Header
+    from ingress.inbox import Inbox
+    from ingress.metrics import Counts
+
+PREFIX: Final = "/webhooks/"
+
+_REFUSALS: Final = {Wrong.MISSING: MISSING_SIGNATURE, Wrong.INVALID: INVALID_SIGNATURE}
+_ACCEPTED: Final[Message] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}')),
+}
+
+
+class Webhooks:
+    """The ASGI application for every path but those of `ingress.health`."""
+
+    def __init__(self, *, reader: Reader, endpoints: Endpoints, inbox: Inbox, counts: Counts) -> None:
+        self._reader = reader
+        self._endpoints = endpoints
+        self._inbox = inbox
+        self._requests = counts.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or nobody if the client has gone."""
+        door = self._find(scope)
+        if isinstance(door, Refusal):
+            is_complete = await self._reader.discard(receive)
+            await self._refuse(door, receive, send, close=not is_complete)
+            return
+        try:
+            outcome = await self._accept(door, scope["headers"], receive)
+        except asyncio.CancelledError:
+            outcome = INBOX_UNAVAILABLE  # the server stops and this client took too long
+        if isinstance(outcome, str):
+            self._requests[ACCEPTED] += 1
+            await send(_ACCEPTED)
+            await send({"type": "http.response.body", "body": b'{"id":"%b"}' % outcome.encode()})
+        elif isinstance(outcome, Refusal):
+            await self._refuse(outcome, receive, send, close=outcome.closes)
+        else:
+            self._requests[outcome.value] += 1
+
+    def _find(self, scope: Scope) -> Door | Refusal:
+        path: str = scope["path"]
+        name = path.removeprefix(PREFIX)
+        if name is path or name.count("/") != 1:
+            return UNKNOWN_ENDPOINT
+        return self._endpoints.find(name) if scope["method"] == "POST" else METHOD_NOT_ALLOWED
+
+    async def _accept(self, door: Door, headers: list[Header], receive: Receive) -> str | Refusal | Gone:
+        """Return the event's id once the inbox has it."""
+        body = await self._reader.read(receive, headers)
+        if not isinstance(body, bytes):
+            return body
+        now = time.time()
+        key = door.scheme.verify(keys=door.alive(now), headers=headers, body=body, now=now)
+        if isinstance(key, Wrong):
+            is_our_fault = key is Wrong.INVALID and now < door.unreadable_until
+            return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
+        received_at = datetime.fromtimestamp(now, UTC)
+        event_id = new_event_id(received_at)
+        envelope = Envelope(
+            id=event_id,
+            provider=door.provider,
+            tenant=door.tenant,
+            secret_label=key.label,
+            received_at=received_at,
+            headers=keep(headers),
+            body=body,
+        )
+        stored = self._inbox.append(envelope)
+        return str(event_id) if stored is not None and await stored else INBOX_UNAVAILABLE
+
+    async def _refuse(self, refusal: Refusal, receive: Receive, send: Send, *, close: bool) -> None:
+        """Answer; while a body that nobody wants still arrives, keep the connection open behind the answer."""
+        self._requests[refusal.code] += 1
+        if close and refusal is not BODY_TIMEOUT:
+            await refusal.start(send)
+            await self._reader.linger(receive)
+            await send({"type": "http.response.body"})
+        else:
+            await refusal.answer(send, close=close)

@@ -1,0 +1,73 @@
+"""What the ingress reads from the environment; see `shared.settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.settings import SharedSettings, integer, seconds, setting
+
+
+def port(text: str) -> int:
+    """Parse a TCP port."""
+    number = integer(at_least=1)(text)
+    if number > 65_535:  # noqa: PLR2004 the highest TCP port
+        raise ValueError(f"a TCP port is at most 65535, not {number}")
+    return number
+
+
+def port_or_off(text: str) -> int:
+    """Parse a TCP port, or 0 for none."""
+    return 0 if text.strip() == "0" else port(text)
+
+
+def share(text: str) -> float:
+    """Parse a share, above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"a share such as 0.75 is expected, not {text!r}") from None
+    if not 0 < value <= 1:
+        raise ValueError(f"a share is above 0 and at most 1, not {text!r}")
+    return value
+
+
+def under_a_second(text: str) -> float:
+    """Parse a number of seconds below one: senders are answered within a second, whatever Redis does."""
+    value = seconds(text)
+    if value >= 1:
+        raise ValueError(f"it must be below 1 second, not {text!r}")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngressSettings(SharedSettings):
+    """Settings of one ingress process."""
+
+    host: str = setting("INGRESS_HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 or :: for all")
+    port: int = setting("INGRESS_PORT", "8000", port, "TCP port to listen on")
+    workers: int = setting("INGRESS_WORKERS", "1", integer(at_least=1), "ingress processes behind the one port")
+    metrics_port: int = setting(
+        "INGRESS_METRICS_PORT",
+        "0",
+        port_or_off,
+        "port of /metrics, 0: none; with several workers each takes the next free one from here up",
+    )
+    max_body_bytes: int = setting("INGRESS_MAX_BODY_BYTES", "1048576", integer(at_least=1), "largest body, bytes")
+    body_timeout: float = setting(
+        "INGRESS_BODY_TIMEOUT", "10", seconds, "time that a client has for its headers, and again for its body, seconds"
+    )
+    connections: int = setting(
+        "INGRESS_CONNECTIONS", "1000", integer(at_least=1), "open connections a worker serves; more are answered 503"
+    )
+    waiting_bytes: int = setting(
+        "INGRESS_WAITING_BYTES",
+        "33554432",
+        integer(at_least=1),
+        "bytes that may wait for Redis in one worker; beyond it 503",
+    )
+    inbox_timeout: float = setting(
+        "INBOX_TIMEOUT", "0.8", under_a_second, "time in which Redis must confirm an event, seconds, below 1"
+    )
+    inbox_high_water: float = setting(
+        "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
+    )

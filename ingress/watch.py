@@ -1,0 +1,106 @@
+"""Watches Redis four times a second: its memory, the registry's version, the inbox's length.
+
+Guarantees: a registry change is in use within a second of its publication; "full" is known before Redis refuses writes,
+which would stop Celery too; Redis may be away at any time, at the start included. Refuses nothing: it only tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shared.registry import REGISTRY, VERSION_FIELD
+from shared.wire import INBOX
+
+if TYPE_CHECKING:
+    from ingress.endpoints import Endpoints
+    from ingress.inbox import Inbox
+    from ingress.metrics import Counts
+
+log: Final = logging.getLogger(__name__)
+
+EVERY_SECONDS: Final = 0.25
+
+
+class Watch:
+    """Looks at Redis on a connection of its own, so that a slow append hides nothing from it."""
+
+    def __init__(
+        self, *, redis_url: str, timeout: float, high_water: float, endpoints: Endpoints, inbox: Inbox, counts: Counts
+    ) -> None:
+        self._redis: Redis = Redis.from_url(
+            redis_url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            protocol=2,
+            decode_responses=False,
+        )
+        self._high_water = high_water
+        self._endpoints = endpoints
+        self._inbox = inbox
+        self._counts = counts
+        self._is_full = False
+        self._has_bad_policy = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look once, so that the first request already finds a registry, then go on looking."""
+        await self.look()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="watch")
+
+    async def stop(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._redis.aclose()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask once and pass on what Redis says; silence is an answer too."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hget(REGISTRY, VERSION_FIELD)
+                pipeline.info("memory")
+                pipeline.xlen(INBOX)
+                version, memory, length = await pipeline.execute()
+            if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
+                self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
+        except (RedisError, OSError, TimeoutError) as error:
+            if self._counts.redis_answers:
+                log.warning("Redis does not answer: %s", error or type(error).__name__)
+            self._counts.redis_answers = False
+            return
+        self._counts.redis_answers = True
+        self._counts.inbox_length = length
+        if self._endpoints.version is not None and self._endpoints.version.isdecimal():
+            self._counts.registry_version = int(self._endpoints.version)
+        self._weigh(memory)
+
+    def _weigh(self, memory: dict[str, Any]) -> None:
+        bound = memory.get("maxmemory", 0)
+        if not bound:
+            self._inbox.room = None
+            return
+        self._inbox.room = room = bound * self._high_water - memory["used_memory"]
+        if (room <= 0) != self._is_full:
+            self._is_full = room <= 0
+            if self._is_full:
+                log.error("Redis is full: %d of %d bytes are used", memory["used_memory"], bound)
+            else:
+                log.info("Redis has room again")
+        if (memory.get("maxmemory_policy") != "noeviction") != self._has_bad_policy:
+            self._has_bad_policy = not self._has_bad_policy
+            if self._has_bad_policy:
+                log.error("Redis may throw acknowledged events away: set maxmemory-policy to noeviction")
