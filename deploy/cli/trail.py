@@ -56,21 +56,21 @@ class Trail:
 def completed(session_id: str) -> bytes:
     """Return a `verification.completed` as Moveris sends it."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return json.dumps(
-        {
-            "event": "verification.completed",
-            "session_id": session_id,
-            "timestamp": now,
-            "data": {
-                "session_id": session_id,
-                "model": "mixed-30-v2",
-                "verdict": "live",
-                "score": 97.4,
-                "confidence": 0.98,
-                "created_at": now,
-            },
-        }
-    ).encode()
+    data = {
+        "session_id": session_id,
+        "verdict": "live",
+        "confidence": 0.94,
+        "real_score": 0.94,
+        "score": 94.0,
+        "type": "VERY HIGH",
+        "model": "mixed-30-v2",
+        "input_source": "rest_frames",
+        "processing_ms": 412,
+        "frames_processed": 30,
+        "created_at": now,
+    }
+    event = {"event": "verification.completed", "session_id": session_id, "timestamp": now, "data": data}
+    return json.dumps(event).encode()
 
 
 def follow(stack: Stack, *, seconds: float) -> Trail:

@@ -3,7 +3,9 @@
 # No index and no URL gets into them: where packages come from is the business of whoever installs them.
 set -eu
 cd "$(dirname "$0")/../.."
-locks=deploy/locks tool=build/lock
+locks=deploy/locks
+tool=$(mktemp -d)
+trap 'rm -rf "$tool"' EXIT
 
 "${PYTHON:-python3}" -m venv "$tool"
 "$tool/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$locks/lock.txt"
