@@ -120,10 +120,12 @@ def sweep() -> None:
 
 @app.task(name="housekeeping.keep_days", send_events=False)
 def keep_days() -> None:
-    """Make the partitions of the days ahead, and drop those whose time is over."""
-    connection = _process().link.connection
+    """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone."""
+    process = _process()
+    connection = process.link.connection
     ensure_partitions(connection)
     drop_expired(connection, retention_days=settings.retention_days, dedup_days=settings.dedup_days)
+    InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots).forget_idle_consumers()
 
 
 @app.task(name="housekeeping.disown", send_events=False)
