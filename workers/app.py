@@ -6,6 +6,7 @@ serializer but JSON.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -60,5 +61,7 @@ app.conf.update(
 
 @signals.setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
-    """Replace Celery's logging by ours; its own lines per task are not wanted below warnings."""
+    """Replace Celery's logging by ours; a line for every task and tick would bury what matters."""
     telemetry.configure(settings.log_level)
+    for name in ("celery.beat", "celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
