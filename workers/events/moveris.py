@@ -1,0 +1,188 @@
+"""Moveris: results of liveness verifications.
+
+Guarantees: a `VerificationCompleted` carries a verdict and scores that a handler may decide on; fields and event types
+that are new stay reachable. Refuses (`Rejected`): a verdict other than live or fake, scores that are not numbers in
+their range, a missing field, times without a zone, two session ids that contradict each other.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from shared.envelope import EPOCH
+from workers.events.model import (
+    EARLIEST,
+    LATEST,
+    MAX_NAME,
+    GenericEvent,
+    Parsed,
+    Rejected,
+    body_fingerprint,
+    identity_fingerprint,
+    instant_or_none,
+    name_or_none,
+    note_mismatches,
+)
+from workers.events.strict_json import read_object
+
+if TYPE_CHECKING:
+    from workers.events.model import Headers
+
+PROVIDER: Final = "moveris"
+
+# Strict: "0.94" and true are no numbers. Open: unknown fields are kept and reachable as attributes.
+_OPEN: Final = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Instant = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
+
+
+class Verification(BaseModel):
+    """The result of one check of one session by one model.
+
+    Attributes:
+        verdict: "live" or "fake".
+        confidence: 0 to 1.
+        real_score: 0 to 1.
+        score: 0 to 100.
+        model: that judged, such as "mixed-30-v2".
+        created_at: when the result was made.
+        session_id: the event's again.
+        type: band of the score, such as "VERY HIGH"; new ones may come.
+        input_source: such as "rest_frames"; new ones may come.
+        tenant_metadata: what the tenant gave at submission.
+    """
+
+    model_config = _OPEN
+
+    verdict: Literal["live", "fake"]
+    confidence: Share
+    real_score: Share
+    score: Annotated[float, Field(ge=0, le=100)]
+    model: Name
+    created_at: Instant
+    session_id: Name | None = None
+    type: str | None = None
+    input_source: str | None = None
+    processing_ms: float | None = None
+    frames_processed: int | None = None
+    tenant_metadata: dict[str, Any] | None = None
+    warning: Any = None
+
+
+class _MoverisEvent(BaseModel):
+    """What all Moveris events have."""
+
+    model_config = _OPEN
+
+    session_id: Name
+    timestamp: Instant
+
+    @property
+    def provider(self) -> str:
+        """Always "moveris"."""
+        return PROVIDER
+
+    @property
+    def subject(self) -> str:
+        """The session's id."""
+        return self.session_id
+
+    @property
+    def occurred_at(self) -> datetime:
+        """The event's `timestamp`, aware."""
+        return self.timestamp
+
+
+class VerificationCompleted(_MoverisEvent):
+    """A verification has come to a verdict."""
+
+    event: Literal["verification.completed"]
+    data: Verification
+
+    @property
+    def type(self) -> str:
+        """The event type."""
+        return self.event
+
+
+class VerificationFailed(_MoverisEvent):
+    """Processing failed; there is no verdict, `data` describes the error as the provider sees fit."""
+
+    event: Literal["verification.failed"]
+    data: dict[str, Any]
+
+    @property
+    def type(self) -> str:
+        """The event type."""
+        return self.event
+
+
+def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
+    """Read one body.
+
+    1. Read the JSON strictly; `event` must be a name.
+    2. A known event must fit its model, an unknown one becomes a generic event.
+    3. Note where the unsigned headers contradict the body.
+
+    Raises:
+        Rejected: see above.
+    """
+    tree = read_object(body)
+    kind = name_or_none(tree.get("event"))
+    if kind is None:
+        raise Rejected("schema_mismatch", f"event: a text of 1 to {MAX_NAME} characters is expected")
+    event: VerificationCompleted | VerificationFailed | GenericEvent
+    fingerprint: bytes | None = None
+    try:
+        if kind == "verification.completed":
+            event = VerificationCompleted.model_validate_json(body)
+            fingerprint = _identify(event)
+        elif kind == "verification.failed":
+            event = VerificationFailed.model_validate_json(body)
+            _refuse_two_sessions(event.session_id, event.data.get("session_id"))
+        else:
+            event = GenericEvent(
+                provider=provider,
+                type=kind,
+                subject=name_or_none(tree.get("session_id")),
+                occurred_at=instant_or_none(tree.get("timestamp")),
+                body=body,
+            )
+    except ValidationError as error:
+        raise Rejected("schema_mismatch", _describe(error)) from None
+    return Parsed(
+        type=kind,
+        subject=event.subject,
+        occurred_at=event.occurred_at,
+        fingerprint=fingerprint or body_fingerprint(body),
+        event=event,
+        notes=note_mismatches(headers, ((b"x-webhook-event", kind), (b"x-webhook-session", event.subject))),
+    )
+
+
+def _identify(event: VerificationCompleted) -> bytes:
+    """Return the fingerprint: a session may be judged by several models, and by one model again later.
+
+    `created_at` counts as an instant, not as text, so that "Z" and "+00:00" are the same event.
+    """
+    data = event.data
+    _refuse_two_sessions(event.session_id, data.session_id)
+    created = (data.created_at - EPOCH) // timedelta(microseconds=1)
+    return identity_fingerprint(PROVIDER, event.event, event.session_id, data.model, str(created))
+
+
+def _refuse_two_sessions(session: str, inner: object) -> None:
+    """Refuse an event whose two session ids differ: one handler would act on the one, the next on the other."""
+    if inner is not None and inner != session:
+        raise Rejected("session_mismatch", "session_id and data.session_id differ")
+
+
+def _describe(error: ValidationError) -> str:
+    """Name the fields at fault, without their values."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults[:5])

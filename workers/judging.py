@@ -1,0 +1,148 @@
+"""What becomes of one inbox entry: accepted for which handlers, or rejected for which reason.
+
+Guarantees: any entry whatever is judged, so that none can block the inbox; the body is passed on exactly as received.
+Refuses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import b64decode, b64encode
+from datetime import timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from shared.envelope import EPOCH, EnvelopeError, decode
+from workers import events
+from workers.events.model import Rejected, body_fingerprint
+from workers.store.events import Entry, headers_json, notes_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from shared.envelope import Envelope
+
+    Wanting = Callable[[str, str | None, str], Sequence[str]]
+    """(provider, type, tenant) to the names of the handlers that want such an event."""
+
+log = logging.getLogger(__name__)
+
+POISON_DELIVERIES: Final = 5
+"""From this delivery on, an entry is stored unparsed: it has ended too many processes."""
+POISON: Final = "poison"
+BAD_ENVELOPE: Final = "bad_envelope"
+PARSER_FAILED: Final = "parser_failed"
+_LAST_MILLISECOND: Final = 253_402_300_799_999  # of the year 9999
+_UNKNOWN: Final = "unknown"
+
+
+def judge(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, wanting: Wanting) -> Entry:
+    """Decide what to store of one inbox entry.
+
+    1. What cannot be read as an envelope is rejected with all its fields in the body.
+    2. What was delivered too often is rejected unparsed.
+    3. What does not parse is rejected with the parser's reason; what parses gets its handlers.
+
+    Args:
+        stream_id: its place in the inbox.
+        fields: as the ingress wrote them.
+        deliveries: how often it was given to a drain, this time included.
+        wanting: the registry of handlers.
+    """
+    try:
+        envelope = decode(fields)
+    except EnvelopeError as error:
+        return _broken(stream_id, fields, error)
+    if deliveries >= POISON_DELIVERIES:
+        return rejected(envelope, Rejected(POISON, f"delivered {deliveries} times"))
+    return judge_envelope(envelope, wanting)
+
+
+def judge_envelope(envelope: Envelope, wanting: Wanting) -> Entry:
+    """Do step 3 of `judge`."""
+    try:
+        parsed = events.parse(envelope.provider, envelope.body, envelope.headers)
+    except Rejected as rejection:
+        return rejected(envelope, rejection)
+    except Exception as error:  # noqa: BLE001 - a fault of a parser must not block the inbox
+        # Without the error's text: it may quote the body.
+        log.error(  # noqa: TRY400 - the same
+            "the parser of %s failed with %s",
+            envelope.provider,
+            type(error).__name__,
+            extra={"event_id": envelope.id, "tenant": envelope.tenant, "code": PARSER_FAILED},
+        )
+        return rejected(envelope, Rejected(PARSER_FAILED, type(error).__name__))
+    return Entry(
+        envelope.id,
+        envelope.provider,
+        envelope.tenant,
+        parsed.type,
+        parsed.subject,
+        parsed.occurred_at,
+        envelope.received_at,
+        headers_json(envelope.headers),
+        envelope.body,
+        envelope.secret_label,
+        parsed.fingerprint,
+        None,
+        notes_array(parsed.notes),
+        tuple(wanting(envelope.provider, parsed.type, envelope.tenant)),
+    )
+
+
+def rejected(envelope: Envelope, rejection: Rejected) -> Entry:
+    """Return the entry of a body that must not reach a handler."""
+    return Entry(
+        id=envelope.id,
+        provider=envelope.provider,
+        tenant=envelope.tenant,
+        type=None,
+        subject=None,
+        occurred_at=None,
+        received_at=envelope.received_at,
+        headers=headers_json(envelope.headers),
+        body=envelope.body,
+        secret_label=envelope.secret_label,
+        fingerprint=body_fingerprint(envelope.body),
+        reject_reason=rejection.reason,
+        notes=notes_array([rejection.detail] if rejection.detail else []),
+        handlers=(),
+    )
+
+
+def _broken(stream_id: bytes, fields: Mapping[bytes, bytes], error: EnvelopeError) -> Entry:
+    """Return the entry of what is no envelope, under an id that follows from it: read again, it is the same event."""
+    body = json.dumps({name.decode("latin-1"): b64encode(value).decode() for name, value in fields.items()}).encode()
+    milliseconds = min(int(stream_id.partition(b"-")[0]), _LAST_MILLISECOND)
+    number = (milliseconds << 80) | int.from_bytes(sha256(stream_id + body).digest()[:10])
+    number = number & ~(0xF << 76) | (0x7 << 76)
+    number = number & ~(0x3 << 62) | (0x2 << 62)
+    return Entry(
+        id=UUID(int=number),
+        provider=_text(fields.get(b"provider")),
+        tenant=_text(fields.get(b"tenant")),
+        type=None,
+        subject=None,
+        occurred_at=None,
+        received_at=EPOCH + timedelta(milliseconds=milliseconds),
+        headers=headers_json(()),
+        body=body,
+        secret_label=_text(fields.get(b"label")),
+        fingerprint=body_fingerprint(body),
+        reject_reason=BAD_ENVELOPE,
+        notes=notes_array([str(error)[:500].replace("\0", "")]),
+        handlers=(),
+    )
+
+
+def fields_of_broken(body: bytes) -> dict[bytes, bytes]:
+    """Return the fields of an entry that was stored as `bad_envelope`, for a version that can read it."""
+    return {name.encode("latin-1"): b64decode(value) for name, value in json.loads(body).items()}
+
+
+def _text(value: bytes | None) -> str:
+    """Return bytes as a text that every table can hold."""
+    return (value or b"").decode(errors="replace").replace("\0", "")[:100] or _UNKNOWN

@@ -1,0 +1,72 @@
+"""Parses rejected events again after a fix; a resend by the provider would be rejected or a duplicate.
+
+Guarantees: an event that is now understood is accepted with its deliveries, once; each is judged in a transaction of
+its own, so that a long list may be interrupted. Refuses nothing: every event has an outcome.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from shared.envelope import Envelope, EnvelopeError, decode
+from workers.events.model import Rejected
+from workers.judging import BAD_ENVELOPE, fields_of_broken, judge_envelope, rejected
+from workers.store.rejected import judge_again, list_rejected_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from uuid import UUID
+
+    from workers.judging import Wanting
+    from workers.store.connect import Connection
+    from workers.store.events import Entry
+    from workers.store.rejected import RejectedEvent, Reprocessed
+
+__all__: Final = ["reprocess"]
+
+
+def reprocess(
+    connection: Connection,
+    *,
+    wanting: Wanting,
+    event_ids: Sequence[UUID] = (),
+    reason: str | None = None,
+    dry_run: bool = False,
+) -> Iterator[Reprocessed]:
+    """Judge rejected events again.
+
+    Args:
+        connection: outside a transaction.
+        wanting: the registry of handlers.
+        event_ids: which ones.
+        reason: also all that were rejected for this reason.
+        dry_run: only say what would come of it.
+
+    Yields:
+        One outcome for each event, once it is committed.
+    """
+    ids = list(event_ids)
+    if reason is not None:
+        ids += list_rejected_ids(connection, reason)
+    for event_id in dict.fromkeys(ids):
+        yield judge_again(connection, event_id, lambda event: _judge(event, wanting), dry_run=dry_run)
+
+
+def _judge(event: RejectedEvent, wanting: Wanting) -> Entry:
+    """Judge a stored event as the drain would have; one that was no envelope keeps the id it got then."""
+    envelope = Envelope(
+        id=event.id,
+        provider=event.provider,
+        tenant=event.tenant,
+        secret_label=event.secret_label,
+        received_at=event.received_at,
+        headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in event.headers.items()),
+        body=event.body,
+    )
+    if event.reject_reason == BAD_ENVELOPE:
+        try:
+            envelope = replace(decode(fields_of_broken(event.body)), id=event.id)
+        except EnvelopeError as error:
+            return rejected(envelope, Rejected(BAD_ENVELOPE, str(error)))
+    return judge_envelope(envelope, wanting)

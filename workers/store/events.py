@@ -1,0 +1,251 @@
+"""Storing events: a batch of inbox entries in one transaction, each event once.
+
+Guarantees: the receipt decides which entry is the event, between any number of batches and processes; duplicates become
+arrivals; an entry that is stored again after a crash changes nothing. Batches cannot deadlock: every key is taken in
+order. A row that the database refuses is stored `rejected` beside its neighbours, which go through. Refuses nothing
+else: an error that is not the data's reaches the caller, and nothing of the batch is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import psycopg
+from psycopg import rows
+
+from workers.events.model import body_fingerprint
+from workers.store.sql import Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from workers.store.connect import Connection
+
+StoreError = psycopg.Error
+"""Whatever Postgres says that is not about the data."""
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+_QUERIES: Final = Queries("events.sql")
+_ATTEMPTS: Final = 5
+REFUSED: Final = "refused_by_database"
+_NO_HEADERS: Final = "{}"
+_NO_NOTES: Final = "{}"
+
+
+class Entry(NamedTuple):
+    """One inbox entry after parsing: what the tables need. A tuple, because columns are made of thousands of them.
+
+    Attributes:
+        id: given by the ingress.
+        type: None when it was rejected before that was known.
+        received_at: aware.
+        headers: a JSON object, see `headers_json`.
+        fingerprint: what makes it the same event.
+        reject_reason: None when accepted.
+        notes: a Postgres array, see `notes_array`.
+        handlers: names of those that want it.
+    """
+
+    id: UUID
+    provider: str
+    tenant: str
+    type: str | None
+    subject: str | None
+    occurred_at: datetime | None
+    received_at: datetime
+    headers: str
+    body: bytes
+    secret_label: str
+    fingerprint: bytes
+    reject_reason: str | None
+    notes: str
+    handlers: tuple[str, ...]
+
+
+class Counts(NamedTuple):
+    """What became of a batch; an entry that had been stored before a crash is in none of them.
+
+    Attributes:
+        accepted: new events that handlers may get.
+        rejected: new events that were rejected.
+        duplicates: new arrivals of known events.
+        deliveries: made.
+    """
+
+    accepted: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    deliveries: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Return the sum of both."""
+        return Counts(*map(sum, zip(self, other, strict=True)))
+
+
+class _ReceiptGoneError(Exception):
+    """A receipt was found and then dropped by retention before it could be read: try again."""
+
+
+def answer(connection: Connection) -> None:
+    """Make sure that Postgres answers.
+
+    Raises:
+        psycopg.OperationalError: it does not.
+    """
+    connection.execute(_QUERIES["answer"])
+
+
+def headers_json(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Return headers as a JSON object; values of a repeated one are joined by ", ", as HTTP has it."""
+    if not headers:
+        return _NO_HEADERS
+    merged: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        merged[name] = f"{merged[name]}, {value}" if name in merged else value
+    return json.dumps(merged)
+
+
+def notes_array(notes: Sequence[str]) -> str:
+    """Return notes as the text of a Postgres array: inside an array of rows they could not be one themselves."""
+    if not notes:
+        return _NO_NOTES
+    quoted = (note.replace("\\", "\\\\").replace('"', '\\"') for note in notes)
+    return "{" + ",".join(f'"{note}"' for note in quoted) + "}"
+
+
+def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
+    """Store a batch in one transaction.
+
+    1. Of entries with the same key, the first stands for all; keys are sorted.
+    2. Insert the receipts. Those that came back are new events; the insert waits for other batches with the same key.
+    3. Insert the events and their deliveries; what has a receipt under another id is an arrival.
+    4. If the data are refused, halve the batch until the culprit stands alone and store that as rejected.
+
+    Args:
+        connection: outside a transaction.
+        batch: any number of entries, in any order.
+
+    Raises:
+        psycopg.Error: not the data's fault; nothing is stored of the part of the batch that it met.
+    """
+    if not batch:
+        return Counts()
+    try:
+        return _store_patiently(connection, batch)
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return store_batch(connection, batch[:middle]).plus(store_batch(connection, batch[middle:]))
+        return _store_refused(connection, batch[0], error)
+
+
+def _store_refused(connection: Connection, entry: Entry, refusal: psycopg.Error) -> Counts:
+    """Store an entry that was refused, with less and less in it that could be refused."""
+    try:
+        # A partition that was attached this moment refuses a row once, without any fault of the row.
+        return _store_patiently(connection, [entry])
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        refusal = error
+    code = f"{refusal.sqlstate or ''} {type(refusal).__name__}".strip()
+    rejected = entry._replace(
+        type=None,
+        subject=None,
+        occurred_at=None,
+        fingerprint=body_fingerprint(entry.body),
+        reject_reason=REFUSED,
+        notes=notes_array([code]),
+        handlers=(),
+    )
+    bare = rejected._replace(headers=_NO_HEADERS, notes=notes_array([code, "headers left out"]))
+    for attempt in (rejected, bare):
+        try:
+            return _store_patiently(connection, [attempt])
+        except psycopg.errors.UniqueViolation:
+            return Counts()  # its id is stored already: an inbox restored from a backup older than its receipt
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            refusal = error
+    raise refusal
+
+
+def _store_patiently(connection: Connection, batch: Sequence[Entry]) -> Counts:
+    """Store a batch, again when Postgres asks for it."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _store(connection, batch)
+        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, _ReceiptGoneError):
+            continue
+    return _store(connection, batch)
+
+
+def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
+    """Do steps 1 to 3 in two round trips, three when there are duplicates."""
+    by_key: dict[tuple[str, str, bytes], Entry] = {}
+    for entry in batch:
+        by_key.setdefault((entry.tenant, entry.provider, entry.fingerprint), entry)
+    firsts = [by_key[key] for key in sorted(by_key)]
+    duplicates = 0
+    with connection.pipeline() as pipeline, connection.transaction():
+        cursor = connection.cursor(binary=True, row_factory=rows.tuple_row)
+        insert_receipts(cursor, firsts)
+        pipeline.sync()
+        if cursor.rowcount == len(firsts):
+            fresh = firsts
+        else:
+            new = {row[0] for row in cursor}
+            fresh = [entry for entry in firsts if entry.id in new]
+        # By id, and so by time: neighbours in the index are neighbours in the batch.
+        fresh.sort(key=itemgetter(0))
+        _insert_events(cursor, fresh)
+        deliveries = insert_deliveries(cursor, fresh)
+        if len(fresh) < len(batch):
+            chosen = {id(entry) for entry in fresh}
+            duplicates = _insert_arrivals(cursor, [entry for entry in batch if id(entry) not in chosen])
+    rejected = sum(entry.reject_reason is not None for entry in fresh)
+    return Counts(len(fresh) - rejected, rejected, duplicates, deliveries)
+
+
+def insert_receipts(cursor: Cursor, entries: Sequence[Entry]) -> None:
+    """Insert receipts in the order given, inside a transaction; the cursor returns the event ids of new ones."""
+    values = {
+        "tenants": [entry.tenant for entry in entries],
+        "providers": [entry.provider for entry in entries],
+        "fingerprints": [entry.fingerprint for entry in entries],
+        "ids": [entry.id for entry in entries],
+    }
+    cursor.execute(_QUERIES["insert_receipts"], values)
+
+
+def _insert_events(cursor: Cursor, fresh: Sequence[Entry]) -> None:
+    if fresh:
+        columns = dict(zip(Entry._fields, map(list, zip(*fresh, strict=True)), strict=True))
+        del columns["handlers"]
+        cursor.execute(_QUERIES["insert_events"], columns)
+
+
+def insert_deliveries(cursor: Cursor, entries: Sequence[Entry]) -> int:
+    """Insert a delivery for each handler of each entry, inside a transaction; return how many."""
+    wanted = [(entry.id, handler, entry.tenant) for entry in entries for handler in entry.handlers]
+    if wanted:
+        ids, handlers, tenants = map(list, zip(*wanted, strict=True))
+        cursor.execute(_QUERIES["insert_deliveries"], {"ids": ids, "handlers": handlers, "tenants": tenants})
+    return len(wanted)
+
+
+def _insert_arrivals(cursor: Cursor, others: Sequence[Entry]) -> int:
+    values = {
+        "ids": [entry.id for entry in others],
+        "tenants": [entry.tenant for entry in others],
+        "providers": [entry.provider for entry in others],
+        "fingerprints": [entry.fingerprint for entry in others],
+        "received_ats": [entry.received_at for entry in others],
+        "secret_labels": [entry.secret_label for entry in others],
+    }
+    row = cursor.execute(_QUERIES["insert_arrivals"], values).fetchone()
+    found, arrived = row or (0, 0)
+    if found != len(others):
+        raise _ReceiptGoneError
+    return int(arrived)

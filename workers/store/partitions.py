@@ -1,0 +1,195 @@
+"""Partitions: one a day, made ahead, dropped when their time is over.
+
+Guarantees: any number of processes may do this at the same time; each lock is waited for no longer than
+`LOCK_MILLISECONDS`, so that no insert waits long behind it; rows that had to go to a DEFAULT partition are moved when
+their day's is made; a day with open work is kept; receipts are kept no longer than events. Refuses nothing: what a long transaction holds up is left for the next call.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import sql
+
+from workers.store.sql import Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from workers.store.connect import Connection
+
+_QUERIES: Final = Queries("partitions.sql")
+KEYS: Final = {"events": "id", "arrivals": "id", "deliveries_done": "event_id", "attempts": "event_id"}
+"""The partitioned tables, and the UUIDv7 whose day decides."""
+LOCK_MILLISECONDS: Final = 100
+_ATTEMPTS: Final = 20
+_PAUSE: Final = 0.3  # seconds
+_MOST_DAYS: Final = 400
+_RECEIPTS_AT_ONCE: Final = 5000
+_DAY: Final = re.compile(r"_(\d{4})(\d\d)(\d\d)$")
+
+
+def partition_name(table: str, day: date) -> str:
+    """Return the name of a day's partition, such as "events_20260327"."""
+    return f"{table}_{day:%Y%m%d}"
+
+
+def ensure_partitions(connection: Connection, today: date | None = None, *, days_ahead: int = 7) -> list[str]:
+    """Make the partitions of today, of the days ahead, and of past days whose rows went to DEFAULT.
+
+    Args:
+        connection: outside a transaction.
+        today: UTC; by default Postgres' own.
+        days_ahead: how many days after today.
+
+    Returns:
+        The names of what was made. What a long transaction held up for some seconds is missing: call again.
+    """
+    today = today or _today(connection)
+    made = []
+    for table in KEYS:
+        days = {today + timedelta(days=ahead) for ahead in range(days_ahead + 1)}
+        days |= _days_in_default(connection, table, before=today)
+        missing = {partition_name(table, day): day for day in days}.items() - _present(connection, table).items()
+        for name, day in sorted(missing):
+            if _patiently(lambda day=day, table=table: _make(connection, table, day)):  # type: ignore[misc]
+                made.append(name)
+    return made
+
+
+def drop_expired(
+    connection: Connection, today: date | None = None, *, retention_days: int, dedup_days: int
+) -> list[str]:
+    """Drop the days before `today - retention_days`, but none with open work; delete old receipts.
+
+    Args:
+        connection: outside a transaction.
+        today: UTC; by default Postgres' own.
+        retention_days: whole days that events are kept.
+        dedup_days: whole days that receipts are kept, if events are kept as long.
+
+    Returns:
+        The names of the dropped partitions.
+    """
+    today = today or _today(connection)
+    oldest_kept = today - timedelta(days=retention_days)
+    days = sorted({day for table in KEYS for day in _present(connection, table).values() if day < oldest_kept})
+    dropped: list[str] = []
+    for day in days:
+        dropped += _patiently(lambda day=day: _drop(connection, day)) or []  # type: ignore[misc]
+    receipts_before = today - timedelta(days=min(dedup_days, retention_days))
+    values = {"before": receipts_before, "most": _RECEIPTS_AT_ONCE}
+    while connection.execute(_QUERIES["delete_receipts"], values).rowcount == _RECEIPTS_AT_ONCE:
+        pass
+    return dropped
+
+
+def _today(connection: Connection) -> date:
+    (row,) = connection.execute(_QUERIES["today"]).fetchall()
+    today: date = row["today"]
+    return today
+
+
+def _present(connection: Connection, table: str) -> dict[str, date]:
+    """Return the days that have a partition, by its name."""
+    rows = connection.execute(_QUERIES["list_partitions"], {"parent": table})
+    found = ((row["name"], _DAY.search(row["name"])) for row in rows)
+    return {name: date(*map(int, match.groups())) for name, match in found if match}
+
+
+def _days_in_default(connection: Connection, table: str, *, before: date) -> set[date]:
+    query = sql.SQL(_QUERIES["days_in_default"]).format(
+        key=sql.Identifier(KEYS[table]), default=sql.Identifier(f"{table}_default")
+    )
+    return {row["day"] for row in connection.execute(query, {"before": before, "most": _MOST_DAYS})}
+
+
+def _patiently(step: Callable[[], Any]) -> Any:
+    """Do a step again while locks stand in its way; None when they did for all attempts."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return step()
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_PAUSE)
+    return None
+
+
+def _hurry(connection: Connection) -> None:
+    connection.execute(_QUERIES["hurry"], {"timeout": f"{LOCK_MILLISECONDS}ms"})
+
+
+def _bounds(connection: Connection, day: date) -> tuple[UUID, UUID]:
+    (row,) = connection.execute(_QUERIES["bounds"], {"day": day}).fetchall()
+    return row["low"], row["high"]
+
+
+def _make(connection: Connection, table: str, day: date) -> bool:
+    """Make one partition; say whether it was missing.
+
+    1. Build a plain table, which blocks nobody. One that an earlier call left behind is used.
+    2. In one transaction: lock DEFAULT, move the day's rows, attach.
+    """
+    name, check = partition_name(table, day), f"{partition_name(table, day)}_day"
+    low, high = _bounds(connection, day)
+    names = {
+        "parent": sql.Identifier(table),
+        "default": sql.Identifier(f"{table}_default"),
+        "partition": sql.Identifier(name),
+        "check": sql.Identifier(check),
+        "key": sql.Identifier(KEYS[table]),
+        "low": sql.Literal(str(low)),
+        "high": sql.Literal(str(high)),
+    }
+
+    def run(query: str) -> None:
+        connection.execute(sql.SQL(_QUERIES[query]).format(**names))
+
+    with connection.transaction():
+        connection.execute(_QUERIES["lock"])
+        _hurry(connection)
+        if name in _present(connection, table):
+            return False
+        (row,) = connection.execute(_QUERIES["exists"], {"name": name}).fetchall()
+        if not row["exists"]:
+            run("create_table")
+    with connection.transaction():
+        connection.execute(_QUERIES["lock"])
+        _hurry(connection)
+        if name in _present(connection, table):
+            return False
+        run("lock_default")
+        run("move_rows")
+        run("attach")
+        run("drop_check")
+    return True
+
+
+def _drop(connection: Connection, day: date) -> list[str]:
+    """Drop a day's partitions of all tables, unless it has open work.
+
+    1. Lock them, parents first as everybody does: nobody reads the day, or has made work of it open uncommitted.
+    2. Look for open work in a statement of its own, which sees what was committed before.
+    3. Drop.
+    """
+    with connection.transaction():
+        connection.execute(_QUERIES["lock"])
+        _hurry(connection)
+        names = [name for table in KEYS for name, its_day in _present(connection, table).items() if its_day == day]
+        if not names:
+            return []
+        parents = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(table)) for table in KEYS)
+        tables = sql.SQL(", ").join(map(sql.Identifier, names))
+        for locked in (parents, tables):
+            connection.execute(sql.SQL(_QUERIES["lock_tables"]).format(tables=locked))
+        low, high = _bounds(connection, day)
+        (row,) = connection.execute(_QUERIES["has_open_work"], {"low": low, "high": high}).fetchall()
+        if row["open"]:
+            return []
+        connection.execute(sql.SQL(_QUERIES["drop_tables"]).format(tables=tables))
+    return names

@@ -1,0 +1,76 @@
+-- Making and dropping the partitions of days. Identifiers are filled in by psycopg.sql; bounds are of `uuid_at`.
+
+-- One at a time, over all processes; held until the transaction ends.
+-- name: lock
+SELECT pg_advisory_xact_lock(hashtext('pipeline partitions'));
+
+-- Nobody's inserts wait longer than this behind us: a lock that is asked for queues all that come after.
+-- name: hurry
+SELECT set_config('lock_timeout', %(timeout)s, true);
+
+-- name: today
+SELECT (now() AT TIME ZONE 'UTC')::date AS today;
+
+-- name: list_partitions
+SELECT c.relname AS name
+FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = %(parent)s::regclass AND NOT i.inhdetachpending
+ORDER BY c.relname;
+
+-- name: exists
+SELECT to_regclass(%(name)s) IS NOT NULL AS exists;
+
+-- name: bounds
+SELECT uuid_at(%(day)s::timestamp AT TIME ZONE 'UTC') AS low,
+       uuid_at((%(day)s::timestamp + interval '1 day') AT TIME ZONE 'UTC') AS high;
+
+-- Days with rows in the DEFAULT partition, from the oldest; found by jumping from day to day.
+-- name: days_in_default
+WITH RECURSIVE day_of(day) AS (
+    (SELECT (uuid_time({key}) AT TIME ZONE 'UTC')::date FROM {default}
+     WHERE {key} < uuid_at(%(before)s::timestamp AT TIME ZONE 'UTC') ORDER BY {key} LIMIT 1)
+    UNION ALL
+    SELECT (SELECT (uuid_time({key}) AT TIME ZONE 'UTC')::date FROM {default}
+            WHERE {key} >= uuid_at((d.day + 1)::timestamp AT TIME ZONE 'UTC')
+              AND {key} < uuid_at(%(before)s::timestamp AT TIME ZONE 'UTC')
+            ORDER BY {key} LIMIT 1)
+    FROM day_of AS d WHERE d.day IS NOT NULL
+)
+SELECT day FROM day_of WHERE day IS NOT NULL LIMIT %(most)s;
+
+-- With the indexes, so that attaching finds them, and with the CHECK, so that attaching need not look at the rows.
+-- name: create_table
+CREATE TABLE {partition} (
+    LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE,
+    CONSTRAINT {check} CHECK ({key} >= {low} AND {key} < {high})
+);
+
+-- Only the DEFAULT partition is locked against writers, and that is empty but for mishaps.
+-- name: lock_default
+LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
+
+-- name: move_rows
+WITH moved AS (DELETE FROM {default} WHERE {key} >= {low} AND {key} < {high} RETURNING *)
+INSERT INTO {partition} SELECT * FROM moved;
+
+-- name: attach
+ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES FROM ({low}) TO ({high});
+
+-- name: drop_check
+ALTER TABLE {partition} DROP CONSTRAINT {check};
+
+-- Against readers too: who reads an event to make a delivery of it has committed when this is held.
+-- name: lock_tables
+LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE;
+
+-- name: has_open_work
+SELECT EXISTS (SELECT FROM deliveries WHERE event_id >= %(low)s AND event_id < %(high)s) AS open;
+
+-- name: drop_tables
+DROP TABLE {tables};
+
+-- In batches, each a transaction: a drain that meets one of these receipts waits for milliseconds.
+-- name: delete_receipts
+DELETE FROM receipts WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM receipts WHERE event_id < uuid_at(%(before)s::timestamp AT TIME ZONE 'UTC') LIMIT %(most)s
+));

@@ -1,0 +1,107 @@
+"""Rejected events that are judged again after a fix.
+
+Guarantees: an event becomes accepted once, with its deliveries, in one transaction; what turns out to be another
+event's duplicate stays rejected. Refuses nothing: an error of Postgres reaches the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg import Rollback, rows
+
+from workers.store.events import insert_deliveries, insert_receipts, notes_array
+from workers.store.sql import Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from uuid import UUID
+
+    from workers.store.connect import Connection
+    from workers.store.events import Entry
+
+_QUERIES: Final = Queries("events.sql")
+DUPLICATE: Final = "duplicate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedEvent:
+    """A stored event that was rejected, as it was received."""
+
+    id: UUID
+    provider: str
+    tenant: str
+    received_at: datetime
+    headers: dict[str, str]
+    body: bytes
+    secret_label: str
+    reject_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reprocessed:
+    """What came of judging one event again.
+
+    Attributes:
+        outcome: "accepted", "rejected" (still), "duplicate" (of `same_as`), "not_rejected" or "not_found".
+        reason: why it is rejected; None otherwise.
+        handlers: that got a delivery.
+        same_as: the event that it is a duplicate of.
+    """
+
+    event_id: UUID
+    outcome: str
+    reason: str | None = None
+    handlers: tuple[str, ...] = ()
+    same_as: UUID | None = None
+
+
+def list_rejected_ids(connection: Connection, reason: str) -> list[UUID]:
+    """Return the ids of the events rejected for a reason, oldest first."""
+    return [row["id"] for row in connection.execute(_QUERIES["list_rejected_ids"], {"reason": reason})]
+
+
+def judge_again(
+    connection: Connection, event_id: UUID, judge: Callable[[RejectedEvent], Entry], *, dry_run: bool
+) -> Reprocessed:
+    """Judge one event again and store what came of it, or in a dry run only say so.
+
+    1. Lock the event; it must be rejected still.
+    2. Judge it. Rejected again: keep the new reason.
+    3. Insert its receipt. If the identity is another event's, it stays rejected as that one's duplicate.
+    4. Accept it and make its deliveries.
+    """
+    with connection.transaction():
+        result = _judge_again(connection, event_id, judge)
+        if dry_run:
+            raise Rollback
+    return result
+
+
+def _judge_again(connection: Connection, event_id: UUID, judge: Callable[[RejectedEvent], Entry]) -> Reprocessed:
+    row = connection.execute(_QUERIES["lock_event"], {"id": event_id}).fetchone()
+    if row is None:
+        return Reprocessed(event_id=event_id, outcome="not_found")
+    if row.pop("state") != "rejected":
+        return Reprocessed(event_id=event_id, outcome="not_rejected")
+    entry = judge(RejectedEvent(**row))
+    if entry.reject_reason is not None:
+        _reject(connection, event_id, entry.reject_reason, entry.notes)
+        return Reprocessed(event_id=event_id, outcome="rejected", reason=entry.reject_reason)
+    cursor = connection.cursor(binary=True, row_factory=rows.tuple_row)
+    insert_receipts(cursor, [entry])
+    key = {"tenant": entry.tenant, "provider": entry.provider, "fingerprint": entry.fingerprint}
+    receipt = connection.execute(_QUERIES["read_receipt"], key).fetchone()
+    if receipt and receipt["event_id"] != event_id:
+        _reject(connection, event_id, DUPLICATE, notes_array([f"the same event as {receipt['event_id']}"]))
+        return Reprocessed(event_id=event_id, outcome=DUPLICATE, reason=DUPLICATE, same_as=receipt["event_id"])
+    connection.execute(_QUERIES["accept_event"], entry._asdict())
+    insert_deliveries(cursor, [entry])
+    return Reprocessed(event_id=event_id, outcome="accepted", handlers=entry.handlers)
+
+
+def _reject(connection: Connection, event_id: UUID, reason: str, notes: str) -> None:
+    values: dict[str, Any] = {"id": event_id, "reject_reason": reason, "notes": notes}
+    connection.execute(_QUERIES["reject_again"], values)
