@@ -24,6 +24,7 @@ from workers.publishing import publish
 from workers.store import tenants
 from workers.store.connect import connect
 from workers.store.migrate import migrate
+from workers.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +76,7 @@ class _Steps:
         cipher = Cipher(fernet_keys(stack.secrets_key))
         with connect(stack.database_url, name="pipeline up", lease_seconds=3600) as connection:
             applied = migrate(connection)
+            ensure_partitions(connection)
             _check_key(connection, cipher)
             made = _make_demo(connection, cipher)
             with redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -45,9 +45,9 @@ class _Kept:
 
     service: Service
     process: asyncio.subprocess.Process
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    hopeless: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: bool = False
     was_ready: bool = False
+    hopeless: bool = False
     keeper: asyncio.Task[None] | None = None
 
 
@@ -68,6 +68,7 @@ class Supervisor:
         self._report = report
         self.on_change: Callable[[Sequence[Member]], None] = lambda _: None
         self._kept: dict[str, _Kept] = {}
+        self._news = asyncio.Event()  # some service became ready, or was given up
         self._adopt = adopt
         if adopt and sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -91,15 +92,11 @@ class Supervisor:
         Raises:
             StackError: one keeps dying, or is not ready in time.
         """
-        waits = [asyncio.create_task(self._wait_for(self._kept[name])) for name in names]
         try:
-            await asyncio.wait_for(asyncio.gather(*waits), seconds)
+            await asyncio.wait_for(self._wait_for([self._kept[name] for name in names]), seconds)
         except TimeoutError:
-            late = ", ".join(name for name in names if not self._kept[name].ready.is_set())
+            late = ", ".join(name for name in names if not self._kept[name].ready)
             raise StackError(f"not ready after {seconds:.0f} s: {late}; see the logs in {self._logs}") from None
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     async def stop(self, *stages: Sequence[str]) -> list[str]:
         """Stop services stage by stage, those of a stage together; return the names of those that had to be killed."""
@@ -146,16 +143,14 @@ class Supervisor:
                 elif orphan.status() == psutil.STATUS_ZOMBIE:
                     os.waitpid(orphan.pid, os.WNOHANG)
 
-    async def _wait_for(self, kept: _Kept) -> None:
-        ready, hopeless = asyncio.create_task(kept.ready.wait()), asyncio.create_task(kept.hopeless.wait())
-        try:
-            await asyncio.wait((ready, hopeless), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ready.cancel()
-            hopeless.cancel()
-        if not kept.ready.is_set():
-            log = self.log_of(kept.service.name)
-            raise StackError(f"{kept.service.name} does not start; {log} ends with: {last_line(log)}")
+    async def _wait_for(self, them: Sequence[_Kept]) -> None:
+        while not all(kept.ready for kept in them):
+            for kept in them:
+                if kept.hopeless:
+                    log = self.log_of(kept.service.name)
+                    raise StackError(f"{kept.service.name} does not start; {log} ends with: {last_line(log)}")
+            self._news.clear()
+            await self._news.wait()
 
     async def _keep(self, kept: _Kept) -> None:
         """Run one service for ever.
@@ -173,12 +168,12 @@ class Supervisor:
             finally:
                 watcher.cancel()
             bury(kept.process.pid)
-            kept.ready.clear()
+            kept.ready = False
             deaths = 1 if time.monotonic() - started >= STEADY_SECONDS else deaths + 1
             pause = 0.0 if deaths == 1 else min(2.0 ** (deaths - 2), LONGEST_PAUSE)
             self._lament(name, returncode, deaths, pause)
-            if deaths >= HOPELESS and not kept.was_ready:
-                kept.hopeless.set()
+            kept.hopeless = deaths >= HOPELESS and not kept.was_ready
+            self._news.set()
             await asyncio.sleep(pause)
             kept.process = await start(kept.service, self.log_of(name))
             self._tell()
@@ -187,8 +182,8 @@ class Supervisor:
         await asyncio.sleep(kept.service.settle)
         while not await in_thread(kept.service.is_ready):  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(0.1)
-        kept.was_ready = True
-        kept.ready.set()
+        kept.ready = kept.was_ready = True
+        self._news.set()
         if again:
             self._report.good(f"{kept.service.name} is back (pid {kept.process.pid})")
 
