@@ -12,6 +12,8 @@ from uuid import UUID
 
 from celery import signals
 from celery.exceptions import Retry
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 from shared import wire
 from workers import sweeper
@@ -22,6 +24,7 @@ from workers.ingest import drain
 from workers.process import Process
 from workers.publishing import publish_if_stale
 from workers.running import MessageRun, hard_limit
+from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.stream import InboxReader
 
@@ -60,12 +63,14 @@ def _make_handler_task(handler: Handler) -> None:
         process = _process()
         run = MessageRun(handler, link=process.link, session=process.session, message_seconds=settings.message_seconds)
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
+        run.run(event_ids)
         try:
-            run.run(event_ids)
-        finally:
             process.means.add(handler.name, run.durations)
-        if process.queue.state()[0] < settings.handler_slots:
-            _admit(wait=False)
+            if process.queue.state()[0] < settings.handler_slots:
+                _admit(wait=False)
+        except (RedisError, KombuError, *UNREACHABLE) as error:
+            # Everything is recorded: the sweeper admits what waits.
+            log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})
         if run.failures:
             _end_as_failed(run)
         return {"succeeded": run.succeeded, "fenced": run.fenced}
