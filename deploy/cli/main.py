@@ -30,7 +30,7 @@ app.command()(migrate)
 app.command()(env)
 
 GROUPS: Final = ("tenants", "endpoints", "secrets", "events", "deliveries")
-COMMANDS: Final = ("send", "stats")
+COMMANDS: Final = ("send", "stats", "keygen")
 
 for _name in GROUPS:
     if find_spec(f"deploy.cli.{_name}"):

@@ -51,6 +51,15 @@ def emit(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Sequence[
         print("none", file=sys.stderr)
 
 
+def say(row: Mapping[str, Any], *, as_json: bool, lines: Sequence[str]) -> None:
+    """Print what a command did: `row` as one JSON object, or `lines` for people."""
+    if as_json:
+        emit([row], as_json=True, columns=[])
+        return
+    for line in lines:
+        print(line)
+
+
 def _as_text(value: object) -> object:
     """Turn what JSON does not know into text; a duration becomes seconds."""
     if isinstance(value, datetime):

@@ -1,0 +1,86 @@
+"""Parameters that several commands take, and how their texts are read.
+
+Guarantees: times are aware; a text that cannot be read ends in one line that shows what is expected. Refuses: secrets
+as arguments, which other users of the machine would see and shells would remember.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from deploy.cli.errors import CommandError
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration such as "90s", "30m", "2h", "7d" or "1w"."""
+    fits = _DURATION.fullmatch(text.strip())
+    if not fits:
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 30m, 2h, 7d or 1w")
+    try:
+        return timedelta(**{_UNITS[fits[2]]: float(fits[1])})
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is longer than time is") from None
+
+
+def moment(text: str) -> datetime:
+    """Read a date or time in ISO 8601; without a zone it is UTC."""
+    try:
+        read = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 2026-03-27, 2026-03-27T15:26 (UTC) or 2026-03-27T15:26+02:00"
+        ) from None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+def past(text: str) -> datetime:
+    """Read a time, or a duration that has passed since then."""
+    if text.strip()[-1:] in _UNITS:
+        try:
+            return datetime.now(UTC) - duration(text)
+        except OverflowError:
+            raise typer.BadParameter(f"{text!r} is longer than time is") from None
+    return moment(text)
+
+
+Since = Annotated[
+    datetime | None,
+    typer.Option(parser=past, metavar="TIME", help="Received since then: 30m, 2h, 7d, or a date or time (UTC)."),
+]
+TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant, as in the URL.")]
+TenantFilter = Annotated[str | None, typer.Option("--tenant", help="Only of this tenant.")]
+HandlerFilter = Annotated[str | None, typer.Option("--handler", help="Only of this handler, such as acme.grant.")]
+Provider = Annotated[str, typer.Option(help="Name of the provider, as in the URL.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be changed.")]
+Label = Annotated[
+    str, typer.Option(help="Your name for the secret, such as the model it belongs to; kept on every event it signed.")
+]
+SecretStdin = Annotated[
+    bool, typer.Option("--secret-stdin", help="Read the secret from standard input instead of asking for it.")
+]
+
+
+def read_secret(*, from_stdin: bool) -> bytes:
+    """Return the secret that the provider showed, from standard input or a hidden prompt, without white space around.
+
+    Raises:
+        CommandError: it is empty, or there is no terminal to ask on.
+    """
+    if from_stdin:
+        secret = sys.stdin.buffer.read()
+    elif sys.stdin.isatty():
+        secret = str(typer.prompt("Secret (not shown)", hide_input=True)).encode()
+    else:
+        raise CommandError("there is no terminal to ask for the secret on: pipe it in and add --secret-stdin")
+    if not secret.strip():
+        raise CommandError("the secret is empty: give it as the provider showed it")
+    return secret.strip()

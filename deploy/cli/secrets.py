@@ -1,0 +1,107 @@
+"""The commands `pipeline secrets …`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from deploy.cli.arguments import Label, Provider, SecretStdin, TenantName, duration, moment, read_secret
+from deploy.cli.errors import CommandError
+from deploy.cli.output import AsJson, emit, say
+from deploy.cli.servers import cipher, database, publish
+from workers.store import tenants
+
+app = typer.Typer(
+    help="Secrets of an endpoint: any unexpired one may sign, so that rotation leaves no gap.", no_args_is_help=True
+)
+
+
+@app.command()
+def add(
+    tenant: TenantName,
+    *,
+    label: Label,
+    provider: Provider = "moveris",
+    secret_stdin: SecretStdin = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add a secret beside those that an endpoint has; all of them may sign.
+
+    To rotate: add the new secret, let the provider use it, then expire the old one.
+
+    Examples:
+        pipeline secrets add acme --label mixed-30-v2-may
+        pipeline secrets expire acme mixed-30-v2 --in 24h
+    """
+    with database() as connection:
+        ciphertext = cipher().encrypt(read_secret(from_stdin=secret_stdin))
+        tenants.add_secret(connection, tenant=tenant, provider=provider, label=label, ciphertext=ciphertext)
+        publish(connection)
+    say(
+        {"tenant": tenant, "provider": provider, "label": label},
+        as_json=as_json,
+        lines=[f"added the secret {label} to {tenant}'s endpoint of {provider}"],
+    )
+
+
+@app.command("list")
+def list_(
+    tenant: TenantName,
+    *,
+    provider: Annotated[str | None, typer.Option(help="Only of this provider's endpoint.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the secrets of a tenant's endpoints by label; what they are is never shown."""
+    with database() as connection:
+        found = tenants.list_secrets(connection, tenant=tenant, provider=provider)
+    now = datetime.now(UTC)
+    emit(
+        (asdict(it) | {"may_sign": it.expires_at is None or it.expires_at > now} for it in found),
+        as_json=as_json,
+        columns=["tenant", "provider", "label", "may_sign", "expires_at", "created_at"],
+    )
+
+
+@app.command()
+def expire(
+    tenant: TenantName,
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="The secret's label, see `pipeline secrets list`.")],
+    *,
+    provider: Provider = "moveris",
+    after: Annotated[
+        timedelta | None,
+        typer.Option("--in", parser=duration, metavar="DURATION", help="Not now but after 90s, 30m, 2h or 7d."),
+    ] = None,
+    at: Annotated[
+        datetime | None, typer.Option(parser=moment, metavar="TIME", help="Not now but at that date or time (UTC).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a secret verify nothing any more, now or from a time on.
+
+    Examples:
+        pipeline secrets expire acme mixed-30-v2
+        pipeline secrets expire acme mixed-30-v2 --in 24h
+    """
+    if after is not None and at is not None:
+        raise CommandError("--in and --at say two different times: give one of them")
+    moment_of_end = at or datetime.now(UTC) + (after or timedelta())
+    with database() as connection:
+        tenants.expire_secret(connection, tenant=tenant, provider=provider, label=label, at=moment_of_end)
+        publish(connection)
+        endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
+    say(
+        {"tenant": tenant, "provider": provider, "label": label, "expires_at": moment_of_end},
+        as_json=as_json,
+        lines=[f"{label} verifies nothing from {moment_of_end.isoformat(sep=' ', timespec='seconds')} on"],
+    )
+    if not any(tenants.is_alive(secret, moment_of_end) for secret in endpoint.secrets):
+        print(
+            f"pipeline: from then on no secret of {tenant}'s endpoint of {provider} may sign, all requests get 401; "
+            f"add one with `pipeline secrets add {tenant} --provider {provider} --label …`",
+            file=sys.stderr,
+        )

@@ -1,0 +1,223 @@
+"""The command `pipeline send`: signed events, posted as the provider would."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - typer evaluates signatures
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deploy.cli import samples
+from deploy.cli.arguments import Provider, TenantName  # noqa: TC001 - the same
+from deploy.cli.endpoints import path_of
+from deploy.cli.env import find_context
+from deploy.cli.errors import CommandError
+from deploy.cli.output import AsJson, emit
+from deploy.cli.posting import Answer, post_many
+from deploy.cli.servers import cipher, database
+from deploy.cli.waiting import follow
+from ingress.schemes import find
+from workers.store import tenants
+from workers.store.figures import Fate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from shared.registry import Secret
+
+    Make = Callable[[], tuple[bytes, Mapping[str, str]]]
+
+_WITH_A_BAR: Final = 50
+"""Runs of so many events or more show a progress bar, on a terminal."""
+
+
+def send(
+    tenant: TenantName,
+    *,
+    count: Annotated[int, typer.Option(min=1, help="How many events.")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Events per second; without it, as fast as the connections allow.")
+    ] = None,
+    event: Annotated[str, typer.Option(help="Event type of the made-up bodies.")] = samples.COMPLETED,
+    body_file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="Send exactly these bytes, each time the same."),
+    ] = None,
+    provider: Provider = "moveris",
+    label: Annotated[
+        str | None, typer.Option(help="Sign with this secret; by default with the newest that may sign.")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where the ingress is, such as https://hooks.example.com; by default the running stack's."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Also wait until all are handled.")] = False,
+    patience: Annotated[
+        float, typer.Option(min=0.1, help="With --wait: give up when nothing has changed for so many seconds.")
+    ] = 120.0,
+    connections: Annotated[int, typer.Option(min=1, max=500, help="Connections open at once.")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 10.0,
+    ids_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the id of each acknowledged event to this file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send signed events to a tenant's endpoint, as the provider would, a fresh session each.
+
+    Prints how many were acknowledged and in what time, counted from when each was due.
+    Ends with status 1 if not all were acknowledged or, with --wait, not all handled.
+
+    Examples:
+        pipeline send demo
+        pipeline send demo --count 2000 --rate 200 --wait
+        pipeline send demo --event verification.failed
+        pipeline send demo --body-file body.json --count 5   (one event, four duplicates)
+    """
+    make = _prepare(tenant, provider, label, event, body_file)
+    target = _target(url or find_context().ingress_url, tenant, provider)
+    started = time.monotonic()
+    answers: list[Answer] = []
+    with _bar("sending", count, as_json=as_json) as bar, ids_file.open("w") if ids_file else nullcontext() as ids:
+        for answer in post_many(target, make, count=count, rate=rate, connections=connections, timeout=timeout):
+            answers.append(answer)
+            bar.advance(bar.task_ids[0])
+            if ids and answer.id:
+                print(answer.id, file=ids, flush=True)
+            if as_json:
+                emit([_row(answer)], as_json=True, columns=[])
+    summary = _summarize(answers, time.monotonic() - started)
+    if not as_json:
+        _print_answers(summary, answers, rate)
+    good = summary["acknowledged"] == count
+    if wait and summary["acknowledged"]:
+        fates = _wait(answers, patience, as_json=as_json)
+        seconds = time.monotonic() - started
+        summary |= {"fates": {fate.value: fates[fate] for fate in Fate}, "waited_seconds": round(seconds, 3)}
+        good = good and fates[Fate.HANDLED] == summary["acknowledged"]
+        if not as_json:
+            _print_fates(fates, seconds)
+    if as_json:
+        emit([{"summary": summary}], as_json=True, columns=[])
+    if not good:
+        raise typer.Exit(1)
+
+
+def _prepare(tenant: str, provider: str, label: str | None, event: str, body_file: Path | None) -> Make:
+    """Return what makes the requests, signed with a secret of the endpoint."""
+    with database() as connection:
+        endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
+    secret = cipher().decrypt(_choose(endpoint.secrets, label, tenant, provider))
+    scheme = find(endpoint.scheme)
+    fixed = body_file.read_bytes() if body_file else None
+    if fixed is None and provider != "moveris":
+        raise CommandError(f"only bodies of moveris can be made up: give one of {provider} with --body-file")
+
+    def make() -> tuple[bytes, Mapping[str, str]]:
+        body, headers = samples.moveris(event) if fixed is None else (fixed, {})
+        agent = {"Content-Type": "application/json", "User-Agent": "pipeline-send"}
+        return body, agent | headers | scheme.sign(secret, body)
+
+    return make
+
+
+def _choose(secrets: Sequence[Secret], label: str | None, tenant: str, provider: str) -> Secret:
+    """Return the secret of that label, even an expired one, or the newest that may sign."""
+    fitting = [it for it in secrets if (tenants.is_alive(it) if label is None else it.label == label)]
+    if not fitting:
+        which = "that may sign" if label is None else repr(label)
+        raise CommandError(
+            f"{tenant}'s endpoint of {provider} has no secret {which}; see `pipeline secrets list {tenant}`"
+        )
+    return fitting[-1]
+
+
+def _target(url: str, tenant: str, provider: str) -> str:
+    """Return where to post; a URL that names an endpoint already is taken as it is."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise CommandError(f"{url!r} is no URL to post to; write http://host:8000")
+    return url if "/webhooks/" in parts.path else url.rstrip("/") + path_of(tenant, provider)
+
+
+def _bar(what: str, total: int, *, as_json: bool) -> Progress:
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=as_json or total < _WITH_A_BAR or not console.is_terminal,
+    )
+    progress.add_task(what, total=total, note="")
+    return progress
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    row = asdict(answer)
+    return row | {"milliseconds": round(row.pop("seconds") * 1000, 3)}
+
+
+def _summarize(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+    """Return the figures of a run; times are those of acknowledged events."""
+    times = sorted(answer.seconds * 1000 for answer in answers if answer.id)
+    refused = Counter(f"{answer.status or 'no answer'} {answer.code}" for answer in answers if not answer.id)
+    figures: dict[str, Any] = {"sent": len(answers), "acknowledged": len(times), "seconds": round(seconds, 3)}
+    figures["per_second"] = round(len(answers) / seconds, 1)
+    for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99), ("max_ms", 1.0)):
+        figures[name] = round(times[math.ceil(share * len(times)) - 1], 2) if times else None
+    return figures | {"refused": dict(refused)}
+
+
+def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: float | None) -> None:
+    print(
+        f"acknowledged {summary['acknowledged']} of {summary['sent']} "
+        f"in {summary['seconds']:.1f} s ({summary['per_second']:.0f}/s)"
+    )
+    if summary["acknowledged"] == 1 == summary["sent"]:
+        print(f"event        {answers[0].id}; its story: pipeline events show {answers[0].id}")
+    if summary["acknowledged"]:
+        print(f"times        p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, max {summary['max_ms']} ms")
+    for reason, number in summary["refused"].items():
+        print(f"refused      {number}: {reason}")
+    if details := Counter(answer.detail for answer in answers if answer.detail):
+        print(f"             {details.most_common(1)[0][0]}")
+    if rate is not None and summary["sent"] > _WITH_A_BAR and summary["per_second"] < 0.9 * rate:
+        print(f"pipeline: slower than the asked {rate:g}/s: raise --connections, or answers take long", file=sys.stderr)
+
+
+def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Counter[Fate]:
+    ids = [answer.id for answer in sorted(answers, key=lambda it: it.number) if answer.id]
+    fates: Counter[Fate] = Counter()
+    with _bar("handling", len(ids), as_json=as_json) as bar:
+        for fates in follow(find_context().database_url, ids, patience=patience):
+            over = fates.total() - fates[Fate.OPEN] - fates[Fate.NOT_STORED]
+            note = f"{fates[Fate.DEAD]} dead" if fates[Fate.DEAD] else ""
+            bar.update(bar.task_ids[0], completed=over, note=note)
+    return fates
+
+
+def _print_fates(fates: Mapping[Fate, int], seconds: float) -> None:
+    print(f"handled      {fates[Fate.HANDLED]} after {seconds:.1f} s in all")
+    meanings = {
+        Fate.DEAD: "see `pipeline deliveries list --state dead`",
+        Fate.CANCELLED: "by hand",
+        Fate.REJECTED: "see `pipeline events list --state rejected`",
+        Fate.UNWANTED: "stored, and no handler asks for them",
+        Fate.OPEN: "waiting, running or to be tried again; see `pipeline deliveries list`",
+        Fate.NOT_STORED: "still in the inbox; see `pipeline stats`",
+    }
+    for fate, meaning in meanings.items():
+        if fates[fate]:
+            print(f"{fate.value.replace('_', ' '):12} {fates[fate]}: {meaning}")
