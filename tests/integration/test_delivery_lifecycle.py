@@ -1,0 +1,450 @@
+"""The life of deliveries under any order of events: a state machine drawn by hypothesis, and workers that race."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from workers import sweeper
+from workers.admission import Message, admit
+from workers.registration import Handler, Handlers
+from workers.store import deliveries, manual
+from workers.store.connect import Connection, connect
+from workers.store.deliveries import Claimed, Outcome
+from workers.store.manual import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from uuid import UUID
+
+    from tests.integration.conftest import AddDeliveries
+
+HANDLERS = Handlers(
+    Handler(name=name, function=lambda event, delivery: None, max_attempts=2, schedule=(0.0,))
+    for name in ("acme.mail", "acme.run")
+)
+NAMES = sorted(handler.name for handler in HANDLERS)
+CAP = 3
+RACING = 40
+OPEN, FINAL = ("pending", "queued", "running"), ("succeeded", "dead", "cancelled")
+EVERYTHING = Selection()
+
+Key = tuple["UUID", str]
+
+
+class Row(NamedTuple):
+    """A delivery at one moment."""
+
+    state: str
+    attempt: int
+    fence: int
+    alone: bool
+    tenant: str
+
+
+def look(connection: Connection) -> dict[Key, Row]:
+    """Return every delivery, open or finished; each is in one place only."""
+    query = (
+        "SELECT event_id, handler, state, attempt, fence, alone, tenant FROM deliveries UNION ALL"
+        " SELECT event_id, handler, state, attempt, fence, false, tenant FROM deliveries_done"
+    )
+    rows = connection.execute(query).fetchall()
+    found = {(row.pop("event_id"), row.pop("handler")): Row(**row) for row in rows}
+    assert len(found) == len(rows), "a delivery is open and finished"
+    return found
+
+
+class Queue:
+    """Keeps messages instead of sending them; some it loses, some it refuses."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        self.sent: list[Message] = []
+        self._fails_at = fails_at
+
+    def state(self) -> tuple[int, Mapping[str, float]]:
+        return 0, {}
+
+    def send(self, message: Message) -> None:
+        if len(self.sent) == self._fails_at:
+            raise ConnectionError("Redis is away")
+        self.sent.append(message)
+
+
+class Run(NamedTuple):
+    """What a worker holds: claims of one message, valid or long fenced off."""
+
+    handler: str
+    claims: tuple[Claimed, ...]
+
+
+def outcome_of(claimed: Claimed, kind: str) -> Outcome:
+    if kind == "succeeded":
+        return Outcome(claimed=claimed, state="succeeded")
+    if kind == "dead":
+        return Outcome(claimed=claimed, state="dead", error="Permanent: no")
+    return Outcome(claimed=claimed, state=None, error="ValueError: no", retry_in=0.0 if kind == "again" else 3600.0)
+
+
+class Life(RuleBasedStateMachine):
+    """Any order of what workers, sweepers and people do; each step may change only what it is there to change."""
+
+    messages = Bundle("messages")
+    runs = Bundle("runs")
+
+    def __init__(self, connection: Connection, add: AddDeliveries) -> None:
+        super().__init__()
+        self.connection = connection
+        self.add = add
+        self.seen: dict[Key, Row] = {}
+        self.claims: set[tuple[Key, int]] = set()
+        self.failures = 0
+
+    @initialize()
+    def empty(self) -> None:
+        self.connection.execute("TRUNCATE deliveries, deliveries_done, attempts, events, endpoint_secrets, endpoints")
+        self.connection.execute("DELETE FROM tenants")
+        self.connection.execute("INSERT INTO tenants (name, max_in_flight) VALUES ('acme', NULL), ('small', %s)", [CAP])
+
+    @rule(count=st.integers(1, 4), tenant=st.sampled_from(["acme", "small", "other"]), handler=st.sampled_from(NAMES))
+    def store(self, count: int, tenant: str, handler: str) -> None:
+        ids = self.add(count, tenant=tenant, handler=handler)
+        fresh = Row("pending", 0, 0, alone=False, tenant=tenant)
+        self.seen |= {(event_id, handler): fresh for event_id in ids}
+
+    @rule(target=messages, room=st.integers(1, 3), fails_at=st.sampled_from([None, None, 0, 1]))
+    def admit(self, room: int, fails_at: int | None) -> Any:
+        queue = Queue(fails_at=fails_at)
+        try:
+            admit(self.connection, queue, slots=room, message_seconds=0.2)
+        except ConnectionError:
+            assert fails_at is not None
+        sent = {(c.event_id, message.handler) for message in queue.sent for c in message.deliveries}
+        self.expect({key: self.seen[key]._replace(state="queued") for key in sent if key in self.seen})
+        assert all(len(m.deliveries) == 1 for m in queue.sent if any(c.alone for c in m.deliveries))
+        return multiple(*queue.sent)
+
+    @rule(target=runs, message=messages, lease=st.sampled_from([60.0, 60.0, -1.0]))
+    def claim(self, message: Message, lease: float) -> Run:
+        before = self.seen
+        claimed = [
+            one
+            for one, _ in deliveries.claim(
+                self.connection, message.handler, message.event_ids, worker="one", lease=lease
+            )
+        ]
+        keys = {(one.event_id, message.handler): one for one in claimed}
+        waiting = {(event_id, message.handler) for event_id in message.event_ids}
+        assert set(keys) == {key for key in waiting if before[key].state == "queued"}
+        self.check_claims(message.handler, claimed)
+        alone = len(message.event_ids) == 1
+        self.expect(
+            {key: before[key]._replace(state="running", fence=before[key].fence + 1, alone=alone) for key in keys}
+        )
+        return Run(message.handler, tuple(claimed))
+
+    @rule(run=runs, data=st.data())
+    def finish(self, run: Run, data: st.DataObject) -> None:
+        """Record outcomes of any claim ever made; only those of running claims with their fence count."""
+        if not run.claims:
+            return
+        chosen = data.draw(st.lists(st.sampled_from(run.claims), min_size=1, unique_by=lambda one: one.event_id))
+        outcomes = [
+            outcome_of(one, data.draw(st.sampled_from(["succeeded", "again", "later", "dead"]))) for one in chosen
+        ]
+        before = self.seen
+        counted = deliveries.record(self.connection, run.handler, outcomes)
+        valid = {o.claimed.event_id: o for o in outcomes if self.is_valid(run.handler, o.claimed)}
+        assert counted == set(valid)
+        self.failures += sum(o.error is not None for o in valid.values())
+        self.expect(
+            {
+                (event_id, run.handler): (row := before[event_id, run.handler])._replace(
+                    state=o.state or "pending", attempt=row.attempt + 1, alone=False
+                )
+                for event_id, o in valid.items()
+            }
+        )
+
+    @rule(run=runs)
+    def hand_back(self, run: Run) -> None:
+        valid = [one for one in run.claims if self.is_valid(run.handler, one)]
+        deliveries.hand_back(self.connection, run.handler, run.claims)
+        self.expect(
+            {
+                (one.event_id, run.handler): self.seen[one.event_id, run.handler]._replace(state="pending")
+                for one in valid
+            }
+        )
+
+    @rule(message=consumes(messages))
+    def unqueue(self, message: Message) -> None:
+        """A message that could not be sent is taken back; it may have been sent all the same."""
+        deliveries.unqueue(self.connection, message.handler, message.event_ids)
+        keys = [(event_id, message.handler) for event_id in message.event_ids]
+        self.expect({key: self.seen[key]._replace(state="pending") for key in keys if self.seen[key].state == "queued"})
+
+    @rule(message=messages)
+    def disown(self, message: Message) -> None:
+        """The message reaches a worker that does not know the handler: a failed attempt, dead at the last."""
+        before = self.seen
+        keys = [
+            (event_id, message.handler)
+            for event_id in message.event_ids
+            if before[event_id, message.handler].state == "queued"
+        ]
+        sweeper.disown(self.connection, message.handler, message.event_ids, worker="strange")
+        self.failures += len(keys)
+        after = look(self.connection)
+        for key in keys:
+            assert after[key].state in {"pending", "dead"}
+            assert after[key][1:3] == (before[key].attempt + 1, before[key].fence + 1)
+            self.claims.add((key, after[key].fence))
+        self.expect({key: after[key] for key in keys})
+
+    @rule(share=st.floats(0, 1))
+    def lease_ends(self, share: float) -> None:
+        """Time passes for some of the open work."""
+        in_flight = sorted(key for key, row in self.seen.items() if row.state in {"queued", "running"})
+        self.connection.execute(
+            "UPDATE deliveries SET lease_until = now() - interval '1 second'"
+            " WHERE state <> 'pending' AND event_id = ANY (%s)",
+            [[event_id for event_id, _ in in_flight[: round(share * len(in_flight))]]],
+        )
+        self.connection.execute("UPDATE deliveries SET due_at = now() WHERE state = 'pending' AND due_at > now()")
+        self.expect({})
+
+    @rule()
+    def expire(self) -> None:
+        query = "SELECT event_id, handler FROM deliveries WHERE state = 'running' AND lease_until < now()"
+        late = [(row["event_id"], row["handler"]) for row in self.connection.execute(query)]
+        assert sweeper.expire_leases(self.connection, HANDLERS) == len(late)
+        self.failures += len(late)
+        changes = {}
+        for key in late:
+            row = self.seen[key]
+            if not row.alone:
+                changes[key] = row._replace(state="pending", alone=True)
+            elif row.attempt + 1 >= 2:
+                changes[key] = row._replace(state="dead", attempt=row.attempt + 1, alone=False)
+            else:
+                changes[key] = row._replace(state="pending", attempt=row.attempt + 1)
+        self.expect(changes)
+
+    @rule(is_empty=st.booleans())
+    def return_queued(self, is_empty: bool) -> None:  # noqa: FBT001 - hypothesis passes rules their arguments by name
+        before = self.seen
+        sweeper.return_queued(self.connection, queue_is_empty=is_empty)
+        after = look(self.connection)
+        changed = [key for key in after if after[key] != before[key]]
+        assert all(before[key].state == "queued" for key in changed)
+        self.expect({key: before[key]._replace(state="pending") for key in changed})
+
+    @rule(state=st.sampled_from(["dead", "cancelled"]), tenant=st.sampled_from([None, "acme", "small"]))
+    def retry(self, state: Any, tenant: str | None) -> None:
+        list(manual.retry(self.connection, Selection(tenant=tenant), state=state))
+        self.expect(
+            {
+                key: row._replace(state="pending", attempt=0)
+                for key, row in self.seen.items()
+                if row.state == state and tenant in {None, row.tenant}
+            }
+        )
+
+    @rule(tenant=st.sampled_from(["acme", "small"]), handler=st.sampled_from(NAMES))
+    def cancel(self, tenant: str, handler: str) -> None:
+        list(manual.cancel(self.connection, Selection(tenant=tenant, handler=handler)))
+        self.expect(
+            {
+                key: row._replace(state="cancelled", fence=row.fence + (row.state == "running"), alone=False)
+                for key, row in self.seen.items()
+                if row.state in OPEN and row.tenant == tenant and key[1] == handler
+            }
+        )
+
+    @invariant()
+    def attempts_are_never_lost(self) -> None:
+        (row,) = self.connection.execute("SELECT count(*) AS number FROM attempts")
+        assert row["number"] == self.failures
+
+    @invariant()
+    def the_cap_holds(self) -> None:
+        in_flight = sum(row.state in {"queued", "running"} and row.tenant == "small" for row in self.seen.values())
+        assert in_flight <= CAP
+
+    def is_valid(self, handler: str, claimed: Claimed) -> bool:
+        row = self.seen[claimed.event_id, handler]
+        return row.state == "running" and row.fence == claimed.fence
+
+    def check_claims(self, handler: str, claimed: Sequence[Claimed]) -> None:
+        """No two claims of a delivery, ever, have the same fence."""
+        made = {((one.event_id, handler), one.fence) for one in claimed}
+        assert not made & self.claims
+        self.claims |= made
+
+    def expect(self, changes: dict[Key, Row]) -> None:
+        """Compare the tables with what they held, but for the changes."""
+        expected = self.seen | changes
+        found = look(self.connection)
+        assert found == expected
+        assert all(found[key].fence >= self.seen[key].fence for key in self.seen)
+        self.seen = found
+
+
+def live(connection: Connection, add: AddDeliveries, *, examples: int, steps: int, fixed: bool) -> None:
+    run_state_machine_as_test(
+        lambda: Life(connection, add),  # type: ignore[arg-type] # a factory is documented, and not in the hints
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=fixed,
+            database=None,
+            deadline=None,
+            print_blob=not fixed,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+def test_any_order_of_steps_keeps_every_delivery_in_one_place(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    live(connection, add_deliveries, examples=60, steps=30, fixed=True)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_thousands_of_orders_of_steps_keep_every_delivery_in_one_place(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    live(connection, add_deliveries, examples=1500, steps=50, fixed=False)
+
+
+class Race:
+    """Workers, sweepers and people at the same time on the same few deliveries, each with its own connection."""
+
+    def __init__(self, database_url: str, seed: int) -> None:
+        self._database_url = database_url
+        self._seed = seed
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._messages: list[Message] = []
+        self.claimed: Counter[tuple[Key, int]] = Counter()
+        self.counted: Counter[tuple[Key, int]] = Counter()
+        self.faults: list[BaseException] = []
+
+    def run(self, seconds: float) -> None:
+        roles: list[Callable[[Connection, random.Random], None]] = [
+            *([self._work] * 4),
+            *([self._sweep] * 2),
+            *([self._admit] * 2),
+            self._intervene,
+            self._watch,
+        ]
+        threads = [
+            threading.Thread(target=self._repeat, args=[role, self._seed + number]) for number, role in enumerate(roles)
+        ]
+        for thread in threads:
+            thread.start()
+        self._over.wait(seconds)
+        self._over.set()
+        for thread in threads:
+            thread.join()
+
+    def _repeat(self, role: Callable[[Connection, random.Random], None], seed: int) -> None:
+        chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
+        try:
+            with connect(self._database_url, name="race") as connection:
+                while not self._over.is_set():
+                    role(connection, chance)
+        except BaseException as fault:  # noqa: BLE001 - told by the main thread
+            self.faults.append(fault)
+            self._over.set()
+
+    def _admit(self, connection: Connection, chance: random.Random) -> None:
+        queue = Queue()
+        admit(connection, queue, slots=chance.randint(1, 3), message_seconds=0.2, wait=chance.random() < 0.5)
+        with self._lock:  # every message twice, and now and then none
+            self._messages += queue.sent * chance.choice([0, 1, 2, 2])
+        self._over.wait(0.002)
+
+    def _work(self, connection: Connection, chance: random.Random) -> None:
+        with self._lock:
+            message = self._messages.pop(chance.randrange(len(self._messages))) if self._messages else None
+        if message is None:
+            self._over.wait(0.001)
+            return
+        lease = chance.choice([0.005, 0.02, 5.0])
+        claimed = [
+            one for one, _ in deliveries.claim(connection, message.handler, message.event_ids, worker="w", lease=lease)
+        ]
+        if not claimed:
+            return
+        with self._lock:
+            self.claimed.update(((one.event_id, message.handler), one.fence) for one in claimed)
+        time.sleep(chance.random() * 0.02)  # the handler
+        kept = [one for one in claimed if chance.random() < 0.9]
+        deliveries.hand_back(connection, message.handler, [one for one in claimed if one not in kept])
+        outcomes = [outcome_of(one, chance.choice(["succeeded", *["again", "dead"] * 5])) for one in kept]
+        if outcomes and chance.random() < 0.9:  # else the worker is killed here
+            fences = {one.event_id: one.fence for one in kept}
+            for event_id in deliveries.record(connection, message.handler, outcomes):
+                with self._lock:
+                    self.counted[(event_id, message.handler), fences[event_id]] += 1
+
+    def _sweep(self, connection: Connection, chance: random.Random) -> None:
+        sweeper.expire_leases(connection, HANDLERS)
+        if chance.random() < 0.3:
+            connection.execute(
+                "UPDATE deliveries SET lease_until = now() WHERE (event_id, handler) IN (SELECT event_id, handler"
+                " FROM deliveries WHERE state = 'queued' ORDER BY event_id FOR UPDATE SKIP LOCKED)"
+            )
+            sweeper.return_queued(connection, queue_is_empty=False)
+        self._over.wait(0.003)
+
+    def _intervene(self, connection: Connection, chance: random.Random) -> None:
+        if chance.random() < 0.3:
+            next(manual.cancel(connection, Selection(handler=chance.choice(NAMES))), None)
+        for state in ("dead", "cancelled"):
+            list(manual.retry(connection, EVERYTHING, state=state))
+        self._over.wait(0.02)
+
+    def _watch(self, connection: Connection, chance: random.Random) -> None:
+        del chance
+        query = "SELECT count(*) AS rows, count(DISTINCT (event_id, handler)) AS keys FROM all_deliveries"
+        (row,) = connection.execute(query)
+        assert row == {"rows": RACING, "keys": RACING}
+
+
+def test_workers_that_race_count_every_attempt_once(
+    connection: Connection, database_url: str, add_deliveries: AddDeliveries
+) -> None:
+    for name in NAMES:
+        add_deliveries(RACING // len(NAMES), handler=name)
+    race = Race(database_url, seed=7)
+    race.run(4.0)
+    assert not race.faults, race.faults
+    assert len(race.claimed) > 200
+    assert set(race.claimed.values()) == {1}, "two claims had the same fence"
+    assert set(race.counted.values()) == {1}, "an outcome counted twice"
+    assert set(race.counted) <= set(race.claimed)
+    found = look(connection)
+    assert len(found) == RACING
+    for key, fence in race.claimed:
+        assert found[key].fence >= fence
