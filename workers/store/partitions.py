@@ -2,7 +2,8 @@
 
 Guarantees: any number of processes may do this at the same time; each lock is waited for no longer than
 `LOCK_MILLISECONDS`, so that no insert waits long behind it; rows that had to go to a DEFAULT partition are moved when
-their day's is made; a day with open work is kept; receipts are kept no longer than events. Refuses nothing: what a long transaction holds up is left for the next call.
+their day's is made; a day with open work is kept; receipts are kept no longer than events. Refuses nothing: what a long
+transaction holds up is left for the next call.
 """
 
 from __future__ import annotations
