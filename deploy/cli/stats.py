@@ -1,0 +1,83 @@
+"""The command `pipeline stats`: where work is at this moment."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from deploy.cli.output import AsJson, emit
+from deploy.cli.servers import database, redis_client
+from shared.wire import HANDLERS_QUEUE, INBOX
+from workers import publishing
+from workers.store import figures, tenants
+
+if TYPE_CHECKING:
+    import redis
+
+_READ_SECONDS: Final = 30
+_COUNTS: Final = ("pending", "retrying", "queued", "running", "dead")
+
+
+def stats(*, as_json: AsJson = False) -> None:
+    """Show what waits where: the inbox, the deliveries of each tenant, what came in lately, the registry.
+
+    Deliveries: pending are due, retrying wait for their next attempt, queued are with Celery.
+    Counting stops at a bound, shown as 10000+; nothing scans history.
+    """
+    with redis_client() as client:
+        found = _read_redis(client)
+    with database(read_seconds=_READ_SECONDS) as connection:
+        for name, window in (("minute", timedelta(minutes=1)), ("hour", timedelta(hours=1))):
+            found[f"stored_last_{name}"] = figures.count_received(connection, window)
+            found[f"rejected_last_{name}"] = figures.count_rejected(connection, window)
+        found["registry_version"] = tenants.registry_version(connection)
+        load = figures.read_load(connection)
+    if as_json:
+        emit([found, *(asdict(it) for it in load)], as_json=True, columns=[])
+        return
+    _print(found)
+    if load:
+        print()
+        rows = ({name: _bounded(value, figures.BOUND) for name, value in asdict(it).items()} for it in load)
+        emit(rows, as_json=False, columns=["tenant", *_COUNTS, "paused_at"])
+
+
+def _read_redis(client: redis.Redis) -> dict[str, Any]:
+    """Return what Redis holds: the inbox and its oldest entry's age, Celery's messages, the published registry."""
+    oldest: Any = client.xrange(INBOX, count=1)
+    age = None
+    if oldest:
+        stream_id = oldest[0][0]
+        age = round(max(0.0, time.time() - int(stream_id.partition(b"-")[0]) / 1000), 3)
+    return {
+        "inbox_length": client.xlen(INBOX),
+        "inbox_oldest_seconds": age,
+        "handler_messages": client.llen(HANDLERS_QUEUE),
+        "registry_published": publishing.published_version(client),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    age = found["inbox_oldest_seconds"]
+    print(f"inbox      {found['inbox_length']} waiting{'' if age is None else f', the oldest for {age:.1f} s'}")
+    for name in ("minute", "hour"):
+        stored, rejected = found[f"stored_last_{name}"], found[f"rejected_last_{name}"]
+        bound = figures.RECEIVED_BOUND
+        print(f"last {name:6} {_bounded(stored, bound)} stored, {_bounded(rejected, bound)} of them rejected")
+    print(f"queue      {found['handler_messages']} messages for handlers")
+    published, version = found["registry_published"], found["registry_version"]
+    if published is None:
+        state = "not published: the sweeper does it within seconds, if it runs"
+    elif published < version:
+        state = "a newer one waits: the sweeper publishes it within seconds, if it runs"
+    elif published > version:
+        state = "Redis holds a newer one than Postgres: the next change of an endpoint publishes again"
+    else:
+        state = "published"
+    print(f"registry   {state}")
+
+
+def _bounded(value: Any, bound: int) -> Any:
+    return f"{bound}+" if isinstance(value, int) and value >= bound else value
