@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -26,9 +27,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Deliveries: one event for one handler, until it succeeds or is dead.", no_args_is_help=True)
 
 _READ_SECONDS: Final = 30
-State = Literal["pending", "queued", "running", "succeeded", "dead", "cancelled"]
 Ids = Annotated[list[UUID] | None, typer.Argument(metavar="[EVENT_ID]...", help="Only of these events.")]
 Everything = Annotated[bool, typer.Option("--all", help="All of them, when nothing narrows the choice.")]
+
+
+class State(StrEnum):
+    """What `--state` takes."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
 
 
 @app.command("list")
