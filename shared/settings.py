@@ -122,6 +122,13 @@ def level(text: str) -> str:
     return text.lower()
 
 
+def log_level(text: str) -> str:
+    """Check the name of a log level, in any case."""
+    if text.lower() not in {"debug", "info", "warning", "error"}:
+        raise ValueError(f"debug, info, warning or error is expected, not {text!r}")
+    return text.lower()
+
+
 def redis_url(text: str) -> str:
     """Check the form of a Redis URL."""
     if not text.startswith(("redis://", "rediss://", "unix://")):

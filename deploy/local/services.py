@@ -65,8 +65,8 @@ def pipeline_services(
             is_ready=_answers(f"http://127.0.0.1:{ingress_port}/readyz"),
             patience=2.5,
         ),
-        _worker("ingest", ingest_slots, environ),
-        # Flower shows handlers; events of drains and ticks would only slow them down
+        # Flower shows what drains have stored and which handlers fail; ticks would drown both
+        _worker("ingest", ingest_slots, environ, "--task-events"),
         _worker("handlers", handler_slots, environ, "--task-events"),
         _worker("housekeeping", 1, environ),
         Service(
