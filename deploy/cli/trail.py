@@ -42,7 +42,7 @@ class Trail:
         acknowledged: the answer was there.
         stored: Postgres has it.
         handled: the last handler was done; None also while there is no handler.
-        handlers: name and final state of each delivery.
+        handlers: name of each delivery's handler, and its state unless it succeeded.
     """
 
     event_id: str = ""
@@ -112,7 +112,9 @@ def _look(connection: Connection, trail: Trail, started: float) -> bool:
     rows: list[dict[str, Any]] = connection.execute(
         "SELECT handler, state FROM all_deliveries WHERE event_id = %s ORDER BY handler", [trail.event_id]
     ).fetchall()
-    trail.handlers = [f"{row['handler']} {row['state']}" for row in rows]
+    trail.handlers = [
+        row["handler"] if row["state"] == "succeeded" else f"{row['handler']} ({row['state']})" for row in rows
+    ]
     if all(row["state"] in {"succeeded", "dead", "cancelled"} for row in rows):
         trail.handled = _milliseconds(started) if rows else None
         return True

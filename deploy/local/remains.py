@@ -50,14 +50,20 @@ def take_down(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
 def _alive(member: Member) -> list[psutil.Process]:
     """Return the member's process, its descendants, and what else is left of the session that it led."""
     alive: dict[int, psutil.Process] = {}
+    with suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(member.pid)
+        if abs(leader.create_time() - member.born) > BIRTH_TOLERANCE:
+            return []  # a stranger has the number now, which no process gets while a session of that number lives
+        alive = {process.pid: process for process in (leader, *leader.children(recursive=True))}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            born = process.create_time()
-            if process.pid == member.pid and abs(born - member.born) <= BIRTH_TOLERANCE:
+            if os.getsid(process.pid) == member.pid:
                 alive |= {process.pid: process}
-                alive |= {child.pid: child for child in process.children(recursive=True)}
-            elif os.getsid(process.pid) == member.pid and born >= member.born - BIRTH_TOLERANCE:
-                alive |= {process.pid: process}
-    return list(alive.values())
+    return [process for process in alive.values() if _is_running(process)]
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -140,6 +140,7 @@ def _make_folders(home: Path) -> Path:
     logs = home / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
+        logs.chmod(0o700)
         (home / "lock").touch()
     except OSError as error:
         raise StackError(

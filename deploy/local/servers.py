@@ -132,6 +132,7 @@ def prepare_valkey(home: Path, *, port: int, password: str, maxmemory: str = "51
     """
     data = home / "valkey"
     data.mkdir(parents=True, exist_ok=True)
+    data.chmod(0o700)  # events lie in its files
     configuration = data / "valkey.conf"
     configuration.touch(mode=0o600)
     configuration.write_text(

@@ -190,6 +190,7 @@ def test_a_process_that_took_over_an_old_process_id_is_left_alone() -> None:
     try:
         born = psutil.Process(stranger.pid).create_time()
         assert take_down([Member(name="ingress", pid=stranger.pid, born=born + 100)]) == []
+        assert take_down([Member(name="ingress", pid=stranger.pid, born=born - 100)]) == []
         assert stranger.poll() is None
     finally:
         stranger.kill()
