@@ -1,0 +1,406 @@
+"""The drain on a real inbox and a real database: stored, acknowledged, taken over, and never blocked."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from redis import Redis
+
+from shared import wire
+from shared.envelope import Envelope, encode, new_event_id
+from workers import ingest, judging
+from workers.events import parse as parse_body
+from workers.ingest import DrainCounts, drain
+from workers.reprocess import reprocess
+from workers.store.events import Counts, store_batch
+from workers.stream import InboxReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from workers.store.connect import Connection
+
+HELLO = b'{"type":"greeting","text":"hello"}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    drain_batch: int = 1000
+    drain_seconds: float = 60.0
+    reclaim_seconds: float = 10.0
+
+
+ANY_IDLE = Settings(reclaim_seconds=0.0)
+
+
+@pytest.fixture
+def client(redis_url: str, request: pytest.FixtureRequest) -> Iterator[Redis]:
+    with Redis.from_url(redis_url, protocol=getattr(request, "param", 2)) as it:
+        yield it
+
+
+both_protocols = pytest.mark.parametrize("client", [2, 3], ids=["RESP2", "RESP3"], indirect=True)
+
+
+def reader(client: Redis, name: str = "") -> InboxReader:
+    return InboxReader(client, consumer=name or uuid.uuid4().hex, ingest_slots=2)
+
+
+def post(client: Redis, body: bytes = HELLO, **changes: Any) -> uuid.UUID:
+    """Append one entry as the ingress does."""
+    now = datetime.now(UTC)
+    values: dict[str, Any] = {
+        "id": new_event_id(now),
+        "provider": "in-house",
+        "tenant": "acme",
+        "secret_label": "first",
+        "received_at": now,
+        "headers": ((b"content-type", b"application/json"), (b"user-agent", b"caf\xe9")),
+        "body": body,
+    }
+    envelope = Envelope(**values | changes)
+    client.xadd(wire.INBOX, encode(envelope))  # type: ignore[arg-type]
+    return envelope.id
+
+
+def everyone(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
+    del provider, kind
+    return (f"{tenant}.first", f"{tenant}.second")
+
+
+def nobody(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
+    del provider, kind, tenant
+    return ()
+
+
+def run(client: Redis, connection: Connection, settings: Settings = ANY_IDLE, **changes: Any) -> DrainCounts:
+    values: dict[str, Any] = {"wanting": everyone, "settings": settings}
+    return drain(reader(client), connection, **values | changes)
+
+
+def events(connection: Connection) -> dict[uuid.UUID, dict[str, Any]]:
+    return {row["id"]: row for row in connection.execute("SELECT * FROM events")}
+
+
+def count(connection: Connection, table: str) -> int:
+    (row,) = connection.execute(f"SELECT count(*) AS n FROM {table}").fetchall()
+    return int(row["n"])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing is handed back."""
+
+
+def take_and_die(client: Redis, times: int = 1) -> None:
+    """Take all that may be taken, and leave it, so many times."""
+    for _ in range(times):
+        dying = reader(client)
+        dying.take_over(dying.list_idle(idle_seconds=0.0, count=1000), idle_seconds=0.0)
+        dying.read(1000)
+
+
+@both_protocols
+def test_an_entry_is_stored_with_its_exact_bytes_and_leaves_the_inbox(client: Redis, connection: Connection) -> None:
+    body = b' {"text" : "\\u00e9\xc3\xa9",\r\n"type":"greeting" } '
+    event_id = post(client, body)
+    assert run(client, connection) == DrainCounts(stored=1, duplicates=0, rejected=0, read=1)
+    stored = events(connection)[event_id]
+    assert (stored["body"], stored["type"], stored["state"]) == (body, "greeting", "accepted")
+    assert stored["headers"] == {"content-type": "application/json", "user-agent": "caf\xe9"}
+    assert (stored["secret_label"], stored["tenant"], stored["provider"]) == ("first", "acme", "in-house")
+    rows = connection.execute("SELECT * FROM deliveries ORDER BY handler").fetchall()
+    assert [(row["event_id"], row["handler"], row["state"], row["ready"]) for row in rows] == [
+        (event_id, "acme.first", "pending", True),
+        (event_id, "acme.second", "pending", True),
+    ]
+    assert client.xlen(wire.INBOX) == 0
+    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+
+
+def test_a_backlog_is_drained_in_batches_and_each_commit_that_made_work_is_told(
+    client: Redis, connection: Connection
+) -> None:
+    for _ in range(250):
+        post(client, b'{"type":"n%s"}' % uuid.uuid4().hex.encode())
+    seen = []
+    counts = run(client, connection, on_stored=lambda: seen.append(count(connection, "events")))
+    assert counts.stored == 250
+    assert seen == [100, 250]
+
+
+def test_events_that_nobody_wants_are_stored_and_tell_nobody(client: Redis, connection: Connection) -> None:
+    post(client)
+    told: list[None] = []
+    assert run(client, connection, wanting=nobody, on_stored=lambda: told.append(None)).stored == 1
+    assert (told, count(connection, "deliveries")) == ([], 0)
+
+
+def test_the_bell_is_free_after_a_drain(client: Redis, connection: Connection) -> None:
+    client.set(wire.BELL, "1")
+    run(client, connection)
+    assert not client.exists(wire.BELL)
+
+
+def test_a_drain_whose_time_is_over_rings_for_another(client: Redis, connection: Connection) -> None:
+    for _ in range(150):
+        post(client, b'{"type":"n%s"}' % uuid.uuid4().hex.encode())
+    ticks = iter([0.0, 100.0])
+    counts = run(client, connection, clock=lambda: next(ticks))
+    assert counts.read == 100
+    assert client.llen(wire.INGEST_QUEUE) == 1
+    assert client.xlen(wire.INBOX) == 50
+    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+
+
+def test_large_bodies_are_stored_in_portions(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "READ_BYTES", 3000)
+    told: list[int] = []
+    for number in range(5):
+        post(client, b'{"type":"t","n":%d,"filler":"%s"}' % (number, b"x" * 1400))
+    assert run(client, connection, on_stored=lambda: told.append(count(connection, "events"))).stored == 5
+    assert told == [2, 4, 5]
+
+
+@both_protocols
+def test_what_a_dead_drain_left_is_taken_over_once_it_is_idle(client: Redis, connection: Connection) -> None:
+    event_id = post(client)
+    take_and_die(client)
+    assert run(client, connection, Settings(reclaim_seconds=600)).read == 0
+    assert run(client, connection).stored == 1
+    assert event_id in events(connection)
+
+
+def test_an_entry_that_was_stored_before_the_crash_is_acknowledged_and_is_no_arrival(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(client)
+    post(client)  # the same bytes: a real duplicate
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InboxReader, "acknowledge", die)
+        with pytest.raises(Killed):
+            run(client, connection)
+    assert (count(connection, "events"), count(connection, "arrivals"), client.xlen(wire.INBOX)) == (1, 1, 2)
+    assert run(client, connection) == DrainCounts(stored=0, duplicates=0, rejected=0, read=2)
+    assert (count(connection, "events"), count(connection, "arrivals"), client.xlen(wire.INBOX)) == (1, 1, 0)
+    assert count(connection, "deliveries") == 2
+
+
+def test_two_drains_that_hold_the_same_entry_store_it_once(client: Redis, connection: Connection) -> None:
+    post(client)
+    slow = reader(client)
+    held = slow.read(10)
+    assert run(client, connection).stored == 1
+    late = ingest._Run(slow, connection, everyone, lambda: None, reclaim_seconds=10.0)
+    late.store(held)
+    assert late.counts == Counts()
+    assert (count(connection, "events"), count(connection, "arrivals"), count(connection, "deliveries")) == (1, 0, 2)
+
+
+def test_an_entry_delivered_five_times_is_stored_unparsed_as_poison(client: Redis, connection: Connection) -> None:
+    event_id = post(client)
+    take_and_die(client, times=4)
+    assert run(client, connection).rejected == 1
+    stored = events(connection)[event_id]
+    assert (stored["state"], stored["reject_reason"], stored["body"], stored["type"]) == (
+        "rejected",
+        "poison",
+        HELLO,
+        None,
+    )
+    assert client.xlen(wire.INBOX) == 0
+
+
+def test_only_the_entry_that_ends_its_process_becomes_poison(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = b'{"type":"deadly"}'
+    ids = [post(client, deadly if n == 20 else b'{"type":"t","n":%d}' % n) for n in range(40)]
+    real = judging.judge
+
+    def judge(stream_id: bytes, fields: dict[bytes, bytes], *, deliveries: int, wanting: Any) -> Any:
+        if fields[b"body"] == deadly and deliveries < 5:
+            raise Killed
+        return real(stream_id, fields, deliveries=deliveries, wanting=wanting)
+
+    monkeypatch.setattr(ingest, "judge", judge)
+    deaths = 0
+    while client.xlen(wire.INBOX):
+        try:
+            run(client, connection)
+        except Killed:
+            deaths += 1
+    stored = events(connection)
+    assert deaths == 4
+    assert {event_id for event_id in ids if stored[event_id]["reject_reason"]} == {ids[20]}
+    assert stored[ids[20]]["reject_reason"] == "poison"
+
+
+def test_a_parser_that_fails_on_one_entry_blocks_nothing(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = post(client, b'{"type":"bad"}'), post(client)
+
+    def parse(provider: str, body: bytes, headers: Any = ()) -> Any:
+        if b"bad" in body:
+            raise RuntimeError("a fault of ours")
+        return parse_body(provider, body, headers)
+
+    monkeypatch.setattr("workers.events.parse", parse)
+    assert run(client, connection).rejected == 1
+    assert events(connection)[bad]["reject_reason"] == "parser_failed"
+    assert events(connection)[good]["state"] == "accepted"
+    monkeypatch.undo()
+    (result,) = reprocess(connection, wanting=everyone, reason="parser_failed")
+    assert (result.event_id, result.outcome) == (bad, "accepted")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {b"v": b"9", b"id": b"x", b"body": HELLO},
+        {b"v": b"1", b"tenant": b"acme\x00\xff"},
+        {b"nonsense": b"\xff\x00"},
+        {b"v": b"1", b"id": b"short", b"provider": b"p", b"tenant": b"t", b"label": b"l", b"received_at": b"0",
+         b"headers": b"", b"body": b""},
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_no_envelope_is_kept_with_all_its_fields(
+    client: Redis, connection: Connection, fields: dict[bytes, bytes]
+) -> None:
+    client.xadd(wire.INBOX, fields)  # type: ignore[arg-type]
+    good = post(client)
+    take_and_die(client)
+    assert run(client, connection).rejected == 1
+    stored = events(connection)
+    assert stored.pop(good)["state"] == "accepted"
+    (broken,) = stored.values()
+    assert (broken["reject_reason"], broken["state"]) == ("bad_envelope", "rejected")
+    assert len(json.loads(broken["body"])) == len(fields)
+    assert broken["notes"]
+    assert client.xlen(wire.INBOX) == 0
+
+
+def test_an_envelope_that_a_later_version_can_read_is_accepted_then(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr("shared.envelope.VERSION", b"2")
+        post(client)
+    assert run(client, connection).rejected == 1
+    (still,) = reprocess(connection, wanting=everyone, reason="bad_envelope")
+    assert (still.outcome, still.reason) == ("rejected", "bad_envelope")
+    monkeypatch.setattr("shared.envelope.VERSION", b"2")
+    (result,) = reprocess(connection, wanting=everyone, reason="bad_envelope")
+    assert result.outcome == "accepted"
+    (stored,) = events(connection).values()
+    assert (stored["body"], stored["type"], stored["tenant"]) == (HELLO, "greeting", "acme")
+
+
+@both_protocols
+def test_a_group_that_is_gone_is_made_again_from_the_beginning(client: Redis, connection: Connection) -> None:
+    assert run(client, connection).read == 0
+    client.flushall()
+    post(client)
+    assert run(client, connection).stored == 1
+    post(client, b'{"type":"later"}')
+    client.xgroup_destroy(wire.INBOX, wire.INBOX_GROUP)
+    assert run(client, connection).stored == 1
+
+
+def test_a_flush_while_entries_are_held_loses_none_of_those(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_id = post(client)
+    real = store_batch
+
+    def flush_and_store(*arguments: Any) -> Any:
+        client.flushall()
+        return real(*arguments)
+
+    monkeypatch.setattr(ingest, "store_batch", flush_and_store)
+    assert run(client, connection).stored == 1
+    assert event_id in events(connection)
+
+
+@both_protocols
+def test_pending_entries_that_were_deleted_do_not_hold_a_drain_up(client: Redis, connection: Connection) -> None:
+    post(client)
+    take_and_die(client)
+    client.xtrim(wire.INBOX, maxlen=0, approximate=False)
+    assert run(client, connection).read == 0
+    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+
+
+def test_with_postgres_away_nothing_is_taken(client: Redis, connection: Connection) -> None:
+    post(client)
+    reader(client).list_idle(idle_seconds=1.0, count=1)  # makes the group
+    connection.close()
+    with pytest.raises(psycopg.OperationalError):
+        run(client, connection)
+    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xlen(wire.INBOX) == 1
+
+
+def test_what_postgres_cannot_store_now_is_given_back_uncounted(client: Redis, connection: Connection) -> None:
+    event_id = post(client)
+    connection.execute("ALTER TABLE receipts RENAME TO hidden")
+    for _ in range(7):
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            run(client, connection, Settings())
+    connection.execute("ALTER TABLE hidden RENAME TO receipts")
+    assert run(client, connection, Settings()).stored == 1
+    assert events(connection)[event_id]["state"] == "accepted"
+
+
+def test_a_drain_told_to_stop_gives_back_what_it_holds(
+    client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(client)
+
+    def stop(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "store_batch", stop)
+        with pytest.raises(SystemExit):
+            run(client, connection, Settings())
+    assert run(client, connection, Settings()).stored == 1
+
+
+@both_protocols
+def test_a_consumer_is_forgotten_only_when_it_holds_nothing(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(client)
+    assert len(reader(client, "holder").read(1)) == 1
+    assert reader(client, "idle").read(1) == []
+    monkeypatch.setattr("workers.stream.IDLE_CONSUMER_MILLISECONDS", -1)
+    assert reader(client).forget_idle_consumers() == 1
+    assert [consumer["name"] for consumer in client.xinfo_consumers(wire.INBOX, wire.INBOX_GROUP)] == [b"holder"]
+
+
+@both_protocols
+def test_of_two_that_take_over_the_same_entry_one_gets_it(client: Redis) -> None:
+    post(client)
+    take_and_die(client)
+    first, second = reader(client), reader(client)
+    until(lambda: first.list_idle(idle_seconds=0.05, count=10))
+    idle = first.list_idle(idle_seconds=0.05, count=10)
+    assert second.list_idle(idle_seconds=0.05, count=10) == idle
+    taken = [len(each.take_over(idle, idle_seconds=0.05)) for each in (first, second)]
+    assert taken == [1, 0]
+
+
+def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        pass

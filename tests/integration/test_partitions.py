@@ -1,0 +1,254 @@
+"""Partitions are made ahead and dropped in time, under the feet of those who insert."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.envelope import Envelope, new_event_id
+from workers.judging import judge_envelope
+from workers.store import partitions
+from workers.store.connect import connect
+from workers.store.events import Counts, store_batch
+from workers.store.partitions import KEYS, drop_expired, ensure_partitions, partition_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workers.store.connect import Connection
+    from workers.store.events import Entry
+
+TODAY = date(2026, 3, 27)
+
+
+def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
+    del provider, kind, tenant
+    return ("acme.run",)
+
+
+def entry(day: date = TODAY) -> Entry:
+    """An event of noon of a day."""
+    moment = datetime.combine(day, time(12), UTC)
+    envelope = Envelope(
+        id=new_event_id(moment),
+        provider="in-house",
+        tenant="acme",
+        secret_label="first",
+        received_at=moment,
+        headers=(),
+        body=b'{"type":"t","n":"%s"}' % uuid.uuid4().hex.encode(),
+    )
+    return judge_envelope(envelope, wanting)
+
+
+def places(connection: Connection) -> dict[uuid.UUID, str]:
+    """In which partition each event lies."""
+    rows = connection.execute("SELECT id, tableoid::regclass::text AS place FROM events")
+    return {row["id"]: row["place"] for row in rows}
+
+
+def tables(connection: Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent::regclass::text = ANY(%s)",
+        [list(KEYS)],
+    )
+    return {row["name"] for row in rows}
+
+
+def finish(connection: Connection) -> None:
+    """End all open work."""
+    connection.execute("DELETE FROM deliveries")
+
+
+def test_a_week_ahead_is_made_once(connection: Connection) -> None:
+    made = ensure_partitions(connection, TODAY)
+    assert len(made) == 4 * 8
+    assert {"events_20260327", "events_20260403", "attempts_20260327"} <= set(made)
+    assert ensure_partitions(connection, TODAY) == []
+    made = ensure_partitions(connection, TODAY + timedelta(days=1))
+    assert made == [partition_name(table, date(2026, 4, 4)) for table in KEYS]
+
+
+def test_the_database_s_own_day_is_the_default(connection: Connection) -> None:
+    assert f"events_{datetime.now(UTC):%Y%m%d}" in ensure_partitions(connection, days_ahead=1)
+
+
+def test_a_partition_has_the_indexes_and_checks_of_its_parent_and_no_more(connection: Connection) -> None:
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    rows = connection.execute(
+        "SELECT i.inhparent::regclass::text AS parent, count(*) AS n FROM pg_inherits i"
+        " JOIN pg_index x ON x.indexrelid = i.inhrelid WHERE x.indrelid = 'events_20260327'::regclass GROUP BY 1"
+    ).fetchall()
+    assert {row["parent"]: row["n"] for row in rows} == {"events_pkey": 1, "events_tenant": 1, "events_rejected": 1}
+    (row,) = connection.execute(
+        "SELECT count(*) AS n FROM pg_index WHERE indrelid = 'events_20260327'::regclass"
+    ).fetchall()
+    assert row["n"] == 3
+    rows = connection.execute(
+        "SELECT conrelid::regclass::text AS name, count(*) AS n FROM pg_constraint WHERE contype = 'c'"
+        " AND conrelid IN ('events'::regclass, 'events_20260327'::regclass) GROUP BY 1"
+    ).fetchall()
+    assert len({row["n"] for row in rows}) == 1
+
+
+def test_events_go_to_their_day_and_strays_to_default(connection: Connection) -> None:
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    today, stray = entry(), entry(TODAY + timedelta(days=1))
+    store_batch(connection, [today, stray])
+    assert places(connection) == {today.id: "events_20260327", stray.id: "events_default"}
+
+
+def test_rows_in_default_move_when_their_day_is_made(connection: Connection) -> None:
+    past, today, future = entry(TODAY - timedelta(days=3)), entry(), entry(TODAY + timedelta(days=30))
+    store_batch(connection, [past, today, future])
+    made = ensure_partitions(connection, TODAY, days_ahead=1)
+    assert {"events_20260324", "events_20260327", "events_20260328"} <= set(made)
+    assert places(connection) == {
+        past.id: "events_20260324",
+        today.id: "events_20260327",
+        future.id: "events_default",
+    }
+
+
+def test_a_table_that_a_crash_left_unattached_is_used(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = entry()
+    store_batch(connection, [event])
+    real = partitions._QUERIES
+
+    class CrashError(Exception):
+        pass
+
+    class Crashing:
+        def __getitem__(self, name: str) -> str:
+            if name == "attach":
+                raise CrashError
+            return real[name]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "_QUERIES", Crashing())
+        with pytest.raises(CrashError):
+            ensure_partitions(connection, TODAY, days_ahead=0)
+    assert places(connection) == {event.id: "events_default"}
+    assert len(ensure_partitions(connection, TODAY, days_ahead=0)) == 4
+    assert places(connection) == {event.id: "events_20260327"}
+
+
+def test_an_open_insert_into_default_is_waited_for_in_short_steps(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_PAUSE", 0.01)
+    monkeypatch.setattr(partitions, "_ATTEMPTS", 2)
+    held = entry()
+    with connect(database_url, name="slow") as slow:
+        with slow.transaction():
+            store_batch(slow, [held])
+            made = ensure_partitions(connection, TODAY, days_ahead=0)
+            assert sorted(made) == ["arrivals_20260327", "attempts_20260327", "deliveries_done_20260327"]
+            # Meanwhile others insert: nobody is queued behind us.
+            assert store_batch(connection, [entry()]) == Counts(1, 0, 0, 1)
+        assert ensure_partitions(connection, TODAY, days_ahead=0) == ["events_20260327"]
+    assert set(places(connection).values()) == {"events_20260327"}
+
+
+def test_making_partitions_under_concurrent_inserts_loses_and_rejects_nothing(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_PAUSE", 0.01)
+    days = [TODAY + timedelta(days=ahead) for ahead in range(4)]
+    over = threading.Event()
+
+    def insert(worker: int) -> Counts:
+        total = Counts()
+        with connect(database_url, name=f"drain {worker}") as own:
+            while not over.is_set():
+                total = total.plus(store_batch(own, [entry(day) for day in days]))
+        return total
+
+    def make(worker: int) -> list[str]:
+        with connect(database_url, name=f"maker {worker}") as own:
+            return [name for day in days for name in ensure_partitions(own, day, days_ahead=0)]
+
+    with ThreadPoolExecutor(5) as pool:
+        inserting = [pool.submit(insert, worker) for worker in range(3)]
+        making = [pool.submit(make, worker) for worker in range(2)]
+        made = [name for each in making for name in each.result(60)]
+        over.set()
+        total = Counts()
+        for each in inserting:
+            total = total.plus(each.result(30))
+    assert sorted(made) == sorted(partition_name(table, day) for table in KEYS for day in days)
+    assert (total.rejected, total.duplicates) == (0, 0)
+    assert total.accepted == len(places(connection)) > 0
+    assert "events_default" not in places(connection).values()
+
+
+def test_a_day_whose_time_is_over_is_dropped_with_its_receipts(connection: Connection) -> None:
+    old, kept = entry(TODAY - timedelta(days=31)), entry(TODAY - timedelta(days=30))
+    store_batch(connection, [old, kept])
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    finish(connection)
+    dropped = drop_expired(connection, TODAY, retention_days=30, dedup_days=90)
+    assert dropped == ["events_20260224"]
+    assert set(places(connection)) == {kept.id}
+    assert [row["event_id"] for row in connection.execute("SELECT event_id FROM receipts")] == [kept.id]
+    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=90) == []
+
+
+def test_receipts_may_go_before_their_events(connection: Connection) -> None:
+    store_batch(connection, [entry(TODAY - timedelta(days=5))])
+    drop_expired(connection, TODAY, retention_days=30, dedup_days=3)
+    assert len(places(connection)) == 1
+    assert connection.execute("SELECT FROM receipts").fetchall() == []
+
+
+def test_a_day_with_open_work_is_kept_until_that_is_done(connection: Connection) -> None:
+    store_batch(connection, [entry(TODAY - timedelta(days=40))])
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+    finish(connection)
+    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == ["events_20260215"]
+
+
+def test_work_that_is_being_opened_keeps_its_day(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_PAUSE", 0.01)
+    monkeypatch.setattr(partitions, "_ATTEMPTS", 2)
+    store_batch(connection, [entry(TODAY - timedelta(days=40))])
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    finish(connection)
+    with connect(database_url, name="backfill") as backfill, backfill.transaction():
+        backfill.execute("INSERT INTO deliveries (event_id, handler, tenant) SELECT id, 'acme.new', tenant FROM events")
+        assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+    assert len(places(connection)) == 1
+
+
+def test_two_that_drop_at_once_drop_each_day_once(connection: Connection, database_url: str) -> None:
+    store_batch(connection, [entry(TODAY - timedelta(days=days)) for days in range(40, 45)])
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    finish(connection)
+
+    def drop(worker: int) -> list[str]:
+        with connect(database_url, name=f"drop {worker}") as own:
+            return drop_expired(own, TODAY, retention_days=30, dedup_days=30)
+
+    with ThreadPoolExecutor(2) as pool:
+        dropped = [name for names in pool.map(drop, range(2)) for name in names]
+    assert len(dropped) == len(set(dropped)) == 5
+    assert not any(name in tables(connection) for name in dropped)
+
+
+def test_a_table_of_somebody_else_is_left_alone(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE events_ancient PARTITION OF events FOR VALUES"
+        " FROM ('00000000-0000-0000-0000-000000000000') TO ('00000000-0000-0000-0000-000000000009')"
+    )
+    ensure_partitions(connection, TODAY, days_ahead=0)
+    drop_expired(connection, TODAY, retention_days=1, dedup_days=1)
+    assert "events_ancient" in tables(connection)
