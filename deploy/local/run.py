@@ -19,7 +19,7 @@ from deploy.local.errors import StackError
 from deploy.local.keep import open_keep
 from deploy.local.remains import take_down
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey
-from deploy.local.services import STAGES, pipeline_services, server_service
+from deploy.local.services import STAGES, check_settings, pipeline_services, server_service
 from deploy.local.state import Stack, locked, read_stack, write_stack
 from deploy.local.supervisor import Supervisor
 from deploy.local.threads import in_thread
@@ -98,22 +98,24 @@ async def run(this: Run) -> None:
 async def _start(this: Run, supervisor: Supervisor) -> None:
     """Start everything.
 
-    1. The embedded servers, unless both are given; then ask the servers who they are.
+    1. The embedded servers, unless both are given; meanwhile see whether the settings hold.
     2. Migrate, make what must be there.
     3. The pipeline's services, all at once; wait until the last is ready.
     4. Greet.
     """
     stack, servers = await in_thread(lambda: _plan(this))
     supervisor.on_change = lambda members: write_stack(this.home, replace(stack, members=tuple(members)))
+    urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "SECRETS_KEY": stack.secrets_key}
+    environ = {**this.environ, **urls}
     await supervisor.start(*servers)
+    await in_thread(lambda: check_settings(environ))
     await supervisor.wait_until_ready(*(server.name for server in servers), seconds=SERVERS_SECONDS)
     await in_thread(lambda: _check_servers(stack, this.report))
     names = ", ".join(server.name for server in servers)
     this.report.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
     await in_thread(lambda: this.steps.prepare(stack))
-    urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "SECRETS_KEY": stack.secrets_key}
     services = pipeline_services(
-        {**this.environ, **urls},
+        environ,
         ingress_port=this.settings.ingress_port,
         flower_port=this.settings.flower_port,
         ingest_slots=this.settings.ingest_slots,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.error import URLError
@@ -15,7 +16,11 @@ from urllib.request import urlopen
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from deploy.flower.settings import FlowerSettings
+from deploy.local.errors import StackError
 from deploy.local.service import Service
+from ingress.settings import IngressSettings
+from shared.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +30,23 @@ if TYPE_CHECKING:
 STAGES: Final = (("beat", "flower"), ("ingress",), ("ingest", "handlers", "housekeeping"), ("postgres", "valkey"))
 """Stopped one stage after the other: who makes work first, who keeps it last. 13 s in the worst case."""
 WORKERS: Final = ("ingest", "handlers", "housekeeping")
+
+
+def check_settings(environ: Mapping[str, str]) -> None:
+    """See whether the services would start, before any does.
+
+    Raises:
+        SettingError: a variable of the ingress or of Flower is wrong.
+        StackError: the workers refuse their settings or the handlers that HANDLERS names.
+    """
+    load(IngressSettings, environ)
+    load(FlowerSettings, environ)
+    # in a process of its own: handlers are the team's code
+    trial = [sys.executable, "-c", "import workers.app"]
+    outcome = subprocess.run(trial, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if outcome.returncode:
+        lines = outcome.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise StackError(f"the workers would not start: {lines[-1].strip()}")
 
 
 def server_service(server: Server, environ: Mapping[str, str]) -> Service:
