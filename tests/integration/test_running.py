@@ -304,3 +304,15 @@ def test_an_event_that_is_gone_ends_visibly(connection: Connection, run: Run, ad
     run(ids, lambda event, delivery: None)
     assert rows(connection)[0][0] == "dead"
     assert "no longer stored" in error_of(connection)
+
+
+def test_many_deliveries_in_a_row_write_through_one_connection(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    connection.execute("CREATE TABLE effects (event_id uuid)")
+
+    def write(event: object, delivery: Delivery) -> None:
+        delivery.connection.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+
+    for _ in range(3):
+        assert run(add_deliveries(20), write, budget=30.0).failures == []

@@ -61,6 +61,8 @@ class HandlerSession:
                 application_name="pipeline handler",
                 tcp_user_timeout=10_000,
                 options="-c timezone=UTC",
+                # DISCARD ALL ends prepared statements, and psycopg 3.3 notices that only the first time it runs.
+                prepare_threshold=None,
             )
             (path,) = self._connection.execute("SHOW search_path").fetchone() or ("",)
             self._search_path = f"{path}, pg_temp"
