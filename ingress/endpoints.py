@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import UnknownSchemeError, find
-from ingress.schemes.verdict import Key
+from ingress.schemes.verdict import Handshake, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Door:
         tenant: second segment.
         scheme: how its provider signs.
         keys: the secrets that could be decrypted, expired ones included.
+        has_challenge: a signed request may be no event but a question that is answered at once.
         unreadable_until: Unix seconds until which a secret that could not be decrypted may be the one that signed; 0 if
             there is none.
     """
@@ -46,6 +47,7 @@ class Door:
     keys: tuple[Key, ...]
     unreadable_until: float
     has_expiries: bool
+    has_challenge: bool = False
 
     def alive(self, now: float) -> tuple[Key, ...]:
         """Return the keys that may sign at `now`, Unix seconds."""
@@ -101,7 +103,7 @@ class Endpoints:
         for secret in endpoint.secrets:
             expires_at = _expiry(secret)
             try:
-                keys.append(Key(label=secret.label, secret=self._cipher.decrypt(secret), expires_at=expires_at))
+                keys.append(self._key(scheme, secret, expires_at))
             except RegistryError as error:
                 unreadable_until = max(unreadable_until, expires_at)
                 about = {"code": ENDPOINT_UNREADABLE.code, "provider": endpoint.provider, "tenant": endpoint.tenant}
@@ -113,7 +115,14 @@ class Endpoints:
             keys=tuple(keys),
             unreadable_until=unreadable_until,
             has_expiries=any(key.expires_at != NEVER for key in keys),
+            has_challenge=scheme.handshake is Handshake.URL_VERIFICATION,
         )
+
+    def _key(self, scheme: Scheme, secret: Secret, expires_at: float) -> Key:
+        try:
+            return scheme.read_key(label=secret.label, text=self._cipher.decrypt(secret), expires_at=expires_at)
+        except WrongSecretError as error:
+            raise RegistryError(f"the secret {secret.label!r} cannot be used: {error}") from None
 
 
 def _expiry(secret: Secret) -> float:

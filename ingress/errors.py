@@ -82,6 +82,14 @@ MISSING_SIGNATURE: Final = Refusal(
 INVALID_SIGNATURE: Final = Refusal(
     status=401, code="invalid_signature", message="The signature does not fit the body and any secret of the endpoint."
 )
+STALE_SIGNATURE: Final = Refusal(
+    status=401,
+    code="stale_signature",
+    message="The signature is right, but its time is too far from this server's clock: sign each attempt anew.",
+)
+WRONG_VERIFY_TOKEN: Final = Refusal(
+    status=403, code="wrong_verify_token", message="The verify token is not the one of this endpoint."
+)
 UNKNOWN_ENDPOINT: Final = Refusal(status=404, code="unknown_endpoint", message="There is no such endpoint.")
 METHOD_NOT_ALLOWED: Final = Refusal(
     status=405, code="method_not_allowed", message="Webhooks are sent with POST.", headers=((b"allow", b"POST"),)

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 ACCEPTED: Final = "accepted"
+HANDSHAKES: Final = "handshake"
 
 
 class Counts(Collector):
     """The figures of one process.
 
     Attributes:
-        requests: answers by code; "accepted" are the acknowledged ones, "gone" the clients that left before.
+        requests: answers by code; "accepted" are the acknowledged ones, "handshake" the answers to questions of
+            providers, "gone" the clients that left before.
         waiting_bytes: held now, waiting for Redis.
         silent_bells: doorbells that Redis refused to ring; the sweeper makes up for them.
         inbox_length: entries in the stream when Redis was last asked.

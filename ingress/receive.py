@@ -6,7 +6,8 @@
 4. Append to the inbox, and answer when Redis has confirmed it.
 
 Guarantees: 200 means that the inbox has the event; nothing is stored for any other answer but 503, after which it may
-be. Refuses: everything in `ingress.errors`. It is a plain ASGI application, without Request and Response objects:
+be. Refuses: everything in `ingress.errors`. What a provider asks before it sends (`ingress.schemes.handshakes`) is
+answered and stored nowhere. It is a plain ASGI application, without Request and Response objects:
 those cost as much as everything here together.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -24,15 +26,21 @@ from ingress.errors import (
     INVALID_SIGNATURE,
     METHOD_NOT_ALLOWED,
     MISSING_SIGNATURE,
+    STALE_SIGNATURE,
     UNKNOWN_ENDPOINT,
+    WRONG_VERIFY_TOKEN,
     Refusal,
     json_headers,
 )
-from ingress.metrics import ACCEPTED
-from ingress.schemes.verdict import Wrong
-from shared.envelope import Envelope, keep, new_event_id
+from ingress.metrics import ACCEPTED, HANDSHAKES
+from ingress.schemes import unsigned
+from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
+from ingress.schemes.verdict import Handshake, Wrong
+from shared.envelope import SIGNED_ID, Envelope, keep, new_event_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.types import Message, Receive, Scope, Send
 
     from ingress.body import Gone, Reader
@@ -43,12 +51,18 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "/webhooks/"
 
-_REFUSALS: Final = {Wrong.MISSING: MISSING_SIGNATURE, Wrong.INVALID: INVALID_SIGNATURE}
+_REFUSALS: Final = {
+    Wrong.MISSING: MISSING_SIGNATURE,
+    Wrong.INVALID: INVALID_SIGNATURE,
+    Wrong.STALE: STALE_SIGNATURE,
+    Wrong.NO_PATH: UNKNOWN_ENDPOINT,
+}
 _ACCEPTED: Final[Message] = {
     "type": "http.response.start",
     "status": 200,
     "headers": json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}')),
 }
+_PLAIN_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 
 
 class Webhooks:
@@ -65,7 +79,11 @@ class Webhooks:
         door = self._find(scope)
         if isinstance(door, Refusal):
             is_complete = await self._reader.discard(receive)
-            await self._refuse(door, receive, send, close=not is_complete)
+            answer = self._greet(scope) if door is METHOD_NOT_ALLOWED else door
+            if isinstance(answer, bytes):
+                await self._shake_hands(answer, send)
+            else:
+                await self._refuse(answer, receive, send, close=not is_complete)
             return
         try:
             outcome = await self._accept(door, scope["headers"], receive)
@@ -77,18 +95,45 @@ class Webhooks:
             await send({"type": "http.response.body", "body": b'{"id":"%b"}' % outcome.encode()})
         elif isinstance(outcome, Refusal):
             await self._refuse(outcome, receive, send, close=outcome.closes)
+        elif isinstance(outcome, bytes):
+            await self._shake_hands(outcome, send)
         else:
             self._requests[outcome.value] += 1
 
     def _find(self, scope: Scope) -> Door | Refusal:
         path: str = scope["path"]
         name = path.removeprefix(PREFIX)
-        if name is path or name.count("/") != 1:
+        if name is path:
             return UNKNOWN_ENDPOINT
+        slashes = name.count("/")
+        if slashes != 1:
+            return self._find_by_token(name, scope["method"]) if slashes == 2 else UNKNOWN_ENDPOINT  # noqa: PLR2004
         return self._endpoints.find(name) if scope["method"] == "POST" else METHOD_NOT_ALLOWED
 
-    async def _accept(self, door: Door, headers: list[Header], receive: Receive) -> str | Refusal | Gone:
-        """Return the event's id once the inbox has it."""
+    def _find_by_token(self, path: str, method: str) -> Door | Refusal:
+        """Return an unsigned endpoint whose path ends in one of its tokens; any other has no such path."""
+        name, _, token = path.rpartition("/")
+        door = self._endpoints.find(name)
+        if isinstance(door, Refusal):
+            return door
+        key = unsigned.find_token(door.alive(time.time()), token) if door.scheme is unsigned else None
+        if key is None:
+            return UNKNOWN_ENDPOINT
+        return replace(door, scheme=unsigned.OPENED, keys=(key,)) if method == "POST" else METHOD_NOT_ALLOWED
+
+    def _greet(self, scope: Scope) -> bytes | Refusal:
+        """Answer what is not POST: some providers ask a question with GET before they send."""
+        door = self._endpoints.find(scope["path"].removeprefix(PREFIX))
+        if (
+            isinstance(door, Refusal)
+            or door.scheme.handshake is not Handshake.HUB_CHALLENGE
+            or scope["method"] != "GET"
+        ):
+            return METHOD_NOT_ALLOWED
+        return answer_hub_challenge(scope["query_string"], door.alive(time.time())) or WRONG_VERIFY_TOKEN
+
+    async def _accept(self, door: Door, headers: list[Header], receive: Receive) -> str | bytes | Refusal | Gone:
+        """Return the event's id once the inbox has it, or the answer to a provider's question."""
         body = await self._reader.read(receive, headers)
         if not isinstance(body, bytes):
             return body
@@ -97,6 +142,11 @@ class Webhooks:
         if isinstance(key, Wrong):
             is_our_fault = key is Wrong.INVALID and now < door.unreadable_until
             return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
+        if door.has_challenge and (challenge := answer_url_verification(body)) is not None:
+            return challenge
+        kept = keep(headers)
+        if door.scheme.signed_ids:
+            kept = (*kept, (SIGNED_ID, first(headers, door.scheme.signed_ids)))
         received_at = datetime.fromtimestamp(now, UTC)
         event_id = new_event_id(received_at)
         envelope = Envelope(
@@ -105,11 +155,17 @@ class Webhooks:
             tenant=door.tenant,
             secret_label=key.label,
             received_at=received_at,
-            headers=keep(headers),
+            headers=kept,
             body=body,
         )
         stored = self._inbox.append(envelope)
         return str(event_id) if stored is not None and await stored else INBOX_UNAVAILABLE
+
+    async def _shake_hands(self, answer: bytes, send: Send) -> None:
+        self._requests[HANDSHAKES] += 1
+        headers = [*_PLAIN_TEXT, (b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
 
     async def _refuse(self, refusal: Refusal, receive: Receive, send: Send, *, close: bool) -> None:
         """Answer; while a body that nobody wants still arrives, keep the connection open behind the answer."""
@@ -120,3 +176,9 @@ class Webhooks:
             await send({"type": "http.response.body"})
         else:
             await refusal.answer(send, close=close)
+
+
+def first(headers: list[Header], names: Sequence[bytes]) -> bytes:
+    """Return the value of the first of these headers that is there, as the schemes choose it."""
+    found = dict(headers)
+    return next(found[name] for name in names if name in found)

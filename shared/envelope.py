@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 VERSION = b"1"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_MILLISECOND = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
+_VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
+_RANDOM_BITS = (1 << 80) - 1 & ~(0xF << 76 | 0x3 << 62)
+
 KEPT_HEADERS = frozenset(
     {
         b"content-type",
@@ -32,16 +37,26 @@ KEPT_HEADERS = frozenset(
         b"webhook-timestamp",
         b"x-github-event",
         b"x-github-delivery",
+        b"x-github-hook-id",
         b"x-shopify-topic",
         b"x-shopify-webhook-id",
         b"x-shopify-event-id",
         b"x-shopify-shop-domain",
+        b"x-shopify-triggered-at",
+        b"shopify-topic",
+        b"shopify-webhook-id",
+        b"shopify-event-id",
+        b"shopify-shop-domain",
         b"x-slack-request-timestamp",
         b"x-slack-retry-num",
         b"x-slack-retry-reason",
     }
 )
 """Headers worth keeping, lower case: hints and ids. Never cookies, authorization or signatures."""
+
+SIGNED_ID = b"signed-id"
+"""What the ingress adds to the kept headers when the scheme signs an id: that id. It is in no request's power to set
+it, because it is not among `KEPT_HEADERS`."""
 
 
 class EnvelopeError(ValueError):
@@ -73,11 +88,8 @@ class Envelope:
 
 def new_event_id(received_at: datetime) -> uuid.UUID:
     """Make a UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then randomness."""
-    milliseconds = (received_at - EPOCH) // timedelta(milliseconds=1)
-    number = (milliseconds << 80) | int.from_bytes(os.urandom(10))
-    number = number & ~(0xF << 76) | (0x7 << 76)
-    number = number & ~(0x3 << 62) | (0x2 << 62)
-    return uuid.UUID(int=number)
+    milliseconds = (received_at - EPOCH) // _MILLISECOND
+    return uuid.UUID(int=milliseconds << 80 | int.from_bytes(os.urandom(10)) & _RANDOM_BITS | _VERSION_AND_VARIANT)
 
 
 def keep(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
@@ -93,7 +105,7 @@ def encode(envelope: Envelope) -> dict[bytes, bytes]:
         b"provider": envelope.provider.encode(),
         b"tenant": envelope.tenant.encode(),
         b"label": envelope.secret_label.encode(),
-        b"received_at": str((envelope.received_at - EPOCH) // timedelta(microseconds=1)).encode(),
+        b"received_at": str((envelope.received_at - EPOCH) // _MICROSECOND).encode(),
         b"headers": b"".join(b"%b: %b\r\n" % header for header in envelope.headers),
         b"body": envelope.body,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import uuid
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -124,7 +125,8 @@ def _prepare(tenant: str, provider: str, label: str | None, event: str, body_fil
     def make() -> tuple[bytes, Mapping[str, str]]:
         body, headers = samples.moveris(event) if fixed is None else (fixed, {})
         agent = {"Content-Type": "application/json", "User-Agent": "pipeline-send"}
-        return body, agent | headers | scheme.sign(secret, body)
+        signed = scheme.sign(secret, body, now=time.time(), event_id=f"msg_{uuid.uuid4().hex}")
+        return body, agent | headers | signed
 
     return make
 

@@ -3,6 +3,9 @@
 Guarantees: `verify` depends on its arguments alone, the clock included, compares in constant time, has a verdict for
 any bytes whatever and raises nothing. Refuses: a scheme that this version does not know (`UnknownSchemeError`).
 
+An endpoint names a preset, or carries a description of its own: the keys of `description.Description`, and `preset` to
+start from one of ours and change some of it.
+
 Schemes know neither Starlette nor Redis: the command line signs with them too.
 """
 
@@ -10,15 +13,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ingress.schemes import moveris
+from ingress.schemes import (
+    generic,
+    github,
+    meta,
+    moveris,
+    shopify,
+    slack,
+    standard_webhooks,
+    stripe,
+    unsigned,
+)
+from ingress.schemes.declared import BadSchemeError, Declared, declare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ingress.schemes.verdict import Scheme
 
-PRESETS: Final[Mapping[str, Scheme]] = {"moveris": moveris}
+PRESETS: Final[Mapping[str, Scheme]] = {
+    "github": github.SCHEME,
+    "hmac": generic.SCHEME,
+    "meta": meta.SCHEME,
+    "moveris": moveris,
+    "none": unsigned,
+    "shopify": shopify.SCHEME,
+    "slack": slack.SCHEME,
+    "standard-webhooks": standard_webhooks.SCHEME,
+    "stripe": stripe.SCHEME,
+}
 """The schemes that an endpoint may name."""
+
+DESCRIPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "github": github.DESCRIPTION,
+    "hmac": generic.DESCRIPTION,
+    "meta": meta.DESCRIPTION,
+    "shopify": shopify.DESCRIPTION,
+    "slack": slack.DESCRIPTION,
+    "standard-webhooks": standard_webhooks.DESCRIPTION,
+    "stripe": stripe.DESCRIPTION,
+}
+"""The presets that a description may start from."""
 
 
 class UnknownSchemeError(ValueError):
@@ -26,12 +61,30 @@ class UnknownSchemeError(ValueError):
 
 
 def find(scheme: str | Mapping[str, Any]) -> Scheme:
-    """Return the scheme that an endpoint names.
+    """Return the scheme that an endpoint names or describes.
 
     Raises:
-        UnknownSchemeError: there is none.
+        UnknownSchemeError: there is none of that name, or the description cannot be followed.
     """
-    preset = PRESETS.get(scheme) if isinstance(scheme, str) else None
-    if preset is None:
-        raise UnknownSchemeError(f"no signature scheme {scheme!r}; there are: {', '.join(sorted(PRESETS))}")
-    return preset
+    if isinstance(scheme, str):
+        preset = PRESETS.get(scheme)
+        if preset is None:
+            raise UnknownSchemeError(f"no signature scheme {scheme!r}; there are: {', '.join(sorted(PRESETS))}")
+        return preset
+    try:
+        return compose(scheme)
+    except BadSchemeError as error:
+        raise UnknownSchemeError(f"the scheme cannot be followed: {error}") from None
+
+
+def compose(description: Mapping[str, Any]) -> Declared:
+    """Return the scheme of a description.
+
+    Raises:
+        BadSchemeError: names the key at fault.
+    """
+    given = dict(description)
+    start = given.pop("preset", None)
+    if start is not None and (not isinstance(start, str) or start not in DESCRIPTIONS):
+        raise BadSchemeError(f"preset: {start!r} is none of {', '.join(sorted(DESCRIPTIONS))}")
+    return declare({**(DESCRIPTIONS[start] if start else {}), **given})

@@ -11,10 +11,14 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.verdict import Handshake, Key, Wrong, read_raw_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+handshake: Final = Handshake.NONE
+signed_ids: Final[Sequence[bytes]] = ()
+read_key = read_raw_key
 
 HEADER: Final = "X-Webhook-Signature"
 _NAME: Final = HEADER.lower().encode()
@@ -37,6 +41,7 @@ def verify(*, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body:
     return Wrong.INVALID
 
 
-def sign(secret: bytes, body: bytes) -> dict[str, str]:
-    """Return the signature header that Moveris would send with this body."""
+def sign(secret: bytes, body: bytes, *, now: float = 0, event_id: str = "") -> dict[str, str]:
+    """Return the signature header that Moveris would send with this body; it signs neither time nor id."""
+    del now, event_id
     return {HEADER: _signature(secret, body)}

@@ -1,0 +1,66 @@
+"""`none`: the provider signs nothing. Whoever knows the path may post, so the path is the secret.
+
+The endpoint answers at `/webhooks/{provider}/{tenant}/{token}` only, 404 elsewhere. The token is the endpoint's
+"secret" in the registry: encrypted there, with a label and an expiry, several alive during a rotation, compared in
+constant time. It travels in URLs, so proxies may log it: a signature is better wherever a provider has one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import TYPE_CHECKING, Final
+
+from ingress.schemes.verdict import NEVER, Handshake, Key, Wrong, WrongSecretError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+handshake: Final = Handshake.NONE
+signed_ids: Final[Sequence[bytes]] = ()
+
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{32,200}")
+
+
+def read_key(*, label: str, text: bytes, expires_at: float = NEVER) -> Key:
+    """Take a path token; see `ingress.schemes.verdict.Scheme`."""
+    if not _TOKEN.fullmatch(text):
+        raise WrongSecretError("the token of the path needs 32 to 200 letters, digits, - and _, and must be random")
+    return Key(label=label, secret=text, expires_at=expires_at)
+
+
+def verify(*, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> Wrong:
+    """Refuse: nothing in a request proves anything, only its path does; see `find_token`."""
+    del keys, headers, body, now
+    return Wrong.NO_PATH
+
+
+def sign(secret: bytes, body: bytes, *, now: float, event_id: str) -> dict[str, str]:
+    """Return no header."""
+    del secret, body, now, event_id
+    return {}
+
+
+class _Opened:
+    """The scheme of a request whose path ended in a token: its key is all that it is given."""
+
+    handshake: Final = Handshake.NONE
+    signed_ids: Final[Sequence[bytes]] = ()
+    read_key = staticmethod(read_key)
+    sign = staticmethod(sign)
+
+    def verify(
+        self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
+    ) -> Key | Wrong:
+        """Return the key that the path named; it may have expired while the body arrived."""
+        del headers, body, now
+        return keys[0] if keys else Wrong.NO_PATH
+
+
+OPENED: Final = _Opened()
+
+
+def find_token(keys: Sequence[Key], token: str) -> Key | None:
+    """Return the key whose token ends the path."""
+    given = token.encode("utf-8", "replace")
+    return next((key for key in keys if hmac.compare_digest(key.secret, given)), None)
