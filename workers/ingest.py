@@ -8,6 +8,7 @@ Postgres or Redis reaches the caller, and what was taken is given back.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -94,13 +95,9 @@ def drain(
     """
     reader.clear_bell()
     answer(connection)
-    run = _Run(reader, connection, wanting, on_stored, reclaim_seconds=settings.reclaim_seconds)
-    ends = clock() + settings.drain_seconds
-    for batch in _take(reader, settings):
-        run.store(batch)
-        if clock() >= ends:
-            reader.ring()
-            break
+    run = _Run(reader, connection, wanting, on_stored, settings=settings, clock=clock)
+    if not (run.take_over() and run.read_fresh()):
+        reader.ring()
     return DrainCounts(
         stored=run.counts.accepted,
         duplicates=run.counts.duplicates,
@@ -109,24 +106,18 @@ def drain(
     )
 
 
-def _take(reader: InboxReader, settings: DrainSettings) -> Iterator[Sequence[Received]]:
-    """Yield batches, each taken only when the one before is safe, until the inbox is empty."""
-    idle_seconds = settings.reclaim_seconds
-    while idle := reader.list_idle(idle_seconds=idle_seconds, count=settings.drain_batch):
-        company = {stream_id: count for stream_id, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
-        yield reader.take_over(company, idle_seconds=idle_seconds)
-        for stream_id, count in idle.items():
-            if stream_id not in company:
-                yield reader.take_over({stream_id: count}, idle_seconds=idle_seconds)
-    count = min(FIRST_READ, settings.drain_batch)
-    while batch := reader.read(count):
-        yield batch
-        size = sum(len(entry.fields.get(b"body", b"")) for entry in batch)
-        count = max(1, min(settings.drain_batch, READ_BYTES * len(batch) // max(size, 1)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Entries that are ours, judged; `next_count` is how many to read after them."""
+
+    received: Sequence[Received]
+    entries: Sequence[Entry]
+    next_count: int
+    full: bool
 
 
 class _Run:
-    """Stores batches and counts."""
+    """One drain at work."""
 
     def __init__(
         self,
@@ -135,49 +126,106 @@ class _Run:
         wanting: Wanting,
         on_stored: Callable[[], object],
         *,
-        reclaim_seconds: float,
+        settings: DrainSettings,
+        clock: Callable[[], float],
     ) -> None:
         self._reader = reader
         self._connection = connection
         self._wanting = wanting
         self._on_stored = on_stored
-        self._reclaim_seconds = reclaim_seconds
+        self._idle_seconds = settings.reclaim_seconds
+        self._most = settings.drain_batch
+        self._clock = clock
+        self._ends = clock() + settings.drain_seconds
         self.counts = Counts()
         self.read = 0
 
-    def store(self, batch: Sequence[Received]) -> None:
-        """Judge, store, acknowledge.
+    def take_over(self) -> bool:
+        """Store what dead drains left; return False if the time is over.
+
+        Suspects are taken one by one, so that only the one that ends this process is counted again.
+        """
+        while idle := self._reader.list_idle(idle_seconds=self._idle_seconds, count=self._most):
+            company = {stream_id: count for stream_id, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
+            suspects = [{stream_id: count} for stream_id, count in idle.items() if stream_id not in company]
+            for group in (company, *suspects):
+                self.store(self._judged(self._reader.take_over(group, idle_seconds=self._idle_seconds)))
+                if self._clock() >= self._ends:
+                    return False
+        return True
+
+    def read_fresh(self) -> bool:
+        """Store what no drain has had yet, until nothing is left; return False if the time is over.
+
+        While Postgres stores a full batch, a thread reads and judges the next: with both cores free that is half the
+        time of one after the other. At rest there is no thread.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="inbox") as pool:
+            batch = self._next(min(FIRST_READ, self._most))
+            while batch.received:
+                over = self._clock() >= self._ends
+                ahead = pool.submit(self._next, batch.next_count) if batch.full and not over else None
+                try:
+                    self.store(batch)
+                except BaseException:
+                    if ahead:
+                        with suppress(RedisError):
+                            self._give_back(ahead.result().received)
+                    raise
+                if over:
+                    return False
+                batch = ahead.result() if ahead else self._next(batch.next_count)
+        return True
+
+    def store(self, batch: _Batch) -> None:
+        """Store, then acknowledge.
 
         When Postgres fails or the process is told to stop, the entries go back as if never taken. After any other
         error they stay taken: counted, they come again alone, and end as poison if they are the cause.
         """
-        for portion in _in_portions(batch):
+        done = 0
+        for size in _portions(batch.entries):
             try:
-                counts = store_batch(self._connection, [self._judge(entry) for entry in portion])
+                counts = store_batch(self._connection, batch.entries[done : done + size])
             except (StoreError, SystemExit, KeyboardInterrupt):
                 with suppress(RedisError):
-                    self._reader.give_back(batch, idle_seconds=self._reclaim_seconds)
+                    self._give_back(batch.received[done:])
                 raise
-            self._reader.acknowledge(portion)
+            self._reader.acknowledge(batch.received[done : done + size])
+            done += size
             self.counts = self.counts.plus(counts)
-            self.read += len(portion)
+            self.read += size
             if counts.deliveries:
                 self._on_stored()
 
-    def _judge(self, entry: Received) -> Entry:
-        return judge(entry.stream_id, entry.fields, deliveries=entry.deliveries, wanting=self._wanting)
+    def _next(self, count: int) -> _Batch:
+        return self._judged(self._reader.read(count), asked=count)
+
+    def _judged(self, received: Sequence[Received], *, asked: int = 0) -> _Batch:
+        entries = [
+            judge(each.stream_id, each.fields, deliveries=each.deliveries, wanting=self._wanting) for each in received
+        ]
+        size = sum(len(entry.body) for entry in entries)
+        fitting = READ_BYTES * len(entries) // max(size, 1)
+        return _Batch(
+            received=received,
+            entries=entries,
+            next_count=max(1, min(self._most, fitting)),
+            full=len(received) >= asked,
+        )
+
+    def _give_back(self, received: Sequence[Received]) -> None:
+        self._reader.give_back(received, idle_seconds=self._idle_seconds)
 
 
-def _in_portions(batch: Sequence[Received]) -> Iterator[Sequence[Received]]:
-    """Split a batch so that a transaction holds a bounded number of bytes, and at least one entry."""
-    portion: list[Received] = []
-    size = 0
-    for entry in batch:
-        length = len(entry.fields.get(b"body", b""))
-        if portion and size + length > READ_BYTES:
-            yield portion
-            portion, size = [], 0
-        portion.append(entry)
-        size += length
-    if portion:
-        yield portion
+def _portions(entries: Sequence[Entry]) -> Iterator[int]:
+    """Yield how many entries go into each transaction: a bounded number of bytes, and at least one entry."""
+    count = size = 0
+    for entry in entries:
+        if count and size + len(entry.body) > READ_BYTES:
+            yield count
+            count = size = 0
+        count += 1
+        size += len(entry.body)
+    if count:
+        yield count

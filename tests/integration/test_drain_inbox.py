@@ -152,6 +152,7 @@ def test_a_drain_whose_time_is_over_rings_for_another(client: Redis, connection:
         post(client, b'{"type":"n%s"}' % uuid.uuid4().hex.encode())
     ticks = iter([0.0, 100.0])
     counts = run(client, connection, clock=lambda: next(ticks))
+    assert not list(ticks)
     assert counts.read == 100
     assert client.llen(wire.INGEST_QUEUE) == 1
     assert client.xlen(wire.INBOX) == 50
@@ -202,8 +203,8 @@ def test_two_drains_that_hold_the_same_entry_store_it_once(client: Redis, connec
     slow = reader(client)
     held = slow.read(10)
     assert run(client, connection).stored == 1
-    late = ingest._Run(slow, connection, everyone, lambda: None, reclaim_seconds=10.0)
-    late.store(held)
+    late = ingest._Run(slow, connection, everyone, lambda: None, settings=Settings(), clock=lambda: 0.0)
+    late.store(late._judged(held))
     assert late.counts == Counts()
     assert (count(connection, "events"), count(connection, "arrivals"), count(connection, "deliveries")) == (1, 0, 2)
 
@@ -362,6 +363,20 @@ def test_what_postgres_cannot_store_now_is_given_back_uncounted(client: Redis, c
     connection.execute("ALTER TABLE hidden RENAME TO receipts")
     assert run(client, connection, Settings()).stored == 1
     assert events(connection)[event_id]["state"] == "accepted"
+
+
+def test_a_batch_that_was_read_ahead_is_given_back_with_the_one_that_failed(
+    client: Redis, connection: Connection
+) -> None:
+    for number in range(150):
+        post(client, b'{"type":"t","n":%d}' % number)
+    connection.execute("ALTER TABLE receipts RENAME TO hidden")
+    for _ in range(7):
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            run(client, connection, Settings())
+    connection.execute("ALTER TABLE hidden RENAME TO receipts")
+    assert run(client, connection, Settings()).stored == 150
+    assert not [row for row in events(connection).values() if row["reject_reason"]]
 
 
 def test_a_drain_told_to_stop_gives_back_what_it_holds(

@@ -9,7 +9,7 @@ else: an error that is not the data's reaches the caller, and nothing of the bat
 from __future__ import annotations
 
 import json
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
@@ -198,7 +198,7 @@ def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
             new = {row[0] for row in cursor}
             fresh = [entry for entry in firsts if entry.id in new]
         # By id, and so by time: neighbours in the index are neighbours in the batch.
-        fresh.sort(key=itemgetter(0))
+        fresh.sort(key=attrgetter("id.int"))
         _insert_events(cursor, fresh)
         deliveries = insert_deliveries(cursor, fresh)
         if len(fresh) < len(batch):
