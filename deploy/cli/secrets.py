@@ -89,17 +89,18 @@ def expire(
     """
     if after is not None and at is not None:
         raise CommandError("--in and --at say two different times: give one of them")
-    moment_of_end = at or datetime.now(UTC) + (after or timedelta())
+    now = datetime.now(UTC)
+    end = at or now + (after or timedelta())
     with database() as connection:
-        tenants.expire_secret(connection, tenant=tenant, provider=provider, label=label, at=moment_of_end)
+        tenants.expire_secret(connection, tenant=tenant, provider=provider, label=label, at=end)
         publish(connection)
         endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
     say(
-        {"tenant": tenant, "provider": provider, "label": label, "expires_at": moment_of_end},
+        {"tenant": tenant, "provider": provider, "label": label, "expires_at": end},
         as_json=as_json,
-        lines=[f"{label} verifies nothing from {moment_of_end.isoformat(sep=' ', timespec='seconds')} on"],
+        lines=[f"{label} verifies nothing from {end.isoformat(sep=' ', timespec='seconds')} on"],
     )
-    if not any(tenants.is_alive(secret, moment_of_end) for secret in endpoint.secrets):
+    if not any(tenants.is_alive(secret, max(now, end)) for secret in endpoint.secrets):
         print(
             f"pipeline: from then on no secret of {tenant}'s endpoint of {provider} may sign, all requests get 401; "
             f"add one with `pipeline secrets add {tenant} --provider {provider} --label …`",

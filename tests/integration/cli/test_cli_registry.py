@@ -1,0 +1,140 @@
+"""`pipeline tenants`, `endpoints`, `secrets` and `keygen`, as processes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from cryptography.fernet import Fernet
+
+from deploy.local.servers import free_port
+from shared import registry
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.integration.cli.conftest import Pipeline
+
+
+def published(client: redis.Redis, tenant: str = "acme") -> registry.Endpoint | None:
+    field = registry.field_of("moveris", tenant)
+    value = client.hget(registry.REGISTRY, field.decode())
+    return None if value is None else registry.decode(field, value)  # type: ignore[arg-type]  # no decoding here
+
+
+def test_an_endpoint_is_added_with_a_secret_from_standard_input_and_published(
+    pipeline: Pipeline, redis_client: redis.Redis
+) -> None:
+    pipeline("tenants", "add", "acme")
+    added = pipeline(
+        *("endpoints", "add", "acme", "--provider", "moveris", "--label", "mixed-30-v2", "--secret-stdin"),
+        stdin=b"  whsec_shown-once\r\n",
+    )
+    assert "/webhooks/moveris/acme" in added.text
+    assert "whsec" not in added.text + added.err
+    endpoint = published(redis_client)
+    assert endpoint is not None
+    (secret,) = endpoint.secrets
+    cipher = registry.Cipher([pipeline.environ["SECRETS_KEY"]])
+    assert (secret.label, cipher.decrypt(secret)) == ("mixed-30-v2", b"whsec_shown-once")
+    (row,) = pipeline.json("endpoints", "list", "--tenant", "acme")
+    assert (row["path"], row["labels"], row["enabled"]) == ("/webhooks/moveris/acme", ["mixed-30-v2"], True)
+    assert "mixed-30-v2" in pipeline("endpoints", "list").text
+
+
+def test_without_standard_input_the_secret_is_asked_for_and_not_shown(pipeline: Pipeline) -> None:
+    pipeline("tenants", "add", "acme")
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli", "endpoints", "add", "acme", "--provider", "moveris", "--label", "v1"],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=pipeline.environ,
+        cwd=pipeline.folder,
+        start_new_session=True,
+    )
+    os.close(child)
+    screen = b""
+    while not screen.endswith(b": "):  # what is typed before is thrown away, lest it be shown
+        screen += os.read(parent, 1000)
+    os.write(parent, b"whsec_typed\n")
+    try:
+        while chunk := os.read(parent, 1000):
+            screen += chunk
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    assert process.wait(30) == 0, screen
+    os.close(parent)
+    assert b"/webhooks/moveris/acme" in screen
+    assert b"whsec_typed" not in screen
+
+
+def test_a_secret_is_rotated_without_a_gap(acme: Pipeline, redis_client: redis.Redis) -> None:
+    acme("secrets", "add", "acme", "--label", "v2", "--secret-stdin", stdin=b"second")
+    endpoint = published(redis_client)
+    assert endpoint is not None
+    assert [secret.label for secret in endpoint.secrets] == ["v1", "v2"]
+    acme("secrets", "expire", "acme", "v1", "--in", "24h")
+    assert [row["may_sign"] for row in acme.json("secrets", "list", "acme")] == [True, True]
+    acme("secrets", "expire", "acme", "v1")
+    listed = acme("secrets", "list", "acme", "--json")
+    assert [row["may_sign"] for row in listed.rows] == [False, True]
+    assert "ciphertext" not in listed.text
+    last = acme("secrets", "expire", "acme", "v2", "--at", "2026-01-01")
+    assert "401" in last.err
+
+
+def test_an_endpoint_is_disabled_and_enabled(acme: Pipeline, redis_client: redis.Redis) -> None:
+    for command, enabled in (("disable", False), ("enable", True)):
+        acme("endpoints", command, "acme", "--provider", "moveris")
+        endpoint = published(redis_client)
+        assert endpoint is not None
+        assert endpoint.enabled is enabled
+
+
+def test_tenants_are_listed_limited_paused_and_resumed(pipeline: Pipeline) -> None:
+    assert pipeline.json("tenants", "add", "acme", "--max-in-flight", "3") == [{"tenant": "acme", "max_in_flight": 3}]
+    pipeline("tenants", "pause", "acme")
+    pipeline("tenants", "limit", "acme", "--max-in-flight", "5")
+    (row,) = pipeline.json("tenants", "list")
+    assert (row["tenant"], row["max_in_flight"], row["paused_at"] is None) == ("acme", 5, False)
+    pipeline("tenants", "resume", "acme")
+    assert pipeline.json("tenants", "list")[0]["paused_at"] is None
+
+
+def test_what_a_person_got_wrong_is_one_line_that_says_what_to_do(acme: Pipeline) -> None:
+    add = ("endpoints", "add", "acme", "--label", "v9", "--secret-stdin", "--provider")
+    for arguments, part in (
+        (("tenants", "add", "Acme Inc"), "lower-case"),
+        (("tenants", "add", "acme"), "already"),
+        ((*add, "moveris"), "pipeline secrets add acme"),
+        ((*add, "unheard-of"), "--scheme"),
+        ((*add, "unheard-of", "--scheme", "nope"), "nope"),
+        (("endpoints", "disable", "nobody", "--provider", "moveris"), "pipeline endpoints add nobody"),
+        (("secrets", "expire", "acme", "v7"), "pipeline secrets list acme"),
+        (("secrets", "add", "acme", "--label", "v2"), "--secret-stdin"),
+    ):
+        refused = acme(*arguments, stdin=b"secret", status=1)
+        assert part in refused.err, refused.err
+        assert len(refused.err.splitlines()) == 1, refused.err
+    empty = acme("secrets", "add", "acme", "--label", "v2", "--secret-stdin", stdin=b"\n", status=1)
+    assert "empty" in empty.err
+    assert "no duration" in acme("secrets", "expire", "acme", "v1", "--in", "soon", status=2).err
+
+
+def test_a_change_is_kept_when_redis_is_away_and_the_sweeper_is_named(acme: Pipeline) -> None:
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    started = time.monotonic()
+    changed = acme("endpoints", "disable", "acme", "--provider", "moveris", REDIS_URL=away)
+    assert "sweeper" in changed.err
+    assert time.monotonic() - started < 15
+    assert acme.json("endpoints", "list")[0]["enabled"] is False
+
+
+def test_a_new_key_fits_secrets_key(pipeline: Pipeline) -> None:
+    Fernet(pipeline("keygen").text.strip())
