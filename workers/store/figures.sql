@@ -29,10 +29,10 @@ WITH RECURSIVE ready AS (
     FROM dead AS r WHERE r.tenant IS NOT NULL
 ), in_flight AS (
     SELECT tenant, count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running
-    FROM (SELECT tenant, state FROM deliveries WHERE state <> 'pending' LIMIT %(bound)s) AS some GROUP BY tenant
+    FROM (SELECT tenant, state FROM deliveries WHERE state <> 'pending' LIMIT %(bound)s) AS bounded GROUP BY tenant
 ), waiting AS (
     SELECT tenant, count(*) AS retrying
-    FROM (SELECT tenant FROM deliveries WHERE state = 'pending' AND NOT ready LIMIT %(bound)s) AS some GROUP BY tenant
+    FROM (SELECT tenant FROM deliveries WHERE state = 'pending' AND NOT ready LIMIT %(bound)s) AS bounded GROUP BY tenant
 ), names AS (
     (SELECT tenant FROM ready LIMIT %(tenants)s)
     UNION (SELECT tenant FROM dead LIMIT %(tenants)s)
@@ -40,13 +40,13 @@ WITH RECURSIVE ready AS (
     UNION SELECT tenant FROM waiting
 )
 SELECT n.tenant,
-       (SELECT count(*) FROM (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant LIMIT %(bound)s) AS some)
+       (SELECT count(*) FROM (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant LIMIT %(bound)s) AS bounded)
            AS pending,
        coalesce(w.retrying, 0) AS retrying,
        coalesce(f.queued, 0) AS queued,
        coalesce(f.running, 0) AS running,
        (SELECT count(*) FROM (SELECT FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant = n.tenant
-                              LIMIT %(bound)s) AS some) AS dead,
+                              LIMIT %(bound)s) AS bounded) AS dead,
        t.paused_at
 FROM names AS n
 LEFT JOIN in_flight AS f USING (tenant)
@@ -56,9 +56,9 @@ WHERE n.tenant IS NOT NULL
 ORDER BY n.tenant LIMIT %(tenants)s;
 
 -- name: count_received
-SELECT count(*) AS count FROM (SELECT FROM events WHERE id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s) AS some;
+SELECT count(*) AS count FROM (SELECT FROM events WHERE id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s) AS bounded;
 
 -- name: count_rejected
 SELECT count(*) AS count FROM (
     SELECT FROM events WHERE state = 'rejected' AND id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s
-) AS some;
+) AS bounded;
