@@ -11,6 +11,7 @@ bodies, so that they never reach us.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,8 @@ from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, TOO_MANY_CONNEC
 
 if TYPE_CHECKING:
     import asyncio
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 HEADER_BYTES: Final = 65_536
 """Bound of the headers of one request; what arrives in one read may be above it."""
@@ -52,13 +55,15 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._header_bytes = 0
         self._is_leaving = False
+        self._unanswered: deque[RequestResponseCycle] = deque()
         self._timer = self.loop.call_later(self._limits.headers_seconds, self._look)
         if len(self.connections) > self._limits.connections:
             self._refuse(TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timer and the requests."""
         self._timer.cancel()
+        self._abandon()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -78,12 +83,14 @@ class Connection(HttpToolsProtocol):
         """Start the request."""
         self._header_bytes = 0
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
         if self._is_leaving:
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         """Start the clock of a request that may already wait behind this one."""
         self._since = self.loop.time()
+        self._unanswered.popleft()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -109,6 +116,17 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         self.transport.write(refusal.raw())
         self.transport.close()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Tell all requests of this connection that nobody waits any more.
+
+        uvicorn 0.54 tells only the one parsed last: one that runs before pipelined others would write to a closed
+        transport, and that is an exception.
+        """
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _look(self) -> None:
         allowed = self._limits.headers_seconds + (0 if self._is_idle() else BUSY_SECONDS)
