@@ -8,16 +8,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test bench bench-quick lint format lock clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## Run the whole stack here until Ctrl-C, with a first event from end to end.
 	@exec $(BIN)/python -m deploy.cli up $(ARGS)
 
 test: $(INSTALLED) ## Run every test but the long ones; ARGS="-k word" picks some.
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+bench: $(INSTALLED) ## Measure everything against floors and a peer: about ten minutes; see tests/benchmarks.
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-quick: $(INSTALLED) ## Measure one round, small sizes: about two minutes.
+	$(BIN)/python -m tests.benchmarks --quick $(ARGS)
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports.
 	$(BIN)/python -m ruff check

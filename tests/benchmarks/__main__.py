@@ -1,0 +1,106 @@
+"""`python -m tests.benchmarks`: about ten minutes; `--quick`: about two. Prints one table, writes JSON and pictures.
+
+It starts what it needs, in a folder of its own, and leaves nothing behind but `tests/benchmarks/results/` and the
+README's performance table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import growth, report
+from tests.benchmarks.draw import draw_all
+from tests.benchmarks.ground import stand_on
+from tests.benchmarks.memory import measure_memory
+from tests.benchmarks.rounds import Sizes, run_round
+from tests.benchmarks.sweep import measure_load_curve
+
+if TYPE_CHECKING:
+    from tests.benchmarks.ground import Ground
+    from tests.benchmarks.report import Results
+
+QUICK = Sizes(load_seconds=2.0, backlog=60_000, events=10_000, naive_events=600, noop_tasks=1_500, idle_events=50)
+
+
+def main() -> None:
+    """Parse the command line, measure, report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round, small sizes, no growth: about two minutes")
+    parser.add_argument("--rounds", type=int, default=3, help="how often floors, peer and ours take turns")
+    parser.add_argument("--growth", nargs="*", metavar="NAME", help=f"only these curves: {', '.join(growth.CURVES)}")
+    parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: half an hour")
+    parser.add_argument("--tables-only", action="store_true", help="measure nothing: print and draw the last results")
+    arguments = parser.parse_args()
+    name = "quick" if arguments.quick else "growth" if arguments.growth is not None or arguments.growth_full else "full"
+    if arguments.tables_only:
+        results = report.read_json(name)
+    else:
+        with stand_on() as ground:
+            results = measure(ground, arguments)
+        report.write_json(results, name)
+    show(results, name)
+
+
+def measure(ground: Ground, arguments: argparse.Namespace) -> Results:
+    """Measure what was asked for; a run that is interrupted has written what it had."""
+    began = time.monotonic()
+    results: Results = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "load": os.getloadavg()[0],
+        },
+        "rounds": [],
+        "curves": {},
+        "tables": {},
+    }
+    only_growth = arguments.growth is not None or arguments.growth_full
+    if not only_growth:
+        for number in range(1 if arguments.quick else arguments.rounds):
+            say(began, f"round {number + 1}")
+            results["rounds"].append(run_round(ground, QUICK if arguments.quick else Sizes()))
+            report.print_table(report.rows_of(results), report.HEADINGS, "so far")
+        say(began, "ingress memory")
+        requests = 100_000 if arguments.quick else 1_000_000
+        results["rounds"][0] |= measure_memory(ground, results, requests)
+        if not arguments.quick:
+            say(began, "latency over load")
+            measure_load_curve(ground, results)
+    if only_growth or not arguments.quick:
+        for name in arguments.growth or growth.CURVES:
+            say(began, f"growth: {name}")
+            growth.CURVES[name](ground, results, full=arguments.growth_full)
+            report.write_json(results, "unfinished")
+        (report.RESULTS / "unfinished.json").unlink(missing_ok=True)
+    results["seconds"] = round(time.monotonic() - began)
+    return results
+
+
+def show(results: Results, name: str) -> None:
+    """Print everything, draw the pictures, write the README's table."""
+    if results["rounds"]:
+        report.print_table(report.rows_of(results), report.HEADINGS, "medians of the rounds; ratios within a round")
+    for title, table in results["tables"].items():
+        report.print_table(table["rows"], table["headings"], title)
+    rows = report.curve_rows(results)
+    if rows:
+        report.print_table(rows, report.CURVE_HEADINGS, "growth: the variable cost at the last point against the first")
+    paths = draw_all(results, name)
+    print(f"\nwritten: {report.RESULTS / name}.json and {len(paths)} pictures beside it")
+    if name == "full":
+        print("the README's table is new" if report.update_readme(results) else "the README has no performance table")
+
+
+def say(began: float, what: str) -> None:
+    """Print what comes next."""
+    print(f"[{time.monotonic() - began:5.0f} s, load {os.getloadavg()[0]:.1f}] {what}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Handlers of the benchmarks, a module for each run."""

@@ -1,0 +1,1 @@
+"""The peer: FastAPI, `delay()` and Celery, written as their tutorials have it."""
