@@ -73,8 +73,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise SettingError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what uses it, or set INGRESS_PORT"
+            f"cannot listen on {host} port {port}: {reason}; stop what uses it, or set INGRESS_PORT"
         ) from None
 
 

@@ -7,6 +7,7 @@ which would stop Celery too; Redis may be away at any time, at the start include
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -48,6 +49,7 @@ class Watch:
         self._counts = counts
         self._is_full = False
         self._has_bad_policy = False
+        self._is_over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,16 +58,21 @@ class Watch:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watch")
 
     async def stop(self) -> None:
-        """Stop looking."""
+        """Stop looking.
+
+        The task is not cancelled: `asyncio.wait_for` of Python 3.11, in redis-py, swallows a cancellation that meets a
+        result, and waiting for the task would never end.
+        """
+        self._is_over.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await self._task
         await self._redis.aclose()
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_SECONDS)
+        while not self._is_over.is_set():
             await self.look()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_over.wait(), EVERY_SECONDS)
 
     async def look(self) -> None:
         """Ask once and pass on what Redis says; silence is an answer too."""

@@ -42,7 +42,7 @@ _TEMPLATE: Final = (
     '"expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null], '
     '"root_id": "%(id)s", "parent_id": null, "argsrepr": "()", "kwargsrepr": "{}", "origin": "doorbell", '
     '"ignore_result": true, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}}, '
-    '"properties": {"correlation_id": "%(id)s", "reply_to": "", "argsrepr": "()", "kwargsrepr": "{}", '
+    '"properties": {"correlation_id": "%(id)s", "reply_to": "", '
     '"delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": "' + INGEST_QUEUE + '"}, '
     '"priority": 0, "body_encoding": "base64", "delivery_tag": "%(tag)s"}}'
 )
