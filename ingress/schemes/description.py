@@ -96,7 +96,7 @@ def read_description(given: Mapping[str, Any]) -> Description:
         if name not in KEYS:
             close = get_close_matches(str(name), KEYS, 1)
             meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(KEYS)}"
-            raise BadSchemeError(f"unknown key {name}: {meant}")
+            raise BadSchemeError(f"unknown key {name!r}: {meant}")
     values: dict[str, Any] = {name: _read(name, value) for name, value in given.items()}
     if not values.get("header"):
         raise BadSchemeError('header is missing: the header that carries the signature, such as "X-Signature"')

@@ -1,0 +1,151 @@
+"""A scheme that is wrong is refused when it is read, by a line that says what."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingress.schemes import DESCRIPTIONS, PRESETS, UnknownSchemeError, compose, find
+from ingress.schemes.description import KEYS, BadSchemeError
+from ingress.schemes.verdict import Handshake, Wrong, WrongSecretError
+
+GOOD: Final = {"header": "X-Signature", "algorithm": "hmac-sha256"}
+
+
+@pytest.mark.parametrize(
+    ("description", "line"),
+    [
+        ({}, 'header is missing: the header that carries the signature, such as "X-Signature"'),
+        ({"header": "X-Signature"}, "algorithm is missing: one of hmac-sha256, hmac-sha512, hmac-sha1, ed25519"),
+        (GOOD | {"algoritm": "x"}, "unknown key 'algoritm': did you mean algorithm?"),
+        (GOOD | {"zzz": 1}, "unknown key 'zzz': there are header, algorithm, encoding"),
+        (GOOD | {"header": "X Signature"}, "header: a header's name or a list of names is expected, not 'X Signature'"),
+        (GOOD | {"header": []}, "header: a header's name or a list of names is expected, not []"),
+        (GOOD | {"header": 3}, "header: a header's name or a list of names is expected, not 3"),
+        (GOOD | {"algorithm": "md5"}, "algorithm: 'md5' is none of hmac-sha256"),
+        (GOOD | {"algorithm": ["hmac-sha256"]}, "algorithm: ['hmac-sha256'] is none of hmac-sha256"),
+        (GOOD | {"encoding": "base32"}, "encoding: 'base32' is none of hex, hex-upper, base64"),
+        (GOOD | {"handshake": "hello"}, "handshake: 'hello' is none of url_verification, hub.challenge"),
+        (GOOD | {"tolerance": "300"}, "tolerance: whole seconds from 1 to 86400 are expected, not '300'"),
+        (GOOD | {"tolerance": True}, "tolerance: whole seconds"),
+        (GOOD | {"tolerance": 0}, "tolerance: whole seconds"),
+        (GOOD | {"prefix": 1}, "prefix: a text of ASCII characters is expected, not 1"),
+        (GOOD | {"prefix": "ü"}, "prefix: a text of ASCII characters is expected, not 'ü'"),
+        (GOOD | {"content": "{boby}"}, "content: unknown placeholder {boby}; there are {body}, {timestamp}, {id}"),
+        (GOOD | {"content": "{body!r}"}, "content: unknown placeholder {body!r}"),
+        (GOOD | {"content": "{body:x}"}, "content: unknown placeholder {body:x}"),
+        (GOOD | {"content": "{}{body}"}, "content: unknown placeholder {}"),
+        (GOOD | {"content": "{header:}{body}"}, "content: unknown placeholder {header}"),
+        (GOOD | {"content": "{header:a b}.{body}"}, "content: unknown placeholder {header:a b}"),
+        (GOOD | {"content": "{body"}, "content: '{body' cannot be read: expected '}' before end of string"),
+        (GOOD | {"content": "{timestamp}"}, "content: '{timestamp}' must hold {body} once"),
+        (GOOD | {"content": "{body}{body}"}, "content: '{body}{body}' must hold {body} once"),
+        (GOOD | {"content": "{id}.{id}.{body}", "id": "X-Id"}, "holds {id} twice"),
+        (GOOD | {"content": "{id}{body}", "id": "X-Id"}, "must have a fixed text between {id} and {body}"),
+        (GOOD | {"content": "{url}.{body}"}, "content: {url} needs the key url: the URL exactly as it is registered"),
+        (GOOD | {"content": "{timestamp}.{body}"}, "content holds {timestamp}: give timestamp (a header) or"),
+        (GOOD | {"content": "{id}.{body}"}, "content holds {id}: give id, the header that carries it"),
+        (GOOD | {"timestamp": "X-Time"}, "a timestamp is given, but content has no {timestamp}"),
+        (GOOD | {"id": "X-Id"}, "an id is given, but content has no {id}: an id that is not signed is no identity"),
+        (GOOD | {"timestamp_field": "t="}, "timestamp_field is an item of the signature header: give the separator"),
+        (
+            GOOD | {"timestamp_field": "t=", "separator": ",", "content": "{timestamp}{body}"},
+            "prefix and timestamp_field must tell signatures and the time apart",
+        ),
+        (GOOD | {"timestamp": "T", "timestamp_field": "t=", "separator": ","}, "two sources of one time"),
+        (GOOD | {"algorithm": "ed25519"}, "key: an Ed25519 public key is hex, base64 or whsec"),
+        (GOOD | {"ed25519_prefix": "v1a,"}, "ed25519_prefix is for an HMAC scheme with a separator"),
+        ({"preset": "githup"}, "preset: 'githup' is none of github, hmac, meta"),
+        ({"preset": "none"}, "preset: 'none' is none of github"),
+    ],
+)
+def test_a_wrong_description_is_refused_with_a_line_that_says_what(description: dict[str, Any], line: str) -> None:
+    with pytest.raises(BadSchemeError) as caught:
+        compose(description)
+    assert str(caught.value).startswith(line) or line in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnknownSchemeError):
+        find(description)
+
+
+VALUES: Final = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.lists(st.text(max_size=5), max_size=3)
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*KEYS, "preset"]) | st.text(max_size=10),
+        VALUES | st.sampled_from(["X-A", "hmac-sha256", "hex", "{body}", "{id}.{timestamp}.{body}", "github", "raw"]),
+    )
+)
+def test_any_description_whatever_is_a_scheme_or_a_line(description: dict[str, Any]) -> None:
+    with suppress(BadSchemeError):
+        assert compose(description).verify(keys=[], headers=[], body=b"", now=0) is Wrong.MISSING
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_a_description_may_start_from_a_preset_and_change_some_of_it(name: str) -> None:
+    it = compose({"preset": name, "header": "X-Other"}).description
+    assert it.header == ("X-Other",)
+    preset = PRESETS[name].description  # type: ignore[attr-defined]  # all but moveris and none are declared
+    assert (it.content, it.encoding, it.key) == (preset.content, preset.encoding, preset.key)
+
+
+def test_slack_and_meta_ask_before_they_send() -> None:
+    asking = {name: it.handshake for name, it in PRESETS.items() if it.handshake is not Handshake.NONE}
+    assert asking == {"slack": Handshake.URL_VERIFICATION, "meta": Handshake.HUB_CHALLENGE}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("github", b"", "the secret is empty"),
+        ("moveris", b"", "the secret is empty"),
+        ("standard-webhooks", b"whsec_", "the secret is empty"),
+        ("standard-webhooks", b"whsec_a!b", "the secret is not base64"),
+        ("standard-webhooks", b"whsk_c2VjcmV0", r"the provider's public key \(whpk_\) is expected"),
+        ("standard-webhooks", b"whpk_c2VjcmV0", "an Ed25519 public key has 32 bytes, this one has 6"),
+        ("none", b"secret", "the token of the path needs 32 to 200 letters"),
+        ("none", b"a/" * 20, "the token of the path needs 32 to 200 letters"),
+    ],
+)
+def test_a_secret_of_the_wrong_form_is_refused_and_not_shown(name: str, text: bytes, line: str) -> None:
+    with pytest.raises(WrongSecretError, match=line) as caught:
+        PRESETS[name].read_key(label="a", text=text)
+    assert not text or text.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "line"),
+    [
+        ("hex", b"zz", "the secret is not hexadecimal digits"),
+        ("hex", b"abc", "the secret is not hexadecimal digits"),
+        ("base64", b"\xff", "the secret is not base64"),
+        ("base64", b"a b", "the secret is not base64"),
+    ],
+)
+def test_a_secret_that_is_not_of_the_described_form_is_refused(key: str, text: bytes, line: str) -> None:
+    with pytest.raises(WrongSecretError, match=line):
+        compose(GOOD | {"key": key}).read_key(label="a", text=text)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("hex", b"736543"), ("base64", b"c2VD"), ("whsec", b"whsec_c2VD"), ("raw", b"seC")]
+)
+def test_secrets_are_brought_into_their_form(key: str, text: bytes) -> None:
+    assert compose(GOOD | {"key": key}).read_key(label="a", text=text).secret == b"seC"
+
+
+def test_base64_without_its_padding_is_understood() -> None:
+    assert compose(GOOD | {"key": "whsec"}).read_key(label="a", text=b"whsec_c2VjcmV0MQ").secret == b"secret1"
+
+
+def test_a_public_key_cannot_sign() -> None:
+    public = b"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+    with pytest.raises(WrongSecretError, match="only the provider's private one"):
+        PRESETS["standard-webhooks"].sign(public, b"", now=0, event_id="a")
