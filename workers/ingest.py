@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from workers.judging import Wanting
     from workers.store.connect import Connection
-    from workers.store.events import Entry
+    from workers.store.entry import Entry
     from workers.stream import InboxReader, Received
 
 FIRST_READ: Final = 100

@@ -17,7 +17,7 @@ from uuid import UUID
 from shared.envelope import EPOCH, EnvelopeError, decode
 from workers import events
 from workers.events.model import Rejected, body_fingerprint
-from workers.store.events import Entry, headers_json, notes_array
+from workers.store.entry import Entry, headers_json, notes_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from workers.judging import Wanting
     from workers.store.connect import Connection
-    from workers.store.events import Entry
+    from workers.store.entry import Entry
     from workers.store.rejected import RejectedEvent, Reprocessed
 
 __all__: Final = ["reprocess"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workers.store.connect import Connection
-    from workers.store.events import Entry
+    from workers.store.entry import Entry
 
 TODAY = date(2026, 3, 27)
 

@@ -7,7 +7,6 @@ their range, a missing field, times without a zone, two session ids that contrad
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +28,8 @@ from workers.events.model import (
 from workers.events.strict_json import read_object
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from workers.events.model import Headers
 
 PROVIDER: Final = "moveris"
@@ -172,8 +173,9 @@ def _identify(event: VerificationCompleted) -> bytes:
     """
     data = event.data
     _refuse_two_sessions(event.session_id, data.session_id)
-    created = (data.created_at - EPOCH) // timedelta(microseconds=1)
-    return identity_fingerprint(PROVIDER, event.event, event.session_id, data.model, str(created))
+    since = data.created_at - EPOCH
+    created = f"{since.days}:{since.seconds}:{since.microseconds}"
+    return identity_fingerprint(PROVIDER, event.event, event.session_id, data.model, created)
 
 
 def _refuse_two_sessions(session: str, inner: object) -> None:

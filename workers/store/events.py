@@ -8,7 +8,6 @@ else: an error that is not the data's reaches the caller, and nothing of the bat
 
 from __future__ import annotations
 
-import json
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,12 +15,11 @@ import psycopg
 from psycopg import rows
 
 from workers.events.model import body_fingerprint
+from workers.store.entry import NO_HEADERS, Entry, notes_array
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
-    from uuid import UUID
 
     from workers.store.connect import Connection
 
@@ -31,38 +29,6 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 _QUERIES: Final = Queries("events.sql")
 _ATTEMPTS: Final = 5
 REFUSED: Final = "refused_by_database"
-_NO_HEADERS: Final = "{}"
-_NO_NOTES: Final = "{}"
-
-
-class Entry(NamedTuple):
-    """One inbox entry after parsing: what the tables need. A tuple, because columns are made of thousands of them.
-
-    Attributes:
-        id: given by the ingress.
-        type: None when it was rejected before that was known.
-        received_at: aware.
-        headers: a JSON object, see `headers_json`.
-        fingerprint: what makes it the same event.
-        reject_reason: None when accepted.
-        notes: a Postgres array, see `notes_array`.
-        handlers: names of those that want it.
-    """
-
-    id: UUID
-    provider: str
-    tenant: str
-    type: str | None
-    subject: str | None
-    occurred_at: datetime | None
-    received_at: datetime
-    headers: str
-    body: bytes
-    secret_label: str
-    fingerprint: bytes
-    reject_reason: str | None
-    notes: str
-    handlers: tuple[str, ...]
 
 
 class Counts(NamedTuple):
@@ -96,25 +62,6 @@ def answer(connection: Connection) -> None:
         psycopg.OperationalError: it does not.
     """
     connection.execute(_QUERIES["answer"])
-
-
-def headers_json(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """Return headers as a JSON object; values of a repeated one are joined by ", ", as HTTP has it."""
-    if not headers:
-        return _NO_HEADERS
-    merged: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        merged[name] = f"{merged[name]}, {value}" if name in merged else value
-    return json.dumps(merged)
-
-
-def notes_array(notes: Sequence[str]) -> str:
-    """Return notes as the text of a Postgres array: inside an array of rows they could not be one themselves."""
-    if not notes:
-        return _NO_NOTES
-    quoted = (note.replace("\\", "\\\\").replace('"', '\\"') for note in notes)
-    return "{" + ",".join(f'"{note}"' for note in quoted) + "}"
 
 
 def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
@@ -160,7 +107,7 @@ def _store_refused(connection: Connection, entry: Entry, refusal: psycopg.Error)
         notes=notes_array([code]),
         handlers=(),
     )
-    bare = rejected._replace(headers=_NO_HEADERS, notes=notes_array([code, "headers left out"]))
+    bare = rejected._replace(headers=NO_HEADERS, notes=notes_array([code, "headers left out"]))
     for attempt in (rejected, bare):
         try:
             return _store_patiently(connection, [attempt])
@@ -183,9 +130,9 @@ def _store_patiently(connection: Connection, batch: Sequence[Entry]) -> Counts:
 
 def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
     """Do steps 1 to 3 in two round trips, three when there are duplicates."""
-    by_key: dict[tuple[str, str, bytes], Entry] = {}
+    by_key: dict[tuple[bytes, str, str], Entry] = {}
     for entry in batch:
-        by_key.setdefault((entry.tenant, entry.provider, entry.fingerprint), entry)
+        by_key.setdefault((entry.fingerprint, entry.tenant, entry.provider), entry)
     firsts = [by_key[key] for key in sorted(by_key)]
     duplicates = 0
     with connection.pipeline() as pipeline, connection.transaction():

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import Rollback, rows
 
-from workers.store.events import insert_deliveries, insert_receipts, notes_array
+from workers.store.entry import notes_array
+from workers.store.events import insert_deliveries, insert_receipts
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from workers.store.connect import Connection
-    from workers.store.events import Entry
+    from workers.store.entry import Entry
 
 _QUERIES: Final = Queries("events.sql")
 DUPLICATE: Final = "duplicate"
