@@ -6,25 +6,26 @@ is said, not raised. Refuses: a missing endpoint (`RefusedError`), a key that do
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-from ingress.schemes import moveris
-from shared.registry import Cipher
+from deploy.cli import samples
+from deploy.cli.endpoints import path_of
+from deploy.cli.posting import post_many
+from ingress.schemes import find
+from shared.registry import Cipher, RegistryError
 from shared.settings import fernet_keys
 from workers.store.connect import connect
 from workers.store.tenants import find_endpoint, is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
+    from deploy.cli.posting import Answer
     from deploy.local.state import Stack
+    from shared.registry import Endpoint
     from workers.store.connect import Connection
 
 POLL_SECONDS: Final = 0.004
@@ -37,51 +38,30 @@ class Trail:
     """What happened to one event; times in milliseconds since it was sent, None for what did not happen in time.
 
     Attributes:
-        event_id: given by the ingress; empty if it refused.
-        answer: what the ingress answered.
+        event_id: given by the ingress; None if it refused.
+        refusal: what it answered then.
         acknowledged: the answer was there.
         stored: Postgres has it.
         handled: the last handler was done; None also while there is no handler.
         handlers: name of each delivery's handler, and its state unless it succeeded.
     """
 
-    event_id: str = ""
-    answer: str = ""
-    acknowledged: float | None = None
+    event_id: UUID | None
+    refusal: str
+    acknowledged: float = 0.0
     stored: float | None = None
     handled: float | None = None
     handlers: Sequence[str] = field(default_factory=tuple)
-
-
-def completed(session_id: str) -> bytes:
-    """Return a `verification.completed` as Moveris sends it."""
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    data = {
-        "session_id": session_id,
-        "verdict": "live",
-        "confidence": 0.94,
-        "real_score": 0.94,
-        "score": 94.0,
-        "type": "VERY HIGH",
-        "model": "mixed-30-v2",
-        "input_source": "rest_frames",
-        "processing_ms": 412,
-        "frames_processed": 30,
-        "created_at": now,
-    }
-    event = {"event": "verification.completed", "session_id": session_id, "timestamp": now, "data": data}
-    return json.dumps(event).encode()
 
 
 def follow(stack: Stack, *, seconds: float) -> Trail:
     """Send one event to the demo's endpoint and follow it for up to `seconds`."""
     with connect(stack.database_url, name="pipeline up") as connection:
         endpoint = find_endpoint(connection, tenant=TENANT, provider=PROVIDER)
-        cipher = Cipher(fernet_keys(stack.secrets_key))
-        secret = next(cipher.decrypt(secret) for secret in endpoint.secrets if is_alive(secret))
-        trail, started = Trail(), time.monotonic()
-        _post(trail, f"{stack.ingress_url}/webhooks/{PROVIDER}/{TENANT}", secret)
-        trail.acknowledged = _milliseconds(started)
+        started = time.monotonic()
+        answer = _post(stack, endpoint)
+        trail = Trail(event_id=answer.id, refusal=f"{answer.status} {answer.code} {answer.detail}".strip())
+        trail.acknowledged = answer.seconds * 1000
         while trail.event_id and time.monotonic() - started < seconds:
             if _look(connection, trail, started):
                 break
@@ -89,18 +69,18 @@ def follow(stack: Stack, *, seconds: float) -> Trail:
         return trail
 
 
-def _post(trail: Trail, url: str, secret: bytes) -> None:
-    body = completed(f"demo-{uuid.uuid4()}")
-    headers = {"Content-Type": "application/json", "X-Webhook-Event": "verification.completed"}
-    request = Request(url, data=body, headers=headers | moveris.sign(secret, body))  # noqa: S310 - the stack's own
-    try:
-        with urlopen(request, timeout=10) as answer:  # noqa: S310 - the same
-            trail.answer = f"{answer.status}"
-            trail.event_id = json.loads(answer.read())["id"]
-    except HTTPError as refusal:
-        trail.answer = f"{refusal.code} {refusal.read(200).decode(errors='replace')}"
-    except (URLError, OSError) as error:
-        trail.answer = str(error)
+def _post(stack: Stack, endpoint: Endpoint) -> Answer:
+    """Post one event as the provider would."""
+    secret = next(filter(is_alive, endpoint.secrets), None)
+    if secret is None:
+        raise RegistryError(f"{TENANT} has no secret that may sign: add one with `pipeline secrets add {TENANT}`")
+    body, headers = samples.moveris()
+    key = Cipher(fernet_keys(stack.secrets_key)).decrypt(secret)
+    signed = find(endpoint.scheme).sign(key, body, now=time.time(), event_id="")
+    headers = {"Content-Type": "application/json"} | headers | signed
+    url = stack.ingress_url + path_of(TENANT, PROVIDER)
+    (answer,) = post_many(url, lambda: (body, headers), count=1, rate=None, connections=1, timeout=10)
+    return answer
 
 
 def _look(connection: Connection, trail: Trail, started: float) -> bool:

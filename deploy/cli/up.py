@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import redis
 import typer
 
+from deploy.cli.endpoints import path_of
 from deploy.cli.errors import CommandError
 from deploy.cli.trail import PROVIDER, TENANT, follow
 from deploy.local.report import Report
@@ -27,8 +31,6 @@ from workers.store.migrate import migrate
 from workers.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from deploy.cli.trail import Trail
     from deploy.local.state import Stack
     from workers.store.connect import Connection
@@ -58,7 +60,7 @@ def up(
         given=load(GivenSettings),
         environ=inherited(),
         report=report,
-        steps=_Steps(report=report, demo_event=demo_event, logs=settings.home / "logs"),
+        steps=_Steps(report=report, demo_event=demo_event, home=settings.home),
     )
     asyncio.run(run(this))
 
@@ -69,7 +71,7 @@ class _Steps:
 
     report: Report
     demo_event: bool
-    logs: Path
+    home: Path
 
     def prepare(self, stack: Stack) -> None:
         """Migrate, see that the key fits, make the demo's endpoint if there is none, publish the registry."""
@@ -92,15 +94,15 @@ class _Steps:
                 trail = follow(stack, seconds=TRAIL_SECONDS)
             self._tell(trail)
         self.report.say()
-        self.report.say(f"  ingress    {stack.ingress_url}/webhooks/{PROVIDER}/{TENANT}", "bold")
+        self.report.say(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
         self.report.say(f"  Flower     {stack.flower_url}", "bold")
-        self.report.say(f"  logs       {self.logs}")
-        self.report.say(f"  send more  pipeline send {TENANT} --count 100 --wait")
+        self.report.say(f"  logs       {self.home / 'logs'}")
+        self.report.say(f"  send more  {_command(self.home)} send {TENANT} --count 100 --wait")
         self.report.say("  stop       Ctrl-C")
 
     def _tell(self, trail: Trail) -> None:
         if not trail.event_id:
-            self.report.bad(f"the ingress did not take the event: {trail.answer}")
+            self.report.bad(f"the ingress did not take the event: {trail.refusal}")
             return
         self.report.good(f"event {trail.event_id}")
         self.report.good(f"acknowledged after {trail.acknowledged:.0f} ms")
@@ -114,6 +116,17 @@ class _Steps:
             self.report.bad(f"not handled after {TRAIL_SECONDS:.0f} s: {', '.join(trail.handlers)}; see handlers.log")
         else:
             self.report.bad("stored, and no handler asks for it: name the module of yours in HANDLERS")
+
+
+def _command(home: Path) -> str:
+    """Return how to type `pipeline` here, so that it finds this stack."""
+    program = Path(sys.executable).with_name("pipeline")
+    here = Path.cwd()
+    known = shutil.which("pipeline")
+    name = str(program.relative_to(here) if program.is_relative_to(here) else program)
+    if known and Path(known) == program:
+        name = "pipeline"
+    return name if home == here / ".local" else f"PIPELINE_HOME={home} {name}"
 
 
 def _check_key(connection: Connection, cipher: Cipher) -> None:

@@ -37,6 +37,7 @@ OLDEST_POSTGRES: Final = 150000
 OLDEST_REDIS: Final = 7
 SERVERS_SECONDS: Final = 60.0
 SERVICES_SECONDS: Final = 90.0
+ECHO_SECONDS: Final = 1.0
 
 
 class Steps(Protocol):
@@ -160,17 +161,23 @@ def _check_ports(settings: StackSettings) -> None:
 
 
 def _listen(supervisor: Supervisor, report: Report) -> asyncio.Event:
-    """Return an event that the first signal sets; a second one hurries everything."""
-    stop = asyncio.Event()
+    """Return an event that the first signal sets; a second one hurries everything.
+
+    What comes within a second of the first is its echo: `make` passes SIGTERM on, beside whoever signals the group.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    first = float("inf")
 
     def heard() -> None:
-        if stop.is_set():
+        nonlocal first
+        if loop.time() - first > ECHO_SECONDS:
             report.bad("hurrying")
             supervisor.hurry()
+        first = min(first, loop.time())
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, heard)
+        loop.add_signal_handler(number, heard)
     return stop
 
 

@@ -170,7 +170,8 @@ def test_the_first_event_is_acknowledged_stored_and_handled(first_run: Up) -> No
     assert re.search(r"handled after \d+ ms by example\.note$", said, re.MULTILINE)
     assert f"http://127.0.0.1:{first_run.environ['INGRESS_PORT']}/webhooks/moveris/demo" in said
     assert f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}" in said
-    assert "pipeline send demo" in said
+    assert f"PIPELINE_HOME={first_run.home}" in said
+    assert re.search(r"pipeline send demo --count \d+ --wait", said)
     assert "\x1b" not in said, "no colours where nobody sees them"
 
 
