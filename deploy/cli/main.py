@@ -1,21 +1,22 @@
 """The command `pipeline`: all sub-commands in one place.
 
 Guarantees: what a person did wrong, and servers that are away, end in one line and a status other than 0. Refuses
-nothing itself. A module of `GROUPS` brings an `app`, one of `COMMANDS` a function of its name.
+nothing itself. A group of commands is a module with an `app`, a single one a function.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Final
 
 import typer
 
+from deploy.cli import deliveries, endpoints, events, secrets, tenants
 from deploy.cli.env import env
 from deploy.cli.errors import explain
+from deploy.cli.keygen import keygen
 from deploy.cli.migrate import migrate
+from deploy.cli.send import send
+from deploy.cli.stats import stats
 from deploy.cli.up import up
 
 app = typer.Typer(
@@ -25,19 +26,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(up)
-app.command()(migrate)
-app.command()(env)
-
-GROUPS: Final = ("tenants", "endpoints", "secrets", "events", "deliveries")
-COMMANDS: Final = ("send", "stats", "keygen")
-
-for _name in GROUPS:
-    if find_spec(f"deploy.cli.{_name}"):
-        app.add_typer(import_module(f"deploy.cli.{_name}").app, name=_name)
-for _name in COMMANDS:
-    if find_spec(f"deploy.cli.{_name}"):
-        app.command(_name)(getattr(import_module(f"deploy.cli.{_name}"), _name))
+for command in (up, migrate, env, send, stats, keygen):
+    app.command()(command)
+for name, group in (
+    ("tenants", tenants),
+    ("endpoints", endpoints),
+    ("secrets", secrets),
+    ("events", events),
+    ("deliveries", deliveries),
+):
+    app.add_typer(group.app, name=name)
 
 
 def main() -> None:
