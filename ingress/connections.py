@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, TOO_MANY_CONNECTIONS, Refusal
+from ingress.joined import Joined
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,6 +57,7 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._is_leaving = False
         self._unanswered: deque[RequestResponseCycle] = deque()
+        self._joined = Joined(transport)
         self._timer = self.loop.call_later(self._limits.headers_seconds, self._look)
         if len(self.connections) > self._limits.connections:
             self._refuse(TOO_MANY_CONNECTIONS)
@@ -84,6 +86,7 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+        self.cycle.transport = cast("asyncio.Transport", self._joined)
         if self._is_leaving:
             self.cycle.keep_alive = False
 
@@ -91,6 +94,7 @@ class Connection(HttpToolsProtocol):
         """Start the clock of a request that may already wait behind this one."""
         self._since = self.loop.time()
         self._unanswered.popleft()
+        self._joined.flush()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
