@@ -172,9 +172,14 @@ def backfill(
     if as_json:
         emit([row], as_json=True, columns=[])
     else:
+        would = "would be " if dry_run else ""
         print(
-            f"{missing} deliveries {'would be ' if dry_run else ''}made for {name}, of {looked_at} events since {since}"
+            f"{_deliveries(missing)} {would}made for {name}; {looked_at} events since {since:%Y-%m-%d %H:%M} looked at"
         )
+
+
+def _deliveries(count: int) -> str:
+    return "1 delivery" if count == 1 else f"{count} deliveries"
 
 
 def _given(filter_: str) -> str | None:
@@ -204,4 +209,4 @@ def _report(batches: Iterable[Lanes], done: str, *, dry_run: bool, as_json: bool
         if as_json or rows:
             emit(rows, as_json=as_json, columns=["tenant", "handler", "count"])
         if not as_json:
-            print(f"{lanes.total()} deliveries {'would be ' if dry_run else ''}{done}")
+            print(f"{_deliveries(lanes.total())} {'would be ' if dry_run else ''}{done}")

@@ -16,7 +16,7 @@ from deploy.local.errors import StackError
 from shared.registry import RegistryError
 from shared.settings import SettingError
 from workers.store.migrate import MigrationError
-from workers.store.tenants import RefusedError
+from workers.store.refusals import RefusedError
 
 _PASSWORD: Final = re.compile(r"(?<=://)[^/@\s]*@")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _IDLE_SECONDS: Final = 2.0
 """A connection idle for longer is opened anew: servers close idle ones, often in the moment they are used again."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What came back for one request.

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 
 from shared import registry
 from workers import publishing
-from workers.store import tenants
+from workers.store import refusals, tenants
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_each_change_of_an_endpoint_or_secret_raises_the_version(connection: Con
 def test_a_change_that_is_rolled_back_raises_nothing(connection: Connection) -> None:
     add_acme(connection)
     before = tenants.read_registry(connection)
-    with pytest.raises(tenants.EndpointExistsError):
+    with pytest.raises(refusals.EndpointExistsError):
         tenants.add_endpoint(
             connection, tenant="acme", provider="moveris", scheme="moveris", label="v9", ciphertext=b"x"
         )
@@ -84,28 +84,28 @@ def test_a_change_that_is_rolled_back_raises_nothing(connection: Connection) -> 
 
 @pytest.mark.parametrize("name", ["", "Acme", "a/b", "-acme", "ä", "a" * 64, "acme\n"])
 def test_a_name_that_no_path_takes_is_refused_with_a_sentence(connection: Connection, name: str) -> None:
-    with pytest.raises(tenants.BadNameError, match="lower-case letters"):
+    with pytest.raises(refusals.BadNameError, match="lower-case letters"):
         tenants.add_tenant(connection, name)
 
 
 def test_what_exists_or_is_missing_is_refused_by_name(connection: Connection) -> None:
     add_acme(connection)
     key = {"tenant": "acme", "provider": "moveris"}
-    with pytest.raises(tenants.TenantExistsError, match="acme"):
+    with pytest.raises(refusals.TenantExistsError, match="acme"):
         tenants.add_tenant(connection, "acme")
-    with pytest.raises(tenants.UnknownTenantError, match="nobody"):
+    with pytest.raises(refusals.UnknownTenantError, match="nobody"):
         tenants.pause_tenant(connection, "nobody")
-    with pytest.raises(tenants.UnknownTenantError, match="pipeline tenants add nobody"):
+    with pytest.raises(refusals.UnknownTenantError, match="pipeline tenants add nobody"):
         tenants.add_endpoint(connection, tenant="nobody", provider="p", scheme="p", label="l", ciphertext=b"x")
-    with pytest.raises(tenants.SecretExistsError, match="v1"):
+    with pytest.raises(refusals.SecretExistsError, match="v1"):
         tenants.add_secret(connection, **key, label="v1", ciphertext=b"x")
-    with pytest.raises(tenants.UnknownEndpointError, match="github"):
+    with pytest.raises(refusals.UnknownEndpointError, match="github"):
         tenants.add_secret(connection, tenant="acme", provider="github", label="v1", ciphertext=b"x")
-    with pytest.raises(tenants.UnknownSecretError, match="v7"):
+    with pytest.raises(refusals.UnknownSecretError, match="v7"):
         tenants.expire_secret(connection, **key, label="v7", at=datetime.now(UTC))
-    with pytest.raises(tenants.BadNameError, match="label"):
+    with pytest.raises(refusals.BadNameError, match="label"):
         tenants.add_secret(connection, **key, label="", ciphertext=b"x")
-    with pytest.raises(tenants.UnknownEndpointError, match="github"):
+    with pytest.raises(refusals.UnknownEndpointError, match="github"):
         tenants.find_endpoint(connection, tenant="acme", provider="github")
 
 

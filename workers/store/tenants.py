@@ -10,13 +10,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from shared import registry
+from workers.store.refusals import (
+    BadNameError,
+    EndpointExistsError,
+    SecretExistsError,
+    TenantExistsError,
+    UnknownEndpointError,
+    UnknownSecretError,
+    UnknownTenantError,
+)
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
@@ -27,58 +36,6 @@ if TYPE_CHECKING:
 _SQL: Final = Queries("tenants.sql")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LABEL_LENGTH: Final = 100
-
-
-class RefusedError(Exception):
-    """A change that cannot be made; the text is one line that says why and what to do.
-
-    Attributes:
-        code: the same in logs and `--json`.
-    """
-
-    code: ClassVar[str] = "refused"
-
-
-class BadNameError(RefusedError):
-    """A name or label that the tables would refuse."""
-
-    code = "bad_name"
-
-
-class TenantExistsError(RefusedError):
-    """There is a tenant of that name already."""
-
-    code = "tenant_exists"
-
-
-class UnknownTenantError(RefusedError):
-    """There is no such tenant."""
-
-    code = "unknown_tenant"
-
-
-class EndpointExistsError(RefusedError):
-    """The tenant has an endpoint of that provider already."""
-
-    code = "endpoint_exists"
-
-
-class UnknownEndpointError(RefusedError):
-    """The tenant has no endpoint of that provider."""
-
-    code = "unknown_endpoint"
-
-
-class SecretExistsError(RefusedError):
-    """The endpoint has a secret of that label already."""
-
-    code = "secret_exists"
-
-
-class UnknownSecretError(RefusedError):
-    """The endpoint has no secret of that label."""
-
-    code = "unknown_secret"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

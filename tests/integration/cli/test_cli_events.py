@@ -1,0 +1,237 @@
+"""`pipeline events`, `deliveries` and `stats`, as processes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from deploy.cli.samples import moveris
+from shared.envelope import new_event_id
+from shared.wire import INBOX
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.integration.cli.conftest import Pipeline
+    from workers.store.connect import Connection
+
+NOW = datetime.now(UTC)
+HANDLERS = """
+from workers import handler
+
+@handler("acme.later", event="verification.completed", tenant="acme")
+def later(event, delivery): ...
+"""
+
+
+def store(connection: Connection, *, body: bytes | None = None, state: str = "accepted", **other: Any) -> UUID:
+    """Store one event and return its id."""
+    event_id = new_event_id(other.get("received_at", NOW))
+    row = {
+        "id": event_id,
+        "provider": "moveris",
+        "tenant": "acme",
+        "type": "verification.completed" if state == "accepted" else None,
+        "subject": "session-1",
+        "received_at": NOW,
+        "headers": "{}",
+        "body": moveris()[0] if body is None else body,
+        "secret_label": "mixed-30-v2",
+        "fingerprint": event_id.bytes,
+        "state": state,
+        "reject_reason": None if state == "accepted" else "schema_mismatch",
+    } | other
+    columns, places = ", ".join(row), ", ".join(f"%({name})s" for name in row)
+    connection.execute(f"INSERT INTO events ({columns}) VALUES ({places})", row)
+    return event_id
+
+
+def kill(connection: Connection, event_id: UUID, handler: str = "acme.grant", state: str = "dead") -> None:
+    """Store a delivery that is over, with two failed attempts."""
+    connection.execute(
+        "INSERT INTO deliveries_done"
+        " (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at, finished_at)"
+        " VALUES (%s, %s, 'acme', %s, 2, 2, 'host:1', 'ValueError: no such user', %s, %s)",
+        [event_id, handler, state, NOW, NOW + timedelta(seconds=6)],
+    )
+    for attempt in (1, 2):
+        connection.execute(
+            "INSERT INTO attempts"
+            " (event_id, handler, fence, attempt, error, traceback, duration, worker, failed_at)"
+            " VALUES (%(id)s, %(handler)s, %(attempt)s, %(attempt)s, 'ValueError: no such user',"
+            " 'Traceback of ' || %(attempt)s, interval '20 ms', 'host:1', %(now)s + %(attempt)s * interval '2 s')",
+            {"id": event_id, "handler": handler, "attempt": attempt, "now": NOW},
+        )
+
+
+def wait_for_retry(connection: Connection, event_id: UUID) -> None:
+    connection.execute(
+        "INSERT INTO deliveries (event_id, handler, tenant, ready, attempt, due_at, last_error)"
+        " VALUES (%s, 'acme.mail', 'acme', false, 1, now() + interval '1 hour', 'OSError: away')",
+        [event_id],
+    )
+
+
+def test_the_story_of_an_event_is_told_as_a_timeline(pipeline: Pipeline, connection: Connection) -> None:
+    event_id = store(connection)
+    kill(connection, event_id)
+    wait_for_retry(connection, event_id)
+    duplicate = new_event_id(NOW + timedelta(seconds=3))
+    connection.execute(
+        "INSERT INTO arrivals (id, first_id, tenant, provider, received_at, secret_label)"
+        " VALUES (%s, %s, 'acme', 'moveris', %s, 'mixed-30-v3')",
+        [duplicate, event_id, NOW + timedelta(seconds=3)],
+    )
+    told = pipeline("events", "show", str(event_id)).text
+    places = [
+        told.index(part)
+        for part in (
+            "signed by mixed-30-v2",
+            "attempt 1 failed after 20 ms on host:1: ValueError: no such user",
+            f"arrived again as {duplicate}, signed by mixed-30-v3",
+            "attempt 2 failed",
+            "acme.grant: dead after 2 attempts",
+            "acme.mail: next attempt in",
+        )
+    ]
+    assert places == sorted(places)
+    assert "Traceback of 2" not in told
+    assert "Traceback of 2" in pipeline("events", "show", str(event_id), "--tracebacks").text
+    assert f"{duplicate} is a duplicate of" in pipeline("events", "show", str(duplicate)).text
+    (story,) = pipeline.json("events", "show", str(duplicate))
+    assert (story["id"], len(story["arrivals"]), len(story["deliveries"])) == (str(event_id), 1, 2)
+    assert story["deliveries"][0]["failures"][0]["duration"] == 0.02
+
+
+@pytest.mark.parametrize("body", [b"\xff\x00\r\n{", b"", b"x" * 100_000])
+def test_the_body_is_printed_byte_for_byte(pipeline: Pipeline, connection: Connection, body: bytes) -> None:
+    event_id = store(connection, body=body, state="rejected")
+    assert pipeline("events", "show", str(event_id), "--body").out == body
+
+
+def test_an_unknown_event_is_told_apart_from_one_in_the_inbox(pipeline: Pipeline, redis_client: redis.Redis) -> None:
+    assert "the inbox is empty" in pipeline("events", "show", str(uuid4()), status=1).err
+    redis_client.xadd(INBOX, {"v": "1"})
+    assert "1 wait in the inbox" in pipeline("events", "show", str(uuid4()), "--body", status=1).err
+    assert "UUID" in pipeline("events", "show", "0198", status=2).err
+
+
+def test_events_are_listed(pipeline: Pipeline, connection: Connection) -> None:
+    accepted, rejected = store(connection), store(connection, state="rejected")
+    two_hours_ago = NOW - timedelta(hours=2)
+    old = store(connection, received_at=two_hours_ago)
+    assert {row["id"] for row in pipeline.json("events", "list")} == {str(it) for it in (accepted, rejected, old)}
+    assert [row["id"] for row in pipeline.json("events", "list", "--state", "rejected")] == [str(rejected)]
+    recent = pipeline("events", "list", "--since", "30m", "--tenant", "acme", "--type", "verification.completed").text
+    assert str(accepted) in recent
+    assert str(old) not in recent
+    assert "no duration" in pipeline("events", "list", "--since", "x5h", status=2).err
+    assert "no time" in pipeline("events", "list", "--since", "yesterday", status=2).err
+
+
+def test_rejected_events_are_parsed_again(pipeline: Pipeline, connection: Connection) -> None:
+    (pipeline.folder / "acme_app.py").write_text(HANDLERS)
+    fixed, broken = store(connection, state="rejected"), store(connection, state="rejected", body=b"[]")
+    again = ("events", "reprocess", "--reason", "schema_mismatch")
+    expected = {str(fixed): "accepted", str(broken): "rejected"}
+    tried = pipeline.json(*again, "--dry-run", HANDLERS="acme_app")
+    assert {row["event_id"]: row["outcome"] for row in tried} == expected
+    assert connection.execute("SELECT FROM events WHERE state = 'accepted'").fetchall() == []
+    done = pipeline.json(*again, HANDLERS="acme_app")
+    assert {row["event_id"]: row["outcome"] for row in done} == expected
+    (delivery,) = pipeline.json("deliveries", "list")
+    assert (delivery["event_id"], delivery["handler"], delivery["state"]) == (str(fixed), "acme.later", "pending")
+    assert "not_rejected" in pipeline("events", "reprocess", str(fixed), HANDLERS="acme_app").text
+    assert "--reason" in pipeline("events", "reprocess", status=1).err
+
+
+def test_dead_deliveries_are_listed_and_put_back(pipeline: Pipeline, connection: Connection) -> None:
+    event_id = store(connection)
+    kill(connection, event_id)
+    kill(connection, event_id, "acme.other")
+    listed = pipeline("deliveries", "list", "--state", "dead", "--handler", "acme.grant").text
+    assert "ValueError: no such user" in listed
+    assert "acme.other" not in listed
+    asked = ("deliveries", "retry", "--handler", "acme.grant", "--since", "1h")
+    assert "1 delivery would be put back" in pipeline(*asked, "--dry-run").text
+    assert [row["state"] for row in pipeline.json("deliveries", "list")] == ["dead", "dead"]
+    (done,) = pipeline.json(*asked)
+    assert done == {"tenant": "acme", "handler": "acme.grant", "count": 1, "dry_run": False}
+    assert {row["handler"]: row["state"] for row in pipeline.json("deliveries", "list")} == {
+        "acme.grant": "pending",
+        "acme.other": "dead",
+    }
+    assert "--all" in pipeline("deliveries", "retry", status=1).err
+    assert "1 delivery put back" in pipeline("deliveries", "retry", "--all").text
+
+
+def test_open_deliveries_are_cancelled_and_put_back(pipeline: Pipeline, connection: Connection) -> None:
+    event_id = store(connection)
+    wait_for_retry(connection, event_id)
+    assert "1 delivery would be cancelled" in pipeline("deliveries", "cancel", str(event_id), "--dry-run").text
+    pipeline("deliveries", "cancel", str(event_id))
+    (row,) = pipeline.json("deliveries", "list", "--state", "cancelled")
+    assert row["handler"] == "acme.mail"
+    pipeline("deliveries", "retry", "--cancelled", "--tenant", "acme")
+    assert [row["state"] for row in pipeline.json("deliveries", "list")] == ["pending"]
+
+
+def test_a_later_handler_gets_its_deliveries(pipeline: Pipeline, connection: Connection) -> None:
+    (pipeline.folder / "acme_app.py").write_text(HANDLERS)
+    event_id = store(connection)
+    store(connection, tenant="other")
+    fill = ("deliveries", "backfill", "acme.later", "--since", "1d")
+    assert pipeline.json(*fill, "--dry-run", HANDLERS="acme_app") == [
+        {"handler": "acme.later", "events": 1, "count": 1, "dry_run": True}
+    ]
+    assert "1 delivery made" in pipeline(*fill, HANDLERS="acme_app").text
+    assert pipeline.json(*fill, HANDLERS="acme_app")[0]["count"] == 0
+    (row,) = pipeline.json("deliveries", "list")
+    assert (row["event_id"], row["handler"]) == (str(event_id), "acme.later")
+    assert (
+        "acme.later" in pipeline("deliveries", "backfill", "acme.x", "--since", "1d", status=1, HANDLERS="acme_app").err
+    )
+    assert "acme only" in pipeline(*fill, "--tenant", "other", status=1, HANDLERS="acme_app").err.replace("'", "")
+    assert "no_module" in pipeline(*fill, status=1, HANDLERS="no_module").err
+
+
+def test_stats_show_inbox_deliveries_and_the_registry(
+    pipeline: Pipeline, connection: Connection, redis_client: redis.Redis
+) -> None:
+    assert "not published" in pipeline("stats").text
+    event_id = store(connection)
+    kill(connection, event_id)
+    wait_for_retry(connection, event_id)
+    redis_client.xadd(INBOX, {"v": "1"}, id=f"{int((NOW - timedelta(seconds=90)).timestamp() * 1000)}-0")
+    pipeline("tenants", "add", "acme")
+    pipeline("endpoints", "add", "acme", "--provider", "moveris", "--label", "v1", "--secret-stdin", stdin=b"x")
+    whole, acme = pipeline.json("stats")
+    assert (whole["inbox_length"], whole["stored_last_minute"], whole["rejected_last_hour"]) == (1, 1, 0)
+    assert whole["inbox_oldest_seconds"] >= 90
+    assert whole["registry_version"] == whole["registry_published"]
+    assert (acme["tenant"], acme["retrying"], acme["dead"], acme["running"]) == ("acme", 1, 1, 0)
+    shown = pipeline("stats").text
+    assert "1 waiting, the oldest for" in shown
+    assert "registry   published" in shown
+
+
+def test_every_command_teaches_with_an_example_or_takes_nothing(pipeline: Pipeline) -> None:
+    for command in (
+        ("tenants", "add"),
+        ("endpoints", "add"),
+        ("secrets", "add"),
+        ("secrets", "expire"),
+        ("keygen",),
+        ("send",),
+        ("events", "list"),
+        ("events", "show"),
+        ("events", "reprocess"),
+        ("deliveries", "list"),
+        ("deliveries", "retry"),
+        ("deliveries", "cancel"),
+        ("deliveries", "backfill"),
+    ):
+        assert f"pipeline {' '.join(command)}" in pipeline(*command, "--help").text.partition("Examples")[2], command
