@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from uvicorn import Config, Server
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from ingress.connections import Connection
@@ -58,7 +59,10 @@ def main() -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     if settings.workers > 1:
-        Multiprocess(config, sockets=[listening]).run()
+        supervisor = Multiprocess(config, sockets=[listening])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise SystemExit(1)  # the worker has said why
     else:
         Server(config).run(sockets=[listening])
 

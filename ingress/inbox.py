@@ -113,7 +113,12 @@ class Inbox:
             self._wake.clear()
             while self._waiting:
                 batch, self._waiting = self._waiting, []
-                await self._flush(batch, self._oldest + self._timeout)
+                try:
+                    await self._flush(batch, self._oldest + self._timeout)
+                except Exception:
+                    # This task must outlive anything, or every later request would wait for ever.
+                    log.exception("unexpected error in the inbox", extra={"code": "internal_error"})
+                    await self._drop()
 
     async def _flush(self, batch: Sequence[Entry], deadline: float) -> None:
         """Append one batch.

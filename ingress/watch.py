@@ -84,7 +84,10 @@ class Watch:
                 version, memory, length = await pipeline.execute()
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
+            if not isinstance(error, (RedisError, OSError, TimeoutError)):
+                log.exception("unexpected error in the watch", extra={"code": "internal_error"})
             if self._counts.redis_answers:
                 log.warning("Redis does not answer: %s", error or type(error).__name__)
             self._counts.redis_answers = False
@@ -96,15 +99,15 @@ class Watch:
         self._weigh(memory)
 
     def _weigh(self, memory: dict[str, Any]) -> None:
-        bound = memory.get("maxmemory", 0)
+        used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)
         if not bound:
             self._inbox.room = None
             return
-        self._inbox.room = room = bound * self._high_water - memory["used_memory"]
+        self._inbox.room = room = bound * self._high_water - used
         if (room <= 0) != self._is_full:
             self._is_full = room <= 0
             if self._is_full:
-                log.error("Redis is full: %d of %d bytes are used", memory["used_memory"], bound)
+                log.error("Redis is full: %d of %d bytes are used", used, bound)
             else:
                 log.info("Redis has room again")
         if (memory.get("maxmemory_policy") != "noeviction") != self._has_bad_policy:

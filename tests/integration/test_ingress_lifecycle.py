@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 import uuid
@@ -114,6 +115,20 @@ def test_a_stop_waits_for_a_body_that_is_on_its_way(valkey: Valkey) -> None:
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         assert ingress.popen.wait(10) == 0
     assert inbox(valkey.url)[-1].body == b"the rest comes after SIGTERM"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_reaches_the_whole_group_and_cuts_off_only_bodies_that_never_end(valkey: Valkey, workers: int) -> None:
+    with (
+        serving(valkey.url, INGRESS_WORKERS=str(workers), INGRESS_BODY_TIMEOUT="60") as ingress,
+        ingress.connect() as endless,
+    ):
+        endless.sendall(request(b"never complete")[:-1])
+        assert answers(ingress, "/livez")
+        for process in (*psutil.Process(ingress.popen.pid).children(), ingress.popen):
+            process.send_signal(signal.SIGINT)
+        assert ingress.popen.wait(12) == 0
+    assert not [entry for entry in inbox(valkey.url) if entry.body.startswith(b"never")]
 
 
 def test_two_processes_on_one_inbox_give_every_event_an_id_of_its_own(valkey: Valkey) -> None:
