@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,11 @@ from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit, say
 from deploy.cli.servers import cipher, database, publish
 from ingress.schemes import PRESETS, UnknownSchemeError, find
+from ingress.schemes.verdict import WrongSecretError
 from workers.store import tenants
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 app = typer.Typer(help="Endpoints: where a provider posts a tenant's events.", no_args_is_help=True)
 
@@ -20,6 +24,14 @@ app = typer.Typer(help="Endpoints: where a provider posts a tenant's events.", n
 def path_of(tenant: str, provider: str) -> str:
     """Return the path that the provider is told to post to."""
     return f"/webhooks/{provider}/{tenant}"
+
+
+def check_secret(scheme: str | Mapping[str, Any], label: str, secret: bytes) -> None:
+    """Refuse a secret that the scheme cannot use, before it is stored (`CommandError`)."""
+    try:
+        find(scheme).read_key(label=label, text=secret)
+    except WrongSecretError as error:
+        raise CommandError(f"{error}: give it as the provider shows it") from None
 
 
 @app.command()
@@ -47,7 +59,9 @@ def add(
     """
     known = _scheme(provider, scheme)
     with database() as connection:
-        ciphertext = cipher().encrypt(read_secret(from_stdin=secret_stdin))
+        secret = read_secret(from_stdin=secret_stdin)
+        check_secret(known, label, secret)
+        ciphertext = cipher().encrypt(secret)
         tenants.add_endpoint(
             connection, tenant=tenant, provider=provider, scheme=known, label=label, ciphertext=ciphertext
         )

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.arguments import Label, Provider, SecretStdin, TenantName, duration, moment, read_secret
+from deploy.cli.endpoints import check_secret
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit, say
 from deploy.cli.servers import cipher, database, publish
@@ -38,7 +39,10 @@ def add(
         pipeline secrets expire acme mixed-30-v2 --in 24h
     """
     with database() as connection:
-        ciphertext = cipher().encrypt(read_secret(from_stdin=secret_stdin))
+        endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
+        secret = read_secret(from_stdin=secret_stdin)
+        check_secret(endpoint.scheme, label, secret)
+        ciphertext = cipher().encrypt(secret)
         tenants.add_secret(connection, tenant=tenant, provider=provider, label=label, ciphertext=ciphertext)
         publish(connection)
     say(

@@ -122,6 +122,10 @@ def test_what_a_person_got_wrong_is_one_line_that_says_what_to_do(acme: Pipeline
         refused = acme(*arguments, stdin=b"secret", status=1)
         assert part in refused.err, refused.err
         assert len(refused.err.splitlines()) == 1, refused.err
+    standard = ("--provider", "standard-webhooks", "--label", "v1", "--secret-stdin")
+    unusable = acme("endpoints", "add", "acme", *standard, stdin=b"whsec_no*base64", status=1)
+    assert "as the provider shows it" in unusable.err
+    assert "no*base64" not in unusable.err
     empty = acme("secrets", "add", "acme", "--label", "v2", "--secret-stdin", stdin=b"\n", status=1)
     assert "empty" in empty.err
     assert "no duration" in acme("secrets", "expire", "acme", "v1", "--in", "soon", status=2).err
