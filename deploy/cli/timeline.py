@@ -81,7 +81,8 @@ def _of_delivery(delivery: DeliveryStory, now: datetime, *, tracebacks: bool) ->
             text = f"{who}: succeeded in attempt {delivery.attempt} on {delivery.worker}"
             yield Line(at=delivery.finished_at or now, text=text, style=_GOOD)
         case state:
-            text = f"{who}: {state} after {delivery.attempt} attempts" + _why(delivery)
+            attempts = "1 attempt" if delivery.attempt == 1 else f"{delivery.attempt} attempts"
+            text = f"{who}: {state} after {attempts}" + _why(delivery)
             yield Line(at=delivery.finished_at or now, text=text, style=_BAD)
 
 
