@@ -11,11 +11,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+from pathlib import Path
 
 from deploy.flower.settings import FlowerSettings
 from shared.settings import SettingError, load
 
-COLUMNS = "name,args,state,exception,retries,received,runtime,worker,uuid"
+COLUMNS = "name,state,exception,received,runtime,args"
+CONFIGURATION = Path(__file__).with_name("flowerconfig.py")
 
 
 def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
@@ -41,6 +43,7 @@ def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
         "--read_only=True",
         "--persistent=False",
         f"--tasks_columns={COLUMNS}",
+        f"--conf={CONFIGURATION}",
     ]
     # in the environment, for other users of the machine can read a command line
     secret = {"FLOWER_BASIC_AUTH": f"{settings.user}:{settings.password}"} if settings.password else {}

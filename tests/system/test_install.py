@@ -14,9 +14,8 @@ import venv
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import httpx
 import pytest
 from cryptography.fernet import Fernet
 
@@ -93,10 +92,9 @@ def test_the_ingress_installs_alone_and_starts(tmp_path: Path, wheel: Path, redi
         while True:
             assert process.poll() is None, process.communicate()[0]
             try:
-                with urlopen(f"http://127.0.0.1:{port}/livez", timeout=2) as answer:
-                    assert answer.status == 200
+                assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=2).status_code == 200
                 break
-            except URLError:
+            except httpx.TransportError:
                 time.sleep(0.05)
 
 

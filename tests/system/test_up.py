@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -194,6 +195,17 @@ def test_what_it_keeps_secret_only_its_owner_reads(first_run: Up) -> None:
         assert key not in log.read_text()
     for process in first_run.family():
         assert key not in " ".join(process.cmdline())
+
+
+def test_flower_shows_the_handler_and_the_event_but_nothing_of_its_body(first_run: Up) -> None:
+    flower = f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}"
+    query = "/tasks/datatable?draw=1&start=0&length=99&order[0][column]=0&search[value]="
+    shown = httpx.get(flower + query, timeout=10).text
+    (event_id,) = re.findall(r"event ([0-9a-f-]{36})", "\n".join(first_run.said))
+    assert "example.note" in shown
+    assert f"demo/{event_id}" in shown
+    for word in ("verdict", "session_id", "mixed-30-v2", "sha256="):
+        assert word not in shown
 
 
 def test_a_second_one_on_the_same_folder_is_refused(first_run: Up) -> None:

@@ -1,0 +1,26 @@
+"""Read by Flower itself (`--conf`): how one task is shown.
+
+Guarantees: what a task is about and why it failed stand in the first columns, in full; nothing is added to what the
+workers sent. Refuses nothing: a text of another form stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_FAILURE = re.compile(
+    r"DeliveryFailed\((['\"])(?P<where>tenant [^,]+, event [^,]+, attempt \d+): (?P<why>.*)\1\)", re.DOTALL
+)
+
+
+def format_task(task: Any) -> Any:
+    """Return the copy of a task that Flower shows: deliveries without brackets, the reason before the place.
+
+    Args:
+        task: with the texts `args` and `exception`, either of which may be None.
+    """
+    task.args = ", ".join(re.findall(r"[\w-]+/[0-9a-f-]{36}", task.args or "")) or task.args
+    if found := _FAILURE.fullmatch(task.exception or ""):
+        task.exception = f"{found['why']} ({found['where']})"
+    return task
