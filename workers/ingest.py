@@ -157,8 +157,7 @@ class _Run:
     def read_fresh(self) -> bool:
         """Store what no drain has had yet, until nothing is left; return False if the time is over.
 
-        While Postgres stores a full batch, a thread reads and judges the next: with both cores free that is half the
-        time of one after the other. At rest there is no thread.
+        While Postgres stores a full batch, a thread reads and judges the next. At rest there is no thread.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="inbox") as pool:
             batch = self._next(min(FIRST_READ, self._most))

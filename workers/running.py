@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import random
 import socket
 import threading
 import time
@@ -23,11 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 from workers import events
 from workers.deadline import within
 from workers.delivery import Delivery
-from workers.errors import EventGone, Fenced, Permanent, RetryAfter, TimedOut
-from workers.retry import delay
+from workers.errors import EventGone, Fenced, TimedOut
+from workers.outcomes import decide, lease
 from workers.store import deliveries
 from workers.store.connect import UNREACHABLE
-from workers.store.deliveries import Claimed, Outcome, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +33,10 @@ if TYPE_CHECKING:
 
     from workers.registration import Handler
     from workers.store.connect import Link
+    from workers.store.deliveries import Claimed, Outcome, StoredEvent
     from workers.store.session import HandlerSession
 
 SHARED_COMMIT_SECONDS: Final = 0.05
-GRACE_SECONDS: Final = 5.0
-"""Between the last moment a message may take and Celery's hard limit, and again until its leases end."""
 RECORD_SECONDS: Final = 4.0
 """How long outcomes are tried to be recorded while Postgres is away; then the lease decides."""
 
@@ -50,34 +47,6 @@ class Failure:
 
     outcome: Outcome
     error: BaseException
-
-
-def hard_limit(handler: Handler, *, message_seconds: float) -> float:
-    """Return the seconds after which Celery kills the process that runs a message of this handler."""
-    return message_seconds + handler.timeout + GRACE_SECONDS
-
-
-def lease(handler: Handler, *, message_seconds: float) -> float:
-    """Return the seconds that a claim holds: longer than the process can live."""
-    return hard_limit(handler, message_seconds=message_seconds) + GRACE_SECONDS
-
-
-def decide(claimed: Claimed, handler: Handler, error: BaseException | None, *, duration: float) -> Outcome:
-    """Turn the end of an attempt into its outcome.
-
-    1. Nothing raised: succeeded.
-    2. `Permanent`, or the last attempt: dead.
-    3. `RetryAfter`: again then. Anything else: again by the handler's schedule, with full jitter.
-    """
-    if error is None:
-        return Outcome(claimed=claimed, state="succeeded", duration=duration)
-    text = f"{type(error).__name__}: {error}".partition("\n")[0][:1000]
-    trace = "".join(traceback.format_exception(error))[-20_000:]
-    failures = claimed.attempt + 1
-    if isinstance(error, Permanent | EventGone) or failures >= handler.max_attempts:
-        return Outcome(claimed=claimed, state="dead", error=text, traceback=trace, duration=duration)
-    wait = error.seconds if isinstance(error, RetryAfter) else delay(handler.schedule, failures, random.random)
-    return Outcome(claimed=claimed, state=None, retry_in=wait, error=text, traceback=trace, duration=duration)
 
 
 class MessageRun:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from workers.admission import QUEUED_SECONDS
 from workers.registration import Handler
 from workers.retry import delay
-from workers.store import deliveries
+from workers.store import deliveries, losses
 from workers.store.deliveries import Claimed, Outcome
 
 if TYPE_CHECKING:
@@ -37,22 +37,22 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
     3. Lost in company: uncounted, and alone from now on.
     """
     with connection.transaction():
-        expired = deliveries.list_expired(connection)
+        expired = losses.list_expired(connection)
         alone = [row for row in expired if row["alone"]]
         for name in {row["handler"] for row in alone}:
             policy = handlers.get(name) or Handler(name=name, function=_unknown)
             outcomes = [_lost(row, policy) for row in alone if row["handler"] == name]
             deliveries.record(connection, name, outcomes)
-            deliveries.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
+            losses.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
         company = [row for row in expired if not row["alone"]]
         if company:
-            deliveries.return_uncharged(connection, company, error=LOST_IN_COMPANY)
+            losses.return_uncharged(connection, company, error=LOST_IN_COMPANY)
     return len(expired)
 
 
 def return_queued(connection: Connection, *, queue_is_empty: bool) -> int:
     """Return queued deliveries that no message will bring: late ones, or all older than two seconds if none is left."""
-    return deliveries.return_queued(connection, margin=QUEUED_SECONDS - EMPTY_SECONDS if queue_is_empty else 0.0)
+    return losses.return_queued(connection, margin=QUEUED_SECONDS - EMPTY_SECONDS if queue_is_empty else 0.0)
 
 
 def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> int:
@@ -62,7 +62,7 @@ def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, w
     )
     policy = Handler(name=handler, function=_unknown)
     with connection.transaction():
-        claimed = deliveries.claim_unknown(connection, handler, event_ids, worker=worker)
+        claimed = losses.claim_unknown(connection, handler, event_ids, worker=worker)
         if claimed:
             deliveries.record(connection, handler, [_failed(one, policy, error) for one in claimed])
     return len(claimed)

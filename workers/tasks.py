@@ -21,9 +21,10 @@ from workers.admission import admit
 from workers.app import app, handlers, settings
 from workers.errors import DeliveryFailed
 from workers.ingest import drain
+from workers.outcomes import hard_limit
 from workers.process import Process
 from workers.publishing import publish_if_stale
-from workers.running import MessageRun, hard_limit
+from workers.running import MessageRun
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.stream import InboxReader

@@ -4,7 +4,7 @@ Guarantees: what is returned means the same to every JSON reader. Refuses (`Reje
 body, a byte-order mark, invalid UTF-8, what is not JSON, what is not an object, duplicate keys, NaN and Infinity (also
 as 1e999), nesting deeper than `MAX_DEPTH`, integers beyond 64 bits, NUL characters.
 
-Measured on a body of 470 bytes: 5 µs; `json.loads` with a hook for duplicates and checks of the numbers takes 12 µs.
+Measured on a body of 470 bytes: 6 µs; `json.loads` with a hook for duplicates, nothing else checked, takes 10 µs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise Rejected("not_an_object", f"a JSON object is expected, not {type(tree).__name__}")
     strings = _check(tree, 1)
     # The parser keeps the last of duplicate keys and says nothing. In JSON without a backslash each pair of quotes is
-    # a key or a text, so a count of them tells: five times faster than to collect every object's pairs.
+    # a key or a text, so a count of them tells, cheaper than to collect every object's pairs.
     if b"\\" in body:
         _check_escaped(body, tree)
     elif body.count(b'"') != 2 * strings:

@@ -39,7 +39,9 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0) -> Con
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
-        options=f"-c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC",
+        # Later statements must see what others committed meanwhile, whatever the database's default is.
+        options=f"-c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
+        r" -c default_transaction_isolation=read\ committed",
     )
 
 

@@ -1,0 +1,48 @@
+"""What comes of an attempt, and how long one may take: pure decisions.
+
+Guarantees: a claim outlives the process that made it. Refuses nothing: every end of a handler is an outcome.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from workers.errors import EventGone, Permanent, RetryAfter
+from workers.retry import delay
+from workers.store.deliveries import Claimed, Outcome
+
+if TYPE_CHECKING:
+    from workers.registration import Handler
+
+GRACE_SECONDS: Final = 5.0
+"""Between the last moment a message may take and Celery's hard limit, and again until its leases end."""
+
+
+def hard_limit(handler: Handler, *, message_seconds: float) -> float:
+    """Return the seconds after which Celery kills the process that runs a message of this handler."""
+    return message_seconds + handler.timeout + GRACE_SECONDS
+
+
+def lease(handler: Handler, *, message_seconds: float) -> float:
+    """Return the seconds that a claim holds: longer than the process can live."""
+    return hard_limit(handler, message_seconds=message_seconds) + GRACE_SECONDS
+
+
+def decide(claimed: Claimed, handler: Handler, error: BaseException | None, *, duration: float) -> Outcome:
+    """Turn the end of an attempt into its outcome.
+
+    1. Nothing raised: succeeded.
+    2. `Permanent`, or the last attempt: dead.
+    3. `RetryAfter`: again then. Anything else: again by the handler's schedule, with full jitter.
+    """
+    if error is None:
+        return Outcome(claimed=claimed, state="succeeded", duration=duration)
+    text = f"{type(error).__name__}: {error}".partition("\n")[0][:1000]
+    trace = "".join(traceback.format_exception(error))[-20_000:]
+    failures = claimed.attempt + 1
+    if isinstance(error, Permanent | EventGone) or failures >= handler.max_attempts:
+        return Outcome(claimed=claimed, state="dead", error=text, traceback=trace, duration=duration)
+    wait = error.seconds if isinstance(error, RetryAfter) else delay(handler.schedule, failures, random.random)
+    return Outcome(claimed=claimed, state=None, retry_in=wait, error=text, traceback=trace, duration=duration)

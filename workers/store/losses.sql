@@ -1,0 +1,41 @@
+-- What the sweeper picks up: losses, told apart by whether they were alone.
+
+-- name: list_expired
+SELECT event_id, handler, tenant, attempt, fence, alone, worker FROM deliveries
+WHERE state = 'running' AND lease_until < now()
+ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED;
+
+-- Lost while claimed in company: nobody knows whose fault it was, so nobody is charged; next time each runs alone.
+-- name: return_uncharged
+WITH lost AS (
+    UPDATE deliveries AS d SET state = 'pending', ready = true, alone = true, lease_until = NULL, last_error = %(error)s
+    FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS l(event_id, handler)
+    WHERE d.event_id = l.event_id AND d.handler = l.handler AND d.state = 'running' AND d.lease_until < now()
+    RETURNING d.event_id, d.handler, d.fence, d.attempt, d.worker
+)
+INSERT INTO attempts (event_id, handler, fence, attempt, error, worker)
+SELECT event_id, handler, fence, attempt, %(error)s, worker FROM lost;
+
+-- name: keep_alone
+UPDATE deliveries AS d SET alone = true
+FROM unnest(%(event_ids)b::uuid[]) AS l(event_id)
+WHERE d.event_id = l.event_id AND d.handler = %(handler)s AND d.state = 'pending';
+
+-- Messages that nobody will deliver: the wait is over, or no message is left anywhere (a wider `margin`).
+-- name: return_queued
+UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
+FROM (
+    SELECT event_id, handler FROM deliveries
+    WHERE state = 'queued' AND lease_until < now() + make_interval(secs => %(margin)s)
+    ORDER BY lease_until LIMIT 5000 FOR UPDATE SKIP LOCKED
+) AS lost
+WHERE d.event_id = lost.event_id AND d.handler = lost.handler
+RETURNING d.event_id;
+
+-- A worker was sent deliveries of a handler that it does not know: a failed attempt of each.
+-- name: claim_unknown
+UPDATE deliveries AS d
+SET state = 'running', fence = d.fence + 1, worker = %(worker)s, lease_until = now() + interval '1 minute'
+FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id)
+WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state = 'queued'
+RETURNING d.event_id, d.tenant, d.attempt, d.fence;
