@@ -1,4 +1,4 @@
-"""Open-loop load, `python -m tests.benchmarks.opened`: requests leave at their time, whether or not the server keeps up.
+"""Open-loop load, `python -m tests.benchmarks.opened`: requests leave at their time, answered or not.
 
 A latency begins at the moment a request should have left, so that a server which stalls cannot hide what it kept
 waiting (no coordinated omission). Waiting is by `select`, which is exact to some microseconds; epoll rounds up to a

@@ -77,7 +77,7 @@ def run_ours(
 def run_web(place: Place, app: str, port: int, **more: object) -> Iterator[int]:
     """Run an ASGI application under uvicorn with uvloop and httptools; yield its process id."""
     argv = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
-    argv += ["--no-access-log", "--log-level", "warning"]
+    argv += ["--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "75"]
     with started(argv, place.home / "web.log", place.environ(**more)) as process:
         _wait(lambda: _answers(port), process, app)
         yield process.pid

@@ -52,22 +52,23 @@ class Sizes:
 
 
 def run_round(ground: Ground, sizes: Sizes) -> Figures:
-    """Measure everything once."""
+    """Measure everything once, and print each figure as it comes."""
     figures: Figures = {}
-    verify = measure_verify_acks(ground, sizes)
-    figures |= verify
-    figures |= measure_our_acks(ground, sizes)
-    figures |= measure_naive_acks(ground, sizes)
-    half = figures["ack_rate"] / 2
-    figures |= measure_latency(ground, sizes, half)
-    figures |= measure_copy(ground, sizes)
-    figures |= measure_stored(ground, sizes)
-    figures |= measure_noop(ground, sizes)
+    for measure in (measure_verify_acks, measure_our_acks, measure_naive_acks):
+        figures |= tell(measure(ground, sizes))
+    figures |= tell(measure_latency(ground, sizes, figures["ack_rate"] / 2))
+    for measure in (measure_copy, measure_stored, measure_noop):
+        figures |= tell(measure(ground, sizes))
     for name in ("nothing", "write"):
-        figures |= measure_our_pipeline(ground, sizes, name)
-        figures |= measure_naive_pipeline(ground, sizes, name)
-    figures |= measure_our_idle(ground, sizes)
-    figures |= measure_naive_idle(ground, sizes)
+        figures |= tell(measure_our_pipeline(ground, sizes, name))
+        figures |= tell(measure_naive_pipeline(ground, sizes, name))
+    figures |= tell(measure_our_idle(ground, sizes))
+    return figures | tell(measure_naive_idle(ground, sizes))
+
+
+def tell(figures: Figures) -> Figures:
+    """Print figures and return them."""
+    print("   ", ", ".join(f"{name} {value:,.4g}" for name, value in figures.items()), flush=True)
     return figures
 
 
