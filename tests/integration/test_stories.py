@@ -175,8 +175,9 @@ def test_an_idle_pipeline_has_no_load(connection: Connection) -> None:
 
 
 def test_events_of_the_last_while_are_counted(connection: Connection) -> None:
-    store(connection, at=NOW - timedelta(minutes=30))
-    store(connection, state="rejected")
+    now = datetime.now(UTC)
+    store(connection, at=now - timedelta(minutes=30))
+    store(connection, at=now, state="rejected")
     minute, hour = timedelta(minutes=1), timedelta(hours=1)
     assert (figures.count_received(connection, minute), figures.count_received(connection, hour)) == (1, 2)
     assert (figures.count_rejected(connection, minute), figures.count_rejected(connection, hour)) == (1, 1)

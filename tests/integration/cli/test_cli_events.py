@@ -29,7 +29,7 @@ def later(event, delivery): ...
 
 def store(connection: Connection, *, body: bytes | None = None, state: str = "accepted", **other: Any) -> UUID:
     """Store one event and return its id."""
-    event_id = new_event_id(other.get("received_at", NOW))
+    event_id: UUID = other.get("id") or new_event_id(other.get("received_at", NOW))
     row = {
         "id": event_id,
         "provider": "moveris",
@@ -202,7 +202,7 @@ def test_stats_show_inbox_deliveries_and_the_registry(
     pipeline: Pipeline, connection: Connection, redis_client: redis.Redis
 ) -> None:
     assert "not published" in pipeline("stats").text
-    event_id = store(connection)
+    event_id = store(connection, id=new_event_id(datetime.now(UTC)))
     kill(connection, event_id)
     wait_for_retry(connection, event_id)
     redis_client.xadd(INBOX, {"v": "1"}, id=f"{int((NOW - timedelta(seconds=90)).timestamp() * 1000)}-0")
