@@ -1,0 +1,127 @@
+"""What became of acknowledged events, read from Postgres.
+
+Guarantees: every id counts, those of duplicates through the event that came first. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.system.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.system.stack import Stack
+
+_ACCOUNT: Final = """
+    WITH acknowledged AS (
+        SELECT a.id, coalesce(e.id, r.first_id) AS event_id
+        FROM unnest(%s::uuid[]) AS a(id) LEFT JOIN events AS e USING (id) LEFT JOIN arrivals AS r ON r.id = a.id
+    )
+    SELECT count(DISTINCT a.id) FILTER (WHERE a.event_id IS NULL) AS missing,
+           count(DISTINCT a.event_id) FILTER (WHERE d.event_id IS NULL) AS undelivered,
+           count(*) FILTER (WHERE d.state IN ('pending', 'queued', 'running')) AS open,
+           count(*) FILTER (WHERE d.state = 'succeeded') AS succeeded,
+           count(*) FILTER (WHERE d.state IN ('dead', 'cancelled')) AS failed
+    FROM acknowledged AS a LEFT JOIN all_deliveries AS d ON d.event_id = a.event_id
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What became of some acknowledged ids.
+
+    Attributes:
+        missing: ids that Postgres does not know, neither as an event nor as an arrival.
+        undelivered: stored events without any delivery.
+        open: deliveries that are not finished.
+        succeeded: deliveries.
+        failed: deliveries that are dead or cancelled.
+    """
+
+    missing: int
+    undelivered: int
+    open: int
+    succeeded: int
+    failed: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything is stored and every delivery finished, well or badly."""
+        return self.missing == self.undelivered == self.open == 0
+
+
+def account(stack: Stack, event_ids: Sequence[str]) -> Account:
+    """Look once."""
+    (row,) = stack.query(_ACCOUNT, [list(event_ids)])
+    return Account(**row)
+
+
+def wait_until_settled(stack: Stack, event_ids: Sequence[str], *, seconds: float) -> Account:
+    """Wait until everything is stored and every delivery finished; fail with what is missing otherwise."""
+    seen = account(stack, event_ids)
+
+    def look() -> bool:
+        nonlocal seen
+        seen = account(stack, event_ids)
+        return seen.is_settled
+
+    try:
+        until(look, seconds=seconds, what="the end of all deliveries", every=0.2)
+    except AssertionError as late:
+        raise AssertionError(f"{late}; {seen}; {open_deliveries(stack, event_ids)}") from None
+    return seen
+
+
+def deliveries(stack: Stack, event_id: str) -> dict[str, dict[str, Any]]:
+    """Return the deliveries of one event by handler."""
+    found = stack.query("SELECT * FROM all_deliveries WHERE event_id = %s", [event_id])
+    return {row["handler"]: row for row in found}
+
+
+def delivery(stack: Stack, event_id: str, handler: str, state: str, *, seconds: float) -> dict[str, Any]:
+    """Wait until a delivery is in a state, and return it."""
+
+    def look() -> dict[str, Any]:
+        found = deliveries(stack, event_id).get(handler, {})
+        return found if found.get("state") == state else {}
+
+    try:
+        return until(look, seconds=seconds, what=f"{handler} {state}")
+    except AssertionError as late:
+        raise AssertionError(f"{late}; {deliveries(stack, event_id)}") from None
+
+
+def attempts(stack: Stack, event_id: str, handler: str) -> list[dict[str, Any]]:
+    """Return the failed attempts of one delivery, oldest first."""
+    return stack.query(
+        "SELECT * FROM attempts WHERE event_id = %s AND handler = %s ORDER BY fence", [event_id, handler]
+    )
+
+
+def open_deliveries(stack: Stack, event_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a few unfinished deliveries, for a message that explains a failure."""
+    return stack.query(
+        "SELECT event_id, handler, state, attempt, fence, alone, due_at - now() AS due_in,"
+        " lease_until - now() AS lease, worker, last_error FROM deliveries WHERE event_id = ANY (%s::uuid[]) LIMIT 5",
+        [list(event_ids)],
+    )
+
+
+EFFECTS: Final = """
+    CREATE TABLE effects (event_id uuid, handler text, note text, at timestamptz DEFAULT now());
+    CREATE TABLE effects_once (event_id uuid, handler text, PRIMARY KEY (event_id, handler));
+"""
+"""Where the tests' handlers write: `effects` counts, `effects_once` refuses a second run."""
+
+
+def effects(stack: Stack, event_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what handlers wrote for some events."""
+    return stack.query("SELECT * FROM effects WHERE event_id = ANY (%s::uuid[])", [list(event_ids)])
+
+
+def effects_of_more_than_one_run(stack: Stack) -> list[dict[str, Any]]:
+    """Return every (event, handler) with more than one effect; there must never be any."""
+    return stack.query("SELECT event_id, handler, count(*) FROM effects GROUP BY 1, 2 HAVING count(*) > 1")

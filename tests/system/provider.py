@@ -1,0 +1,140 @@
+"""Moveris as its receivers see it: bodies, signatures and posts, made here from the published description alone.
+
+Guarantees: a body of its own for every call that names no other. Refuses nothing: bodies may be any bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import httpx
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+SIGNATURE: Final = "X-Webhook-Signature"
+
+
+def completed(session: str = "", **data: Any) -> bytes:
+    """Return a `verification.completed`; `data` replaces or adds fields of its result."""
+    session = session or uuid.uuid4().hex
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    result = {
+        "session_id": session,
+        "model": "mixed-30-v2",
+        "verdict": "live",
+        "real_score": 0.97,
+        "score": 97.4,
+        "confidence": 0.98,
+        "created_at": now,
+    }
+    event = {"event": "verification.completed", "session_id": session, "timestamp": now, "data": result | data}
+    return json.dumps(event).encode()
+
+
+def other(event: str, **fields: Any) -> bytes:
+    """Return an event of a type that Moveris does not send today, with further top-level fields."""
+    return json.dumps({"event": event, "session_id": uuid.uuid4().hex, **fields}).encode()
+
+
+def sign(secret: bytes, body: bytes) -> dict[str, str]:
+    """Return the signature header of a body."""
+    return {SIGNATURE: "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where one tenant's events are posted, and the secret that signs them."""
+
+    ingress_url: str
+    tenant: str
+    secret: bytes = field(repr=False)
+    client: httpx.Client = field(repr=False, compare=False)
+
+    @property
+    def url(self) -> str:
+        """Return the URL that would be registered with the provider."""
+        return f"{self.ingress_url}/webhooks/moveris/{self.tenant}"
+
+    def post(self, body: bytes, *, headers: dict[str, str] | None = None, timeout: float = 5.0) -> httpx.Response:
+        """Sign and post one body.
+
+        Raises:
+            httpx.TransportError: no answer.
+        """
+        signed = {"Content-Type": "application/json", **sign(self.secret, body), **(headers or {})}
+        return self.client.post(self.url, content=body, headers=signed, timeout=timeout)
+
+    def deliver(self, body: bytes) -> str:
+        """Post one body that must be acknowledged; return the id that the answer gives."""
+        answer = self.post(body)
+        assert answer.status_code == httpx.codes.OK, f"{answer.status_code}: {answer.text}"
+        return str(answer.json()["id"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One post of a `Load`: what came back and after how many seconds; status 0 means no answer."""
+
+    status: int
+    seconds: float
+    event_id: str
+    retry_after: str | None
+
+
+class Load:
+    """Posts events of their own at a steady rate from a thread, until the block ends.
+
+    Args:
+        endpoint: where to.
+        rate: events a second.
+        event: type of the events; a `verification.completed` if none is given.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, rate: float, event: str = "") -> None:
+        self._endpoint = endpoint
+        self._pause = 1 / rate
+        self._event = event
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.answers: list[Answered] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def acknowledged(self) -> list[str]:
+        """Return the ids of everything answered with 200."""
+        return [answer.event_id for answer in self.answers if answer.status == httpx.codes.OK]
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due += self._pause
+            self.answers.append(self._post(other(self._event) if self._event else completed()))
+
+    def _post(self, body: bytes) -> Answered:
+        started = time.monotonic()
+        try:
+            answer = self._endpoint.post(body)
+        except httpx.TransportError:
+            return Answered(status=0, seconds=time.monotonic() - started, event_id="", retry_after=None)
+        return Answered(
+            status=answer.status_code,
+            seconds=time.monotonic() - started,
+            event_id=answer.json().get("id", ""),
+            retry_after=answer.headers.get("Retry-After"),
+        )

@@ -1,0 +1,95 @@
+"""`kill -9` of every process in turn, under load."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.system.ledger import effects_of_more_than_one_run, wait_until_settled
+from tests.system.stack import PIPELINE, kill
+from tests.system.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.system.stack import Stack
+
+COUNT, RATE = 5000, 300
+CHILDREN = ("handlers", "ingest", "housekeeping")
+MAINS = ("postgres", "valkey", "ingest", "handlers", "housekeeping", "beat", "flower", "ingress")
+
+
+@pytest.mark.timeout(180)
+def test_kill_nine_of_every_process_in_turn_under_load_loses_nothing_and_repeats_nothing(
+    stack: Stack, tmp_path: Path
+) -> None:
+    ids_file = tmp_path / "ids"
+    sending = subprocess.Popen(
+        [PIPELINE, "send", "kills", f"--count={COUNT}", f"--rate={RATE}", f"--ids-file={ids_file}"],
+        env=stack.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(lambda: _ids(ids_file), seconds=20, what="the first acknowledged event")
+        killed = _kill_everything_in_turn(stack, ids_file)
+        assert sending.poll() is None, f"all was sent before all was killed: {killed}"
+    finally:
+        said, _ = sending.communicate(timeout=90)
+    ids = _ids(ids_file)
+    assert f"acknowledged {len(ids)} of {COUNT}" in said
+    assert len(ids) > COUNT / 2, said
+    account = wait_until_settled(stack, ids, seconds=60)
+    assert (account.succeeded, account.failed) == (len(ids), 0)
+    (taken,) = stack.query("SELECT count(DISTINCT event_id) FROM effects WHERE event_id = ANY (%s::uuid[])", [ids])
+    assert taken["count"] == len(ids)
+    assert effects_of_more_than_one_run(stack) == []
+
+
+def _kill_everything_in_turn(stack: Stack, ids_file: Path) -> list[str]:
+    """Kill a child of each worker, each ingress process, then each main process; return who was killed.
+
+    Between two kills some events are acknowledged, so that each is killed in the middle of the work.
+    """
+    killed = []
+    for name in CHILDREN:
+        kill(until(partial(stack.children, name), seconds=20, what=f"a child of {name}")[0])
+        killed.append(f"a child of {name}")
+        _wait_for_more(ids_file)
+    for process in _serving(stack):
+        kill(process)
+        killed.append(f"ingress process {process.pid}")
+        _wait_for_more(ids_file)
+    for name in MAINS:
+        former = stack.main(name)
+        kill(former)
+        killed.append(name)
+        stack.successor(name, former)
+        _wait_for_more(ids_file)
+    return killed
+
+
+def _serving(stack: Stack) -> list[psutil.Process]:
+    """Return the ingress processes behind the main one that have the listening socket open for requests."""
+    serving = []
+    for child in stack.children("ingress"):
+        with suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                serving.append(child)
+    assert len(serving) == 2
+    return serving
+
+
+def _wait_for_more(ids_file: Path, *, events: int = 100) -> None:
+    enough = len(_ids(ids_file)) + events
+    until(lambda: len(_ids(ids_file)) >= enough, seconds=30, what=f"{events} more acknowledged events")
+
+
+def _ids(ids_file: Path) -> list[str]:
+    """Return the ids whose line is complete."""
+    return ids_file.read_text().rpartition("\n")[0].split() if ids_file.exists() else []
