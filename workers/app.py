@@ -34,8 +34,14 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
-    # Every task bears being run twice, so that a killed worker's messages may come back soon.
-    broker_transport_options={"visibility_timeout": 30, "socket_timeout": 10, "socket_connect_timeout": 5},
+    # Every task bears being run twice, so that a killed worker's messages may come back soon: kombu looks for them
+    # every 10 s, and only every tenth look counts unless it is told otherwise.
+    broker_transport_options={
+        "visibility_timeout": 30,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+    },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     worker_cancel_long_running_tasks_on_connection_loss=False,

@@ -6,12 +6,13 @@ Guarantees: messages carry ids only. Refuses nothing: an error of Redis or Celer
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from shared import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from celery import Celery
     from redis import Redis
@@ -22,14 +23,19 @@ MEANS: Final = "handlers:mean"
 """Redis hash: handler to its recent mean duration in seconds. Losing it costs a few badly filled messages."""
 UNACKED: Final = "unacked"
 """kombu's hash of messages that workers hold."""
+UNACKED_INDEX: Final = "unacked_index"
+"""kombu's sorted set of the same messages by the moment when a worker took them, seconds of the epoch."""
+CLAIM_SECONDS: Final = 5.0
+"""In which a worker that has taken a message has begun with it, also on a busy machine."""
 
 
 class CeleryQueue:
     """The queue `handlers`."""
 
-    def __init__(self, app: Celery, redis: Redis) -> None:
+    def __init__(self, app: Celery, redis: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._app = app
         self._redis = redis
+        self._clock = clock
 
     def state(self) -> tuple[int, Mapping[str, float]]:
         """Return the waiting messages and the mean seconds of each handler, in one round trip."""
@@ -44,12 +50,17 @@ class CeleryQueue:
         self._app.send_task(message.handler, args=[message.argument], queue=wire.HANDLERS_QUEUE, ignore_result=True)
 
     def is_empty(self) -> bool:
-        """Say whether no message of a handler waits or is held by a worker."""
+        """Say whether no message of a handler waits, in the queue or in the hands of a worker that has not begun.
+
+        A worker claims as soon as it takes a message. One that was taken longer ago is at work, or lost with its worker
+        or its connection: kombu keeps those for a minute or two, in which their deliveries would wait.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.llen(wire.HANDLERS_QUEUE)
-        pipeline.hvals(UNACKED)
-        length, held = pipeline.execute()
-        return length == 0 and not any(_routing_key(entry) == wire.HANDLERS_QUEUE for entry in held)
+        pipeline.hgetall(UNACKED)
+        pipeline.zrangebyscore(UNACKED_INDEX, self._clock() - CLAIM_SECONDS, "+inf")
+        length, held, lately = pipeline.execute()
+        return length == 0 and not any(_routing_key(held.get(tag, b"")) == wire.HANDLERS_QUEUE for tag in lately)
 
 
 class Means:
