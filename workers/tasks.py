@@ -7,11 +7,12 @@ when any of its deliveries did. Refuses nothing.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from celery import signals
-from celery.exceptions import Retry
+from celery.exceptions import Reject, Retry
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from workers.registration import Handler
 
 log = logging.getLogger(__name__)
+
+AWAY_SECONDS: Final = 1.0
+"""Between two attempts at a message while Postgres is away."""
 
 
 def _process() -> Process:
@@ -64,7 +68,12 @@ def _make_handler_task(handler: Handler) -> None:
         process = _process()
         run = MessageRun(handler, link=process.link, session=process.session, message_seconds=settings.message_seconds)
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
-        run.run(event_ids)
+        try:
+            run.run(event_ids)
+        except UNREACHABLE as error:
+            # The message stays: what it names and is still queued would else wait a minute for the sweeper.
+            time.sleep(AWAY_SECONDS)
+            raise Reject(str(error), requeue=True) from error
         try:
             process.means.add(handler.name, run.durations)
             if process.queue.state()[0] < settings.handler_slots:
