@@ -1,0 +1,136 @@
+"""Processes that are killed or stopped at one exact moment: in a drain, in a sweep, in a handler.
+
+What a drain or a sweep says to its servers passes a proxy, which ends the process at the word; a handler of ours takes
+an order and ends itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tests.chaos.faults import Missed, fault
+from tests.chaos.proxy import Trap
+
+if TYPE_CHECKING:
+    import random
+
+    from tests.chaos.faults import Inject
+    from tests.chaos.proxy import Proxy
+    from tests.chaos.stack import Stack
+
+PATIENCE = 10.0
+
+
+async def spring(proxy: Proxy, trap: Trap) -> None:
+    """Lay a trap and wait until it has killed."""
+    proxy.set(trap)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await trap.sprung
+    except TimeoutError:
+        raise Missed from None
+    finally:
+        proxy.lift(trap)
+
+
+def pids(stack: Stack, name: str) -> list[int]:
+    """Return the children of a service."""
+    return [child.pid for child in stack.children(name)]
+
+
+@fault("kill-drain-before-commit", "kill -9 of a drain that says COMMIT; Postgres never hears it", mixes=False)
+async def kill_before_commit(stack: Stack, chance: random.Random) -> None:
+    """The batch is rolled back and taken over by another drain."""
+    del chance
+    trap = Trap(word=b"COMMIT", after=b"mixed-30-v2", among=lambda: pids(stack, "ingest"))
+    await spring(stack.postgres_proxy, trap)
+
+
+@fault("kill-drain-after-commit", "kill -9 of a drain whose COMMIT has reached Postgres", mixes=False)
+async def kill_after_commit(stack: Stack, chance: random.Random) -> None:
+    """The batch is stored; its entries are read again and change nothing."""
+    del chance
+    trap = Trap(word=b"COMMIT", after=b"mixed-30-v2", among=lambda: pids(stack, "ingest"), delivered=True)
+    await spring(stack.postgres_proxy, trap)
+
+
+@fault("kill-drain-before-ack", "kill -9 of a drain that says XACK; Redis never hears it", mixes=False)
+async def kill_before_ack(stack: Stack, chance: random.Random) -> None:
+    """The same, a moment later."""
+    del chance
+    await spring(stack.redis_proxy, Trap(word=b"XACK", among=lambda: pids(stack, "ingest")))
+
+
+@fault("kill-sweeper", "kill -9 of the sweeper in its transaction", mixes=False)
+async def kill_sweeper(stack: Stack, chance: random.Random) -> None:
+    """It is about to commit an admission."""
+    del chance
+    await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "housekeeping")))
+
+
+async def order(stack: Stack, what: str, moment: str) -> int:
+    """Give an order to the handlers; return the process that took it."""
+    before = set(stack.orders.iterdir())
+    path = stack.orders / f"{what}-{moment}"
+    path.touch()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for name in set(stack.orders.iterdir()) - before:
+                    if taken := re.fullmatch(rf"{what}-{moment}\.(\d+)", name.name):
+                        return int(taken.group(1))
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        path.unlink(missing_ok=True)
+        raise Missed from None
+
+
+def kills_at(moment: str) -> Inject:
+    async def inject(stack: Stack, chance: random.Random) -> None:
+        del chance
+        await order(stack, "kill", moment)
+
+    return inject
+
+
+fault("kill-handler-before-write", "kill -9 in a handler, before its writes")(kills_at("before-write"))
+fault("kill-handler-after-write", "kill -9 in a handler, after its writes, before its outcome")(kills_at("after-write"))
+fault("kill-handler-outside", "kill -9 in a handler that writes outside, after it has written")(kills_at("outside"))
+
+
+@fault(
+    "kill-handler-at-commit", "kill -9 of a handler's process that says COMMIT to its writes and outcome", mixes=False
+)
+async def kill_at_commit(stack: Stack, chance: random.Random) -> None:
+    """Writes and outcome are rolled back together."""
+    del chance
+    await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "handlers")))
+
+
+@fault("kill-handler-after-commit", "kill -9 of a handler's process whose COMMIT has reached Postgres", mixes=False)
+async def kill_after_handlers_commit(stack: Stack, chance: random.Random) -> None:
+    """Writes and outcome are committed together; nothing of it runs again."""
+    del chance
+    await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "handlers"), delivered=True))
+
+
+def stops_at(moment: str) -> Inject:
+    async def inject(stack: Stack, chance: random.Random) -> None:
+        del chance
+        pid = await order(stack, "stop", moment)
+        await asyncio.sleep(17)  # the lease is 13.5 s
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    return inject
+
+
+fault("stop-handler-after-write", "SIGSTOP in a handler after its writes, for longer than its lease, then SIGCONT")(
+    stops_at("after-write")
+)
+fault("stop-handler-outside", "the same in a handler that writes outside")(stops_at("outside"))

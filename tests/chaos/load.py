@@ -1,0 +1,136 @@
+"""An open-loop load of signed events: sent at their time, whatever has become of those before.
+
+Guarantees: every request and its answer is kept; what is a duplicate, what is malformed and what is signed wrongly is
+chosen by the seed. Refuses nothing; when more wait than a provider would have open, the oldest are waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.client import Connection, completed, post, signature
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from tests.chaos.stack import Door
+
+FRESH: Final = "fresh"
+DUPLICATE: Final = "duplicate"
+MALFORMED: Final = "malformed"
+FORGED: Final = "forged"
+SHARES: Final = {DUPLICATE: 0.10, MALFORMED: 0.04, FORGED: 0.03}
+PATIENCE: Final = 10.0
+"""Seconds after which a request counts as hung; the ingress answers within one when Redis does not."""
+MOST_OPEN: Final = 400
+
+
+@dataclass(slots=True, kw_only=True)
+class Sent:
+    """One request.
+
+    Attributes:
+        kind: fresh, duplicate, malformed or forged.
+        digest: SHA-256 of the body.
+        at: Unix seconds when it was sent.
+        answered: Unix seconds of its outcome.
+        outcome: a status, or refused, cut, hung.
+        event_id: of a 200.
+        port: of the ingress.
+    """
+
+    kind: str
+    digest: bytes
+    at: float
+    port: int
+    answered: float = 0.0
+    outcome: str = ""
+    event_id: str = ""
+
+
+class Load:
+    """Sends until it is stopped.
+
+    Args:
+        doors: endpoints, one of which each event goes to.
+        rate: events a second.
+        chance: decides everything.
+    """
+
+    def __init__(self, doors: Sequence[Door], *, rate: float, chance: random.Random) -> None:
+        self.rate = rate
+        self.sent: list[Sent] = []
+        self.behind = 0
+        self._doors = doors
+        self._chance = chance
+        self._recent: deque[tuple[Door, bytes]] = deque(maxlen=2000)
+        self._idle: dict[int, list[Connection]] = {door.port: [] for door in doors}
+        self._open: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End, with every answer in hand."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._open:
+            await asyncio.wait(self._open)
+        for connection in (connection for idle in self._idle.values() for connection in idle):
+            connection.close()
+
+    async def _run(self) -> None:
+        due = time.monotonic()
+        while True:
+            due += self._chance.expovariate(self.rate)
+            if (wait := due - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            if len(self._open) >= MOST_OPEN:
+                self.behind += 1
+                await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(self._send(*self._choose()))
+            self._open.add(task)
+            task.add_done_callback(self._open.discard)
+
+    def _choose(self) -> tuple[str, Door, bytes, bytes]:
+        """Return kind, endpoint, body and signature of the next request."""
+        (kind,) = self._chance.choices([*SHARES, FRESH], [*SHARES.values(), 1 - sum(SHARES.values())])
+        if kind == DUPLICATE and self._recent:
+            door, body = self._chance.choice(self._recent)
+            others = [other for other in self._doors if other.tenant == door.tenant]
+            door = self._chance.choice(others)
+            return kind, door, body, signature(door.secret, body)
+        door = self._chance.choice(self._doors)
+        if kind == MALFORMED:
+            body = b'{"event": "verification.completed", "session_id": "%b", ' % uuid.uuid4().hex.encode()
+            return kind, door, body, signature(door.secret, body)
+        body = completed()
+        if kind == FORGED:
+            return kind, door, body, signature(b"somebody else's", body)
+        self._recent.append((door, body))
+        return FRESH, door, body, signature(door.secret, body)
+
+    async def _send(self, kind: str, door: Door, body: bytes, signed: bytes) -> None:
+        idle = self._idle[door.port]
+        while idle and not idle[-1].is_open:
+            idle.pop().close()
+        connection = idle.pop() if idle else Connection(door.port)
+        sent = Sent(kind=kind, digest=hashlib.sha256(body).digest(), at=time.time(), port=door.port)
+        self.sent.append(sent)
+        answer = await connection.send(post(door.path, body, signed), seconds=PATIENCE)
+        sent.answered, sent.outcome = time.time(), answer.outcome
+        if answer.status == 200:
+            sent.event_id = json.loads(answer.body)["id"]
+        if connection.is_open:
+            idle.append(connection)

@@ -1,0 +1,230 @@
+"""One run: load, faults at random moments, quiet, reconciliation.
+
+Guarantees: the seed decides faults, moments and load (the machine decides the rest); each chosen fault is injected
+alone first, with a recovery waited for, then several at a time. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.faults import FAULTS, Missed
+from tests.chaos.load import Load
+from tests.chaos.reconcile import Account, Injection, is_recovered, reconcile, wait_until_quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.chaos.faults import Fault
+    from tests.chaos.load import Sent
+    from tests.chaos.stack import Stack
+
+SLOWEST: Final = 90.0
+"""Seconds after which a recovery is not waited for any more; it is a failure of the run."""
+QUIET: Final = 180.0
+ALONE: Final = 0.6
+"""Share of the time for faults one by one; the rest is for mixtures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+        faults: names.
+        seconds: of load; ignored if `rounds` is given.
+        rounds: times that each fault is injected alone, without mixtures; 0: as many as there is time for.
+        rate: events a second.
+        seed: decides everything that we decide.
+    """
+
+    faults: tuple[str, ...]
+    seconds: float
+    rounds: int
+    rate: float
+    seed: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What came of it.
+
+    Attributes:
+        plan: that was followed.
+        began: Unix seconds when the load began.
+        ended: when it ended.
+        quiet: seconds until everything was handled after the end of the load.
+        injections: in order.
+        sent: every request.
+        total: account of all requests.
+        by_fault: accounts of the requests sent between a fault's beginning and its recovery.
+        missed: faults that found no victim.
+        stored: Unix seconds at which events and arrivals were stored.
+        handled: Unix seconds of effects.
+    """
+
+    plan: Plan
+    began: float = 0.0
+    ended: float = 0.0
+    quiet: float = 0.0
+    injections: list[Injection] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    total: Account
+    by_fault: dict[str, Account] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+    stored: list[float] = field(default_factory=list)
+    handled: list[float] = field(default_factory=list)
+
+    @property
+    def late(self) -> list[str]:
+        """Faults after which the pipeline was not seen to recover in time."""
+        return sorted({one.name for one in self.injections if one.recovered is None})
+
+
+async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]) -> Result:
+    """Do a run on a stack that is up.
+
+    1. Warm up.
+    2. Each fault alone, in random order, until the first part of the time is over or the rounds are done.
+    3. Faults that mix, two or three at a time.
+    4. End the load, wait until everything is quiet, reconcile.
+
+    Args:
+        stack: with no load on it.
+        plan: what to do.
+        on_step: told the share that is done (0 to 1) and what happens now.
+    """
+    chance = random.Random(plan.seed)  # noqa: S311 - a seed that can be given again is what is wanted
+    load = Load(stack.doors(), rate=plan.rate, chance=random.Random(chance.random()))  # noqa: S311 - the same
+    session = _Session(stack, load, plan, on_step)
+    load.start()
+    await asyncio.sleep(2)
+    await session.inject_alone(chance)
+    if not plan.rounds:
+        await session.inject_mixtures(chance)
+    await load.stop()
+    result = session.result
+    result.ended = time.time()
+    on_step(1.0, "waiting until everything is handled")
+    result.quiet = await wait_until_quiet(stack, seconds=QUIET, on_step=lambda what: on_step(1.0, what))
+    on_step(1.0, "comparing every response with Postgres")
+    await _account(stack, load, result)
+    return result
+
+
+async def measure_capacity(stack: Stack, *, events: int, seconds: float) -> float:
+    """Return the events a second that this machine handles now, from a burst of so many events.
+
+    Raises:
+        AssertionError: they are not handled in time.
+    """
+    burst = Load(stack.doors(), rate=events / 2, chance=random.Random(0))  # noqa: S311 - any events will do
+    started = time.monotonic()
+    burst.start()
+    await asyncio.sleep(2)
+    await burst.stop()
+    await wait_until_quiet(stack, seconds=seconds, on_step=lambda _: None)
+    return len(burst.sent) / (time.monotonic() - started)
+
+
+class _Session:
+    """The part of a run during which there is load."""
+
+    def __init__(self, stack: Stack, load: Load, plan: Plan, on_step: Callable[[float, str], None]) -> None:
+        self._stack = stack
+        self._load = load
+        self._plan = plan
+        self._on_step = on_step
+        self._faults = [FAULTS[name] for name in plan.faults]
+        self.result = Result(plan=plan, began=time.time(), total=Account())
+
+    async def inject_alone(self, chance: random.Random) -> None:
+        """Inject one after the other, each until it is recovered."""
+        rounds = 0
+        until = self.result.began + self._plan.seconds * (ALONE if any(f.mixes for f in self._faults) else 1)
+        while (rounds < self._plan.rounds) if self._plan.rounds else (rounds == 0 or time.time() < until):
+            order = chance.sample(self._faults, len(self._faults))
+            for number, fault in enumerate(order):
+                if rounds and not self._plan.rounds and time.time() > until:
+                    return
+                done = (rounds + number / len(order)) / self._plan.rounds if self._plan.rounds else self._share()
+                self._on_step(done, fault.name)
+                await asyncio.sleep(chance.uniform(0.5, 2))
+                await self._inject([fault], chance)
+            rounds += 1
+
+    async def inject_mixtures(self, chance: random.Random) -> None:
+        """Inject two or three at a time, at random moments."""
+        mixing = [fault for fault in self._faults if fault.mixes]
+        while time.time() < self.result.began + self._plan.seconds and len(mixing) > 1:
+            chosen = chance.sample(mixing, min(len(mixing), chance.choice([2, 2, 3])))
+            self._on_step(self._share(), " + ".join(fault.name for fault in chosen))
+            await asyncio.sleep(chance.uniform(0.5, 2))
+            await self._inject(chosen, chance)
+
+    def _share(self) -> float:
+        return min(1.0, (time.time() - self.result.began) / self._plan.seconds)
+
+    async def _inject(self, faults: Sequence[Fault], chance: random.Random) -> None:
+        """Inject at once or shortly after each other, then wait for the recovery."""
+
+        async def one(fault: Fault, wait: float, mine: random.Random) -> Injection | None:
+            await asyncio.sleep(wait)
+            injection = Injection(name=fault.name, began=time.time())
+            try:
+                await fault.inject(self._stack, mine)
+            except Missed:
+                self.result.missed.append(fault.name)
+                return None
+            injection.ended = time.time()
+            return injection
+
+        made = await asyncio.gather(
+            *(
+                one(fault, chance.uniform(0, 2) if number else 0.0, random.Random(chance.random()))  # noqa: S311 - seeded
+                for number, fault in enumerate(faults)
+            )
+        )
+        injections = [injection for injection in made if injection is not None]
+        if injections:
+            await self._recover(injections)
+
+    async def _recover(self, injections: Sequence[Injection]) -> None:
+        """Wait until everything acknowledged by the end of the faults is handled, and something newer too."""
+        ended, first = max(injection.ended for injection in injections), len(self._load.sent)
+        while time.time() < ended + SLOWEST:
+            newer = [s.event_id for s in self._load.sent[first:] if s.event_id and s.kind == "fresh"]
+            if newer and await is_recovered(self._stack, ended, newer):
+                for injection in injections:
+                    injection.recovered = time.time()
+                break
+            await asyncio.sleep(0.2)
+        self.result.injections += injections
+
+
+async def _account(stack: Stack, load: Load, result: Result) -> None:
+    """Reconcile, and read what the picture shows."""
+    result.sent = load.sent
+    windows = [(one.began - 0.2, one.recovered or one.ended + SLOWEST) for one in result.injections]
+    result.total, *accounts = await reconcile(stack, load.sent, windows)
+    for injection, account in zip(result.injections, accounts, strict=True):
+        if injection.name in result.by_fault:
+            result.by_fault[injection.name] = _sum(result.by_fault[injection.name], account)
+        else:
+            result.by_fault[injection.name] = account
+    epoch = "extract(epoch FROM %s)::float8 AS at"
+    stored = await stack.query(f"SELECT {epoch % 'stored_at'} FROM events")
+    handled = await stack.query(f"SELECT {epoch % 'at'} FROM chaos_effects")
+    result.stored = sorted(row["at"] for row in stored)
+    result.handled = sorted(row["at"] for row in handled)
+
+
+def _sum(one: Account, two: Account) -> Account:
+    """Add two accounts."""
+    for each in fields(one):
+        setattr(one, each.name, getattr(one, each.name) + getattr(two, each.name))
+    return one

@@ -1,0 +1,152 @@
+"""A long run at half load: memory and file descriptors of every process must stay flat.
+
+Flat: over the second half of the run, a line through a process's memory rises by less than a twentieth of it, or 2 MB;
+its file descriptors by less than three. The first half is left for pools, caches and arenas to fill. Guarantees: every
+process of the pipeline and both servers are watched; one that is replaced is judged as two. Refuses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.table import Table
+
+from tests.chaos.load import Load
+from tests.chaos.reconcile import reconcile, wait_until_quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import Console
+
+    from tests.chaos.reconcile import Account
+    from tests.chaos.stack import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at one process: seconds since the start, unique memory in MB, open file descriptors."""
+
+    at: float
+    memory: float
+    files: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Soak:
+    """What was seen, by process name."""
+
+    seconds: float
+    rate: float
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    account: Account | None = None
+
+    def rises(self) -> dict[str, tuple[float, float]]:
+        """Return how much memory (MB) and descriptors of each process rose over the second half."""
+        found = {}
+        for name, samples in self.samples.items():
+            late = [sample for sample in samples if sample.at >= self.seconds / 2]
+            if len(late) > 5:
+                found[name] = (_rise(late, [s.memory for s in late]), _rise(late, [float(s.files) for s in late]))
+        return found
+
+    @property
+    def growing(self) -> list[str]:
+        """Names of processes that are not flat."""
+        return [
+            name
+            for name, (memory, files) in self.rises().items()
+            if memory > max(2.0, self.samples[name][-1].memory / 20) or files >= 3
+        ]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether nothing grows and nothing was lost."""
+        return not self.growing and self.account is not None and not self.account.violations
+
+    def show(self, console: Console) -> None:
+        """Print a line for each process."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("process", "MB at first", "half time", "at the end", "rise/half", "files first", "end", "rise"):
+            table.add_column(column, justify="left" if column == "process" else "right")
+        for name, (memory, files) in sorted(self.rises().items()):
+            samples = self.samples[name]
+            middle = next(sample for sample in samples if sample.at >= self.seconds / 2)
+            table.add_row(
+                name,
+                *(f"{s.memory:.1f}" for s in (samples[0], middle, samples[-1])),
+                f"{memory:+.2f}",
+                *(str(s.files) for s in (samples[0], samples[-1])),
+                f"{files:+.1f}",
+            )
+        console.print(table)
+        if self.account is not None:
+            console.print(
+                f"{self.account.acknowledged:,} acknowledged at {self.rate:.0f}/s in {self.seconds:.0f} s,"
+                f" {self.account.violations} violations: {self.account}"
+            )
+        console.print(
+            "flat" if self.is_flat else f"growing: {', '.join(self.growing) or 'nothing, but see the account'}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as what JSON knows."""
+        return {
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "rises": self.rises(),
+            "samples": {
+                name: [[sample.at, sample.memory, sample.files] for sample in samples]
+                for name, samples in self.samples.items()
+            },
+        }
+
+
+def _rise(samples: Sequence[Sample], values: Sequence[float]) -> float:
+    """Return the rise of the line of least squares from the first to the last sample."""
+    times = [sample.at for sample in samples]
+    centre, mean = sum(times) / len(times), sum(values) / len(values)
+    spread = sum((at - centre) ** 2 for at in times)
+    slope = sum((at - centre) * (value - mean) for at, value in zip(times, values, strict=True)) / spread
+    return slope * (times[-1] - times[0])
+
+
+async def soak(stack: Stack, *, seconds: float, rate: float, seed: int, on_step: Callable[[float, str], None]) -> Soak:
+    """Send load for so long and look at every process each five seconds; then reconcile."""
+    load = Load(stack.doors(), rate=rate, chance=random.Random(seed))  # noqa: S311 - a seed that can be given again
+    found, started = Soak(seconds=seconds, rate=rate), time.monotonic()
+    load.start()
+    while (at := time.monotonic() - started) < seconds:
+        for name, process in _processes(stack).items():
+            with suppress(psutil.Error):
+                memory = process.memory_full_info().uss / 1e6
+                found.samples.setdefault(name, []).append(Sample(at, memory, process.num_fds()))
+        on_step(at / seconds, f"{len(load.sent):,} sent")
+        await asyncio.sleep(5)
+    await load.stop()
+    await wait_until_quiet(stack, seconds=180, on_step=lambda what: on_step(1.0, what))
+    (found.account,) = await reconcile(stack, load.sent, [])
+    return found
+
+
+def _processes(stack: Stack) -> dict[str, psutil.Process]:
+    """Return every process by a name that tells it from its siblings."""
+    found = {"supervisor": stack.supervisor}
+    for service in ("ingress", "ingest", "handlers", "housekeeping", "beat", "flower"):
+        if (main := stack.main(service)) is not None:
+            found[service] = main
+            found |= {f"{service} {child.pid}": child for child in stack.children(service)}
+    with suppress(psutil.Error):
+        found["valkey"] = psutil.Process(stack.valkey.pid)
+        found["postgres"] = psutil.Process(stack.postgres.pid)
+        for backend in found["postgres"].children():
+            found[f"postgres {backend.pid}"] = backend
+    found.pop(f"{os.getpid()}", None)
+    return found
