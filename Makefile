@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-quick lint format lock clean
+.PHONY: help run test chaos bench bench-quick lint format lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ run: $(INSTALLED) ## Run the whole stack here until Ctrl-C, with a first event f
 
 test: $(INSTALLED) ## Run every test but the long ones; ARGS="-k word" picks some.
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+chaos: $(INSTALLED) ## Kill, cut off and starve the real processes for ten minutes, then compare every response with Postgres.
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(INSTALLED) ## Measure everything against floors and a peer: about ten minutes; see tests/benchmarks.
 	$(BIN)/python -m tests.benchmarks $(ARGS)
