@@ -1,7 +1,7 @@
 """What a stack keeps between its runs, in `secrets.json`: the key of the secrets, the servers' passwords and ports.
 
 Guarantees: made once, readable by its owner only; a server keeps its port, and so its URL, unless another program took
-the port meanwhile. Refuses: a file that it cannot read (`StackError`); a new key would not decrypt the old secrets.
+the port meanwhile. Refuses (`StackError`): a file that is missing beside data, or unreadable.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def open_keep(home: Path) -> Keep:
     try:
         keep = Keep(**json.loads(path.read_text()))
     except FileNotFoundError:
+        if (home / "postgres").exists():
+            raise StackError(f"{path} is missing, and with it the password of the data in {home}: restore it") from None
         keep = Keep(
             secrets_key=Fernet.generate_key().decode(),
             postgres_password=secrets.token_urlsafe(24),

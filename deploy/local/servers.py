@@ -2,12 +2,11 @@
 
 Guarantees: data lie below the given folder and survive; both servers ask for a password; Valkey writes its
 append-only file before it answers. As root, PostgreSQL (which refuses to be root) runs as `nobody`, and where
-that user cannot reach the folder, its files lie in `/var/lib/webhook-pipeline`. Refuses nothing else.
+that user cannot reach the folder, `postgres` there is a link into `/var/lib/webhook-pipeline`. Refuses nothing else.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pwd
 import secrets
@@ -179,7 +178,10 @@ def _postgres_folders(home: Path, uid: int | None) -> tuple[Path, Path]:
             (copy / "complete").touch()
         install = copy / package.name / "pginstall"
     if not _is_reachable(home.resolve()):
-        data = UNREACHABLE_HOMES / hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16] / "postgres"
+        # A link, so that the data belong to this folder: a new folder of the same name starts with no data.
+        if not data.is_symlink():
+            data.symlink_to(UNREACHABLE_HOMES / secrets.token_hex(8) / "postgres")
+        data = data.readlink()
     return install, data
 
 

@@ -283,6 +283,15 @@ def refusal(home: Path, **environ: str) -> str:
     return complaints[0]
 
 
+def test_data_whose_password_is_lost_are_refused() -> None:
+    with new_home() as home:
+        (home / "postgres").mkdir()
+        line = refusal(home)
+        assert re.search(r"secrets\.json is missing, and with it the password of the data in .*: restore it$", line)
+        (home / "secrets.json").write_text("{")
+        assert re.search(r"secrets\.json cannot be read .*: restore it, or set another PIPELINE_HOME$", refusal(home))
+
+
 @pytest.mark.parametrize("variable", ["INGRESS_PORT", "FLOWER_PORT"])
 def test_a_port_in_use_is_refused_with_its_variable(variable: str) -> None:
     with new_home() as home, socket.socket() as taken:
