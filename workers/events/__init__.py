@@ -33,6 +33,10 @@ class Stored(Protocol):
     def body(self) -> bytes:
         """Exactly the bytes that were received."""
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those kept, as text; some providers name the event's type nowhere else."""
+
 
 @cache
 def providers() -> Mapping[str, Parse]:
@@ -61,4 +65,5 @@ def load(stored: Stored) -> Event:
     Raises:
         Rejected: today's model refuses what an earlier one accepted.
     """
-    return parse(stored.provider, stored.body).event
+    headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in stored.headers.items())
+    return parse(stored.provider, stored.body, headers).event

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from shared.envelope import SIGNED_ID
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Headers = tuple[tuple[bytes, bytes], ...]
-"""Request headers, in order, names in lower case. They are not signed: hints at most."""
+"""Request headers, in order, names in lower case. They are not signed, but for `signed-id`: hints at most."""
 
 MAX_NAME: Final = 200
 """Characters of a type, a subject or an identity's part; longer ones are no names."""
@@ -124,6 +126,20 @@ def identity_fingerprint(provider: str, *parts: str) -> bytes:
     return b"\x01" + sha256("\0".join((provider, *parts)).encode()).digest()
 
 
+def fingerprint_of(provider: str, body: bytes, headers: Headers) -> bytes:
+    """Return the fingerprint of an event whose body names no identity: the id that its scheme signs, else its bytes."""
+    for name, value in headers:
+        if name == SIGNED_ID:
+            return identity_fingerprint(provider, "signed-id", value.decode("latin-1"))
+    return body_fingerprint(body)
+
+
+def header_or_none(headers: Headers, name: bytes) -> str | None:
+    """Return a header's value; of a repeated one all values, joined as they are stored."""
+    values = [value.decode("latin-1") for each, value in headers if each == name]
+    return ", ".join(values) if values else None
+
+
 def name_or_none(value: object) -> str | None:
     """Return a text fit to be a type or subject, else None."""
     return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME else None
@@ -138,6 +154,15 @@ def instant_or_none(value: object) -> datetime | None:
     except ValidationError:
         return None
     return instant if EARLIEST <= instant < LATEST else None
+
+
+def second_or_none(value: object) -> datetime | None:
+    """Return the aware time that a whole number of Unix seconds says, else None."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    if not EARLIEST.timestamp() <= value < LATEST.timestamp():
+        return None
+    return datetime.fromtimestamp(value, UTC)
 
 
 def note_mismatches(headers: Headers, hints: Sequence[tuple[bytes, str | None]]) -> tuple[str, ...]:
