@@ -13,6 +13,9 @@ from psycopg import pq, rows
 
 UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
 """Postgres is away, or cut the connection: the environment, not the data."""
+CHECK_CLIENT = "-c client_connection_check_interval=2000"
+"""Postgres looks every 2 s whether the client of a running statement still exists. Without it, the session of a killed
+process that waits for a lock keeps its own locks until it has got that one, and holds its successor up."""
 Connection = psycopg.Connection[dict[str, Any]]
 """Rows come as dictionaries."""
 
@@ -40,7 +43,7 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0) -> Con
         keepalives_interval=2,
         keepalives_count=3,
         # Later statements must see what others committed meanwhile, whatever the database's default is.
-        options=f"-c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
+        options=f"{CHECK_CLIENT} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
         r" -c default_transaction_isolation=read\ committed",
     )
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import pq, rows
 
 from workers.errors import Fenced, TransactionMisused
+from workers.store.connect import CHECK_CLIENT
 from workers.store.deliveries import record
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class HandlerSession:
                 connect_timeout=5,
                 application_name="pipeline handler",
                 tcp_user_timeout=10_000,
-                options="-c timezone=UTC",
+                options=f"{CHECK_CLIENT} -c timezone=UTC",
                 # DISCARD ALL ends prepared statements, and psycopg 3.3 notices that only the first time it runs.
                 prepare_threshold=None,
             )
