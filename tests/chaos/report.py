@@ -102,6 +102,7 @@ def verdict(result: Result) -> list[str]:
     lines = [f"{count} {what}" for count, what in wrong if count]
     if result.late:
         lines.append(f"no recovery seen after: {', '.join(result.late)}")
+    lines += result.broken
     if total.flushed and not any(FAULTS[name].loses for name in result.plan.faults):
         lines.append(f"{total.flushed} flushed without a flush")
     return lines

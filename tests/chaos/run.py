@@ -63,6 +63,7 @@ class Result:
         total: account of all requests.
         by_fault: accounts of the requests sent between a fault's beginning and its recovery.
         missed: faults that found no victim.
+        broken: what a fault expected and did not see, such as an end within the grace period.
         stored: Unix seconds at which events and arrivals were stored.
         handled: Unix seconds of effects.
     """
@@ -76,6 +77,7 @@ class Result:
     total: Account
     by_fault: dict[str, Account] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     stored: list[float] = field(default_factory=list)
     handled: list[float] = field(default_factory=list)
 
@@ -180,6 +182,8 @@ class _Session:
             except Missed:
                 self.result.missed.append(fault.name)
                 return None
+            except Exception as error:  # noqa: BLE001 - whatever a fault met belongs into the report
+                self.result.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
             injection.ended = time.time()
             return injection
 

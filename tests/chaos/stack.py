@@ -238,11 +238,10 @@ class Stack:
 
     async def _keep_clock_ingress(self) -> None:
         """Run the ingress whose clock can be stepped, again whenever it ends."""
-        path = f"{HERE / 'clock'}{os.pathsep}{HERE / 'team'}"
         environ = {
             "INGRESS_PORT": str(self.clock_port),
             "INGRESS_WORKERS": "1",
-            "PYTHONPATH": path,
+            "PYTHONPATH": _path(HERE / "clock"),
             "CHAOS_CLOCK": str(self.clock),
         }
         while True:
@@ -297,7 +296,7 @@ class Stack:
             "REDIS_URL": self._redis_url(self.redis_proxy.port),
             "SECRETS_KEY": self._key,
             "HANDLERS": "chaos_handlers",
-            "PYTHONPATH": str(HERE / "team"),
+            "PYTHONPATH": _path(HERE / "team"),
             "CHAOS_ORDERS": str(self.orders),
         }
 
@@ -306,6 +305,11 @@ class Stack:
 
     def _redis_url(self, port: int) -> str:
         return f"redis://:{self._valkey_password}@127.0.0.1:{port}/0"
+
+
+def _path(*folders: Path) -> str:
+    """Return these folders in front of what Python looks through already."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _works(process: psutil.Process) -> bool:

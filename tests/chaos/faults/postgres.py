@@ -118,21 +118,20 @@ fault("postgres-done-fails", "no outcome can be recorded (53100), 4 s", mixes=Fa
 async def deadlock(stack: Stack, chance: random.Random) -> None:
     """Hold what the drain will want, then want what it holds: Postgres ends the one that has waited a second first."""
     del chance
-    async with await stack.connect() as connection:
+    hold = f"PERFORM pg_advisory_xact_lock_shared({GATE});"
+    async with trigger(stack, "events", hold), await stack.connect() as connection:
         await connection.execute("SELECT pg_advisory_lock(%s)", [GATE])
-        async with trigger(stack, "events", f"PERFORM pg_advisory_xact_lock_shared({GATE});"):
-            waiting = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
-            for _ in range(200):
-                (row,) = await stack.query(waiting, [GATE])
-                if row["n"]:
-                    break
-                await asyncio.sleep(0.02)
-            else:
-                raise Missed
-            with suppress(psycopg.errors.DeadlockDetected):
-                async with connection.transaction():
-                    await connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
-            await connection.execute("SELECT pg_advisory_unlock(%s)", [GATE])
+        waiting = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+        for _ in range(200):
+            (row,) = await stack.query(waiting, [GATE])
+            if row["n"]:
+                break
+            await asyncio.sleep(0.02)
+        else:
+            raise Missed
+        with suppress(psycopg.errors.DeadlockDetected):
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
 
 
 @fault("postgres-refuses-row", "rows that Postgres refuses (23514), among others that it takes", mixes=False)
