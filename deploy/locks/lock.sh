@@ -17,7 +17,7 @@ compile() {
     --no-emit-index-url --no-emit-find-links ${UPGRADE:+--upgrade} --output-file "$output" "$@"
 }
 
-compile dev --extra dev pyproject.toml
+compile dev --extra dev --constraints "$locks/platforms.in" pyproject.toml
 # what is deployed has the versions that were tested
 compile ingress --extra ingress --constraints "$locks/dev.txt" pyproject.toml
 compile workers --extra workers --constraints "$locks/dev.txt" pyproject.toml
