@@ -141,6 +141,16 @@ WITH outcome AS MATERIALIZED (
 )
 SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
 
+-- The same for one success, on the connection of its handler: a tenth of the plan.
+-- name: record_success
+WITH finished AS (
+    DELETE FROM deliveries
+    WHERE event_id = %(event_id)s AND handler = %(handler)s AND fence = %(fence)s AND state = 'running'
+    RETURNING event_id, handler, tenant, attempt + 1 AS attempt, fence, worker, last_error, created_at
+)
+INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)
+SELECT event_id, handler, tenant, 'succeeded', attempt, fence, worker, last_error, created_at FROM finished;
+
 -- name: hand_back
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
 FROM unnest(%(event_ids)b::uuid[], %(fences)b::bigint[]) AS held(event_id, fence)

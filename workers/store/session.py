@@ -8,14 +8,14 @@ transaction. A delivery that was taken over meanwhile is rolled back (`Fenced`).
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
 from psycopg import pq, rows
 
 from workers.errors import Fenced, TransactionMisused
 from workers.store.connect import CHECK_CLIENT
-from workers.store.deliveries import record
+from workers.store.deliveries import record_success
 
 if TYPE_CHECKING:
     from workers.store.deliveries import Claimed, Outcome
@@ -29,6 +29,13 @@ _STILL_OURS: Final = (
     # The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
     " set_config('search_path', %s, true), set_config('role', 'none', true)"
 )
+# What DISCARD ALL does, and what it cannot: in one round trip with the end of the transaction, and our own prepared
+# statements stay. Returns whether the handler has prepared some under names of its own.
+_CLEAN: Final[LiteralString] = """;
+CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all();
+DISCARD TEMP; DISCARD SEQUENCES; SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)
+"""
+_NEVER: Final = 2**31
 
 
 class HandlerSession:
@@ -62,8 +69,8 @@ class HandlerSession:
                 application_name="pipeline handler",
                 tcp_user_timeout=10_000,
                 options=f"{CHECK_CLIENT} -c timezone=UTC",
-                # DISCARD ALL ends prepared statements, and psycopg 3.3 notices that only the first time it runs.
-                prepare_threshold=None,
+                # Nothing of a handler's is prepared, unless it asks for it; our own statements ask for it.
+                prepare_threshold=_NEVER,
             )
             (path,) = self._connection.execute("SHOW search_path").fetchone() or ("",)
             self._search_path = f"{path}, pg_temp"
@@ -72,7 +79,8 @@ class HandlerSession:
             self._token = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
             bound = max(1, int(seconds_left * 1000))
-            self._connection.execute(_BEGIN, [self._token, str(bound), str(bound + 1000)])
+            with self._connection.pipeline():  # BEGIN and this in one round trip
+                self._connection.execute(_BEGIN, [self._token, str(bound), str(bound + 1000)], prepare=True)
         return self._connection
 
     def commit(self, handler: str, outcome: Outcome) -> None:
@@ -87,11 +95,9 @@ class HandlerSession:
         if connection is None or token is None:
             raise TransactionMisused("no transaction was begun")
         try:
-            self._check(connection, token)
-            counted = record(connection, handler, [outcome])
+            counted = self._record(connection, token, handler, outcome)
             if counted:
-                connection.commit()
-                self._clean(connection)
+                self._end(connection, "COMMIT")
         except BaseException:
             self.discard()
             raise
@@ -108,8 +114,7 @@ class HandlerSession:
             self.discard()
             return
         try:
-            connection.rollback()
-            self._clean(connection)
+            self._end(connection, "ROLLBACK")
         except BaseException as error:
             self.discard()
             if not isinstance(error, psycopg.Error):
@@ -126,16 +131,20 @@ class HandlerSession:
                 connection.cancel_safe(timeout=2.0)
         connection.close()
 
-    @staticmethod
-    def _clean(connection: psycopg.Connection[Any]) -> None:
-        """Let nothing of one delivery reach the next: settings, temporary tables, listens, advisory locks."""
-        connection.autocommit = True
-        connection.execute("DISCARD ALL")
-        connection.autocommit = False
+    def _end(self, connection: psycopg.Connection[Any], how: LiteralString) -> None:
+        """End the transaction and let nothing of it reach the next: settings, temporary tables, listens, locks."""
+        cursor = psycopg.Cursor(connection, row_factory=rows.tuple_row)
+        cursor.execute(how + _CLEAN, prepare=False)
+        cursor.set_result(-1)
         connection.row_factory = rows.tuple_row
+        if cursor.fetchone() != (False,):
+            self.discard()
 
-    def _check(self, connection: psycopg.Connection[Any], token: str) -> None:
-        """Make sure that the transaction is the one we began, and fit to commit."""
+    def _record(self, connection: psycopg.Connection[Any], token: str, handler: str, outcome: Outcome) -> bool:
+        """Record a success in the transaction that we began; say whether it counted.
+
+        The check and the outcome go in one round trip: what the check refuses is not committed.
+        """
         if connection.closed:
             raise TransactionMisused("the handler closed delivery.connection; leave that to the worker")
         status = connection.info.transaction_status
@@ -145,9 +154,13 @@ class HandlerSession:
                 "statement in `with delivery.connection.transaction():`"
             )
         if status == pq.TransactionStatus.INTRANS:
-            row = connection.cursor(row_factory=rows.tuple_row).execute(_STILL_OURS, [self._search_path]).fetchone()
+            check = psycopg.Cursor(connection, row_factory=rows.tuple_row)
+            with connection.pipeline():
+                check.execute(_STILL_OURS, [self._search_path], prepare=True)
+                counted = record_success(connection, handler, outcome.claimed)
+            row = check.fetchone()
             if row is not None and row[0] == token:
-                return
+                return counted()
         raise TransactionMisused(
             "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
         )

@@ -152,6 +152,13 @@ def list_endpoints(connection: Connection, *, tenant: str | None = None) -> list
         return cursor.execute(_SQL["list_endpoints"], {"tenant": tenant}).fetchall()
 
 
+def change_scheme(connection: Connection, *, tenant: str, provider: str, scheme: str | Mapping[str, Any]) -> None:
+    """Change how an endpoint's provider signs. Raises UnknownEndpointError."""
+    values = {"tenant": tenant, "provider": provider, "scheme": Jsonb(scheme)}
+    if not connection.execute(_SQL["change_scheme"], values).fetchone():
+        raise _unknown_endpoint(tenant, provider)
+
+
 def disable_endpoint(connection: Connection, *, tenant: str, provider: str) -> None:
     """Let an endpoint answer as if it did not exist; what it has stored goes on. Raises UnknownEndpointError."""
     _enable(connection, tenant, provider, enabled=False)

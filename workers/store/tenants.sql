@@ -20,6 +20,9 @@ ON CONFLICT DO NOTHING RETURNING tenant;
 -- name: enable_endpoint
 UPDATE endpoints SET enabled = %(enabled)s WHERE tenant = %(tenant)s AND provider = %(provider)s RETURNING tenant;
 
+-- name: change_scheme
+UPDATE endpoints SET scheme = %(scheme)s WHERE tenant = %(tenant)s AND provider = %(provider)s RETURNING tenant;
+
 -- name: list_endpoints
 SELECT e.tenant, e.provider, e.scheme, e.enabled, e.created_at,
        coalesce(array_agg(s.label ORDER BY s.created_at, s.label)
