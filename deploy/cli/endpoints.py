@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from deploy.cli.arguments import Label, Provider, SecretStdin, TenantFilter, TenantName, read_secret
+from deploy.cli.arguments import (  # noqa: TC001 - typer evaluates signatures
+    Label,
+    Provider,
+    SecretStdin,
+    TenantFilter,
+    TenantName,
+)
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit, say
+from deploy.cli.registering import UNSIGNED, check_secret, choose_scheme, name_of, take_secret
 from deploy.cli.servers import cipher, database, publish
-from ingress.schemes import PRESETS, UnknownSchemeError, find
-from ingress.schemes.verdict import WrongSecretError
 from workers.store import tenants
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 app = typer.Typer(help="Endpoints: where a provider posts a tenant's events.", no_args_is_help=True)
+
+SchemeName = Annotated[
+    str | None, typer.Option("--scheme", help="How the provider signs; by default the scheme of the provider's name.")
+]
+SchemeFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, readable=True, help="A TOML file that describes how the provider signs."),
+]
+Unsigned = Annotated[
+    bool,
+    typer.Option("--i-know-this-is-unsigned", help="With --scheme none: a random token in the path is the secret."),
+]
 
 
 def path_of(tenant: str, provider: str) -> str:
     """Return the path that the provider is told to post to."""
     return f"/webhooks/{provider}/{tenant}"
-
-
-def check_secret(scheme: str | Mapping[str, Any], label: str, secret: bytes) -> None:
-    """Refuse a secret that the scheme cannot use, before it is stored (`CommandError`)."""
-    try:
-        find(scheme).read_key(label=label, text=secret)
-    except WrongSecretError as error:
-        raise CommandError(f"{error}: give it as the provider shows it") from None
 
 
 @app.command()
@@ -40,9 +47,9 @@ def add(
     *,
     provider: Provider,
     label: Label,
-    scheme: Annotated[
-        str | None, typer.Option(help="How the provider signs; by default the scheme of the provider's name.")
-    ] = None,
+    scheme: SchemeName = None,
+    scheme_file: SchemeFile = None,
+    i_know_this_is_unsigned: Unsigned = False,
     secret_stdin: SecretStdin = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,24 +63,57 @@ def add(
         pipeline endpoints add acme --provider moveris --label mixed-30-v2
         pipeline endpoints add acme --provider moveris --label mixed-30-v2 \
             --secret-stdin < secret.txt
+        pipeline endpoints add acme --provider openai --scheme standard-webhooks --label main
+        pipeline endpoints add acme --provider billing --scheme-file billing.toml --label main
     """
-    known = _scheme(provider, scheme)
+    known = choose_scheme(provider, scheme=scheme, scheme_file=scheme_file, is_unsigned=i_know_this_is_unsigned)
     with database() as connection:
-        secret = read_secret(from_stdin=secret_stdin)
-        check_secret(known, label, secret)
-        ciphertext = cipher().encrypt(secret)
+        made = take_secret(path_of(tenant, provider), known, label=label, from_stdin=secret_stdin)
+        ciphertext = cipher().encrypt(made.secret)
         tenants.add_endpoint(
             connection, tenant=tenant, provider=provider, scheme=known, label=label, ciphertext=ciphertext
         )
         publish(connection)
-    path = path_of(tenant, provider)
     say(
-        {"tenant": tenant, "provider": provider, "scheme": known, "label": label, "path": path},
+        {"tenant": tenant, "provider": provider, "scheme": known, "label": label, **made.told},
         as_json=as_json,
         lines=[
             f"added {tenant}'s endpoint of {provider}; its secret is {label}",
-            f"register this path, behind your public host, with {provider}: {path}",
+            f"register this path, behind your public host, with {provider}: {made.path}",
+            *made.lines,
         ],
+    )
+
+
+@app.command()
+def change(
+    tenant: TenantName,
+    *,
+    provider: Provider,
+    scheme: SchemeName = None,
+    scheme_file: SchemeFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how an endpoint's provider signs; its secrets stay.
+
+    Example:
+        pipeline endpoints change acme --provider billing --scheme-file billing.toml
+    """
+    if scheme is None and scheme_file is None:
+        raise CommandError("nothing to change: give --scheme or --scheme-file")
+    known = choose_scheme(provider, scheme=scheme, scheme_file=scheme_file, is_unsigned=False)
+    with database() as connection:
+        endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
+        if endpoint.scheme == UNSIGNED:
+            raise CommandError("the secrets of an unsigned endpoint are parts of its path: add an endpoint instead")
+        for secret in filter(tenants.is_alive, endpoint.secrets):
+            check_secret(known, secret.label, cipher().decrypt(secret))
+        tenants.change_scheme(connection, tenant=tenant, provider=provider, scheme=known)
+        publish(connection)
+    say(
+        {"tenant": tenant, "provider": provider, "scheme": known},
+        as_json=as_json,
+        lines=[f"{tenant}'s endpoint of {provider} now expects {name_of(known)}"],
     )
 
 
@@ -115,17 +155,9 @@ def enable(tenant: TenantName, *, provider: Provider, as_json: AsJson = False) -
     )
 
 
-def _scheme(provider: str, scheme: str | None) -> str:
-    """Return the name of a scheme that the ingress knows."""
-    name = provider if scheme is None else scheme
-    try:
-        find(name)
-    except UnknownSchemeError:
-        asked = f"{provider} has no scheme of its own, choose one with --scheme" if scheme is None else "choose another"
-        raise CommandError(f"no signature scheme {name!r}: {asked} ({', '.join(sorted(PRESETS))})") from None
-    return name
-
-
 def _row(endpoint: tenants.EndpointSummary, *, as_json: bool) -> dict[str, Any]:
     row = asdict(endpoint) | {"path": path_of(endpoint.tenant, endpoint.provider)}
-    return row if as_json else row | {"labels": ", ".join(endpoint.labels) or "none: nothing can sign"}
+    if as_json:
+        return row
+    labels = ", ".join(endpoint.labels) or "none: nothing can sign"
+    return row | {"labels": labels, "scheme": name_of(endpoint.scheme)}

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.arguments import Label, Provider, SecretStdin, TenantName, duration, moment, read_secret
-from deploy.cli.endpoints import check_secret
+from deploy.cli.arguments import Label, Provider, SecretStdin, TenantName, duration, moment
+from deploy.cli.endpoints import path_of
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit, say
+from deploy.cli.registering import take_secret
 from deploy.cli.servers import cipher, database, publish
 from workers.store import tenants
 
@@ -40,15 +41,18 @@ def add(
     """
     with database() as connection:
         endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
-        secret = read_secret(from_stdin=secret_stdin)
-        check_secret(endpoint.scheme, label, secret)
-        ciphertext = cipher().encrypt(secret)
+        made = take_secret(path_of(tenant, provider), endpoint.scheme, label=label, from_stdin=secret_stdin)
+        ciphertext = cipher().encrypt(made.secret)
         tenants.add_secret(connection, tenant=tenant, provider=provider, label=label, ciphertext=ciphertext)
         publish(connection)
     say(
-        {"tenant": tenant, "provider": provider, "label": label},
+        {"tenant": tenant, "provider": provider, "label": label, **made.told},
         as_json=as_json,
-        lines=[f"added the secret {label} to {tenant}'s endpoint of {provider}"],
+        lines=[
+            f"added the secret {label} to {tenant}'s endpoint of {provider}",
+            *([f"its path: {made.path}"] if made.path != path_of(tenant, provider) else []),
+            *made.lines,
+        ],
     )
 
 
