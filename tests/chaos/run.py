@@ -1,7 +1,7 @@
 """One run: load, faults at random moments, quiet, reconciliation.
 
-Guarantees: the seed decides faults, moments and load (the machine decides the rest); each chosen fault is injected
-alone first, with a recovery waited for, then several at a time. Refuses nothing.
+Guarantees: the seed decides faults, moments and load (the machine decides the rest); the next faults come when the
+pipeline has recovered from those before. Refuses nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
@@ -91,8 +92,8 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
     """Do a run on a stack that is up.
 
     1. Warm up.
-    2. Each fault alone, in random order, until the first part of the time is over or the rounds are done.
-    3. Faults that mix, two or three at a time.
+    2. Each fault alone: first those that do not mix, all of them, then the others until 60 % of the time is over.
+    3. The others two or three at a time until the end. With rounds instead of seconds, each alone and no mixtures.
     4. End the load, wait until everything is quiet, reconcile.
 
     Args:
@@ -145,25 +146,25 @@ class _Session:
         self.result = Result(plan=plan, began=time.time(), total=Account())
 
     async def inject_alone(self, chance: random.Random) -> None:
-        """Inject one after the other, each until it is recovered."""
-        rounds = 0
+        """Inject one after the other, each until it is recovered; those that do not mix come first."""
         until = self.result.began + self._plan.seconds * (ALONE if any(f.mixes for f in self._faults) else 1)
-        while (rounds < self._plan.rounds) if self._plan.rounds else (rounds == 0 or time.time() < until):
-            order = chance.sample(self._faults, len(self._faults))
-            for number, fault in enumerate(order):
-                if rounds and not self._plan.rounds and time.time() > until:
+        for number in range(self._plan.rounds or 1_000_000):
+            order = sorted(chance.sample(self._faults, len(self._faults)), key=lambda fault: fault.mixes)
+            for place, fault in enumerate(order):
+                if not self._plan.rounds and time.time() > until and (number or fault.mixes):
                     return
-                done = (rounds + number / len(order)) / self._plan.rounds if self._plan.rounds else self._share()
+                done = (number + place / len(order)) / self._plan.rounds if self._plan.rounds else self._share()
                 self._on_step(done, fault.name)
                 await asyncio.sleep(chance.uniform(0.5, 2))
                 await self._inject([fault], chance)
-            rounds += 1
 
     async def inject_mixtures(self, chance: random.Random) -> None:
-        """Inject two or three at a time, at random moments."""
+        """Inject two or three at a time, at random moments; those that came least often so far come first."""
         mixing = [fault for fault in self._faults if fault.mixes]
         while time.time() < self.result.began + self._plan.seconds and len(mixing) > 1:
-            chosen = chance.sample(mixing, min(len(mixing), chance.choice([2, 2, 3])))
+            times = Counter(one.name for one in self.result.injections)
+            rarest = sorted(chance.sample(mixing, len(mixing)), key=lambda fault: times[fault.name])
+            chosen = rarest[: chance.choice([2, 2, 3])]
             self._on_step(self._share(), " + ".join(fault.name for fault in chosen))
             await asyncio.sleep(chance.uniform(0.5, 2))
             await self._inject(chosen, chance)
