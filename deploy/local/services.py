@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STAGES: Final = (("beat", "flower"), ("ingress",), ("ingest", "handlers", "housekeeping"), ("postgres", "valkey"))
 """Stopped one stage after the other: who makes work first, who keeps it last. 13 s in the worst case."""
-WORKERS: Final = ("ingest", "handlers", "housekeeping")
+TRIAL_SECONDS: Final = 60.0
 
 
 def check_settings(environ: Mapping[str, str]) -> None:
@@ -43,7 +43,12 @@ def check_settings(environ: Mapping[str, str]) -> None:
     load(FlowerSettings, environ)
     # in a process of its own: handlers are the team's code
     trial = [sys.executable, "-c", "import workers.app"]
-    outcome = subprocess.run(trial, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        outcome = subprocess.run(
+            trial, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise StackError(f"the modules in HANDLERS are not imported after {TRIAL_SECONDS:.0f} s") from None
     if outcome.returncode:
         lines = outcome.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise StackError(f"the workers would not start: {lines[-1].strip()}")
