@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="pipeline-system-", dir="/tmp"))
     home.chmod(0o755)
-    settings = {"INGRESS_WORKERS": "2", "HANDLER_SLOTS": "2", "INGEST_SLOTS": "2", "LOG_LEVEL": "info"}
+    settings = {"INGRESS_WORKERS": "2", "HANDLER_SLOTS": "4", "INGEST_SLOTS": "2", "LOG_LEVEL": "info"}
     try:
         with Stack(home, handlers=("effects", "failures"), environ=settings) as it:
             it.query(EFFECTS)

@@ -48,9 +48,14 @@ class Account:
     failed: int
 
     @property
+    def is_stored(self) -> bool:
+        """Whether everything is stored, with its deliveries."""
+        return self.missing == self.undelivered == 0
+
+    @property
     def is_settled(self) -> bool:
         """Whether everything is stored and every delivery finished, well or badly."""
-        return self.missing == self.undelivered == self.open == 0
+        return self.is_stored and self.open == 0
 
 
 def account(stack: Stack, event_ids: Sequence[str]) -> Account:

@@ -163,6 +163,13 @@ class Stack:
         members = json.loads((self.home / "stack.json").read_text())["members"]
         return psutil.Process(next(member["pid"] for member in members if member["name"] == name))
 
+    def is_alive(self, name: str) -> bool:
+        """Say whether a service's main process lives."""
+        try:
+            return not is_gone(self.main(name))
+        except psutil.NoSuchProcess:
+            return False
+
     def children(self, name: str) -> list[psutil.Process]:
         """Return the processes that a service's main process has started: pool children, ingress workers, backends."""
         return list(self.main(name).children())

@@ -58,14 +58,21 @@ def neighbour(event: Event, delivery: Delivery) -> None:
     write(delivery)
 
 
-@handler("failures.frozen", event="failure.frozen", timeout=1, schedule=(0.1,), max_attempts=20)
+@handler("failures.frozen", event="failure.frozen", timeout=2, schedule=(0.1,), max_attempts=20)
 def frozen(event: GenericEvent, delivery: Delivery) -> None:
-    """Wait for a gate that opens while this process is stopped, swallow whatever comes then, go on all the same."""
-    began, gate, ended = (Path(event.json()["folder"]) / name for name in ("began", "gate", "ended"))
+    """Wait for a gate that opens while this process is stopped, swallow whatever comes then, go on all the same.
+
+    The run that takes over waits for the end of the late one, where that has written before.
+    """
+    folder = Path(event.json()["folder"])
+    began, successor, gate, ended, go = (folder / name for name in ("began", "successor", "gate", "ended", "go"))
+    writes_before = event.json()["writes"] == "before"
     if began.exists():
+        successor.touch()
+        while writes_before and not go.exists():
+            time.sleep(0.01)
         write(delivery, "in time")
         return
-    writes_before = event.json()["writes"] == "before"
     if writes_before:  # and lifts every bound that would end the transaction: only the fence is left
         delivery.connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         delivery.connection.execute("SET LOCAL statement_timeout = 0")
