@@ -9,18 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
-
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
+
+    import psycopg
 
     from workers.store.connect import Connection
 
 _QUERIES: Final = Queries("deliveries.sql")
+RECORD_SUCCESS: Final = _QUERIES["record_success"]
+"""Parameters: event id, handler, fence; a row is moved if the outcome counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,13 +201,6 @@ def record(connection: psycopg.Connection[Any], handler: str, outcomes: Sequence
     }
     cursor = connection.cursor(row_factory=_first_column)
     return set(cursor.execute(_QUERIES["record"], parameters))
-
-
-def record_success(connection: psycopg.Connection[Any], handler: str, claimed: Claimed) -> Callable[[], bool]:
-    """Record one success, also in pipeline mode; what is returned says whether it counted, once the result is there."""
-    parameters = {"handler": handler, "event_id": claimed.event_id, "fence": claimed.fence}
-    cursor = psycopg.Cursor(connection).execute(_QUERIES["record_success"], parameters, prepare=True)
-    return lambda: cursor.rowcount == 1
 
 
 def hand_back(connection: Connection, handler: str, held: Sequence[Claimed]) -> None:

@@ -141,11 +141,11 @@ WITH outcome AS MATERIALIZED (
 )
 SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
 
--- The same for one success, on the connection of its handler: a tenth of the plan.
+-- The same for one success, prepared on the connection of its handler.
 -- name: record_success
 WITH finished AS (
     DELETE FROM deliveries
-    WHERE event_id = %(event_id)s AND handler = %(handler)s AND fence = %(fence)s AND state = 'running'
+    WHERE event_id = $1 AND handler = $2 AND fence = $3 AND state = 'running'
     RETURNING event_id, handler, tenant, attempt + 1 AS attempt, fence, worker, last_error, created_at
 )
 INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)

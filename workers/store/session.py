@@ -8,34 +8,34 @@ transaction. A delivery that was taken over meanwhile is rolled back (`Fenced`).
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import pq, rows
 
 from workers.errors import Fenced, TransactionMisused
 from workers.store.connect import CHECK_CLIENT
-from workers.store.deliveries import record_success
+from workers.store.deliveries import RECORD_SUCCESS
+from workers.store.exchange import literal, prepare, run, say
 
 if TYPE_CHECKING:
     from workers.store.deliveries import Claimed, Outcome
 
-_BEGIN: Final = (
-    "SELECT set_config('pipeline.delivery', %s, true), set_config('statement_timeout', %s, true),"
-    " set_config('idle_in_transaction_session_timeout', %s, true)"
-)
-_STILL_OURS: Final = (
-    "SELECT current_setting('pipeline.delivery', true),"
-    # The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
-    " set_config('search_path', %s, true), set_config('role', 'none', true)"
-)
+_BEGIN: Final = """BEGIN; SELECT set_config('pipeline.delivery', '{token}', true),
+set_config('statement_timeout', '{bound}', true), set_config('idle_in_transaction_session_timeout', '{idle}', true)
+"""
+# The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
+_CHECK: Final = """SELECT current_setting('pipeline.delivery', true),
+EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE name = 'pipeline_success'),
+set_config('search_path', {path}, true), set_config('role', 'none', true)
+"""
 # What DISCARD ALL does, and what it cannot: in one round trip with the end of the transaction, and our own prepared
-# statements stay. Returns whether the handler has prepared some under names of its own.
-_CLEAN: Final[LiteralString] = """;
+# statement stays. Returns whether the handler has prepared some under names of its own.
+_CLEAN: Final = """;
 CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all();
 DISCARD TEMP; DISCARD SEQUENCES; SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)
 """
-_NEVER: Final = 2**31
+_SUCCESS: Final = "pipeline_success"
 
 
 class HandlerSession:
@@ -69,18 +69,17 @@ class HandlerSession:
                 application_name="pipeline handler",
                 tcp_user_timeout=10_000,
                 options=f"{CHECK_CLIENT} -c timezone=UTC",
-                # Nothing of a handler's is prepared, unless it asks for it; our own statements ask for it.
-                prepare_threshold=_NEVER,
+                # What a handler prepares would be lost, or found by the next one.
+                prepare_threshold=None,
             )
             (path,) = self._connection.execute("SHOW search_path").fetchone() or ("",)
-            self._search_path = f"{path}, pg_temp"
+            self._search_path = literal(self._connection, f"{path}, pg_temp")
             self._connection.rollback()
         if not self.used:
             self._token = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
             bound = max(1, int(seconds_left * 1000))
-            with self._connection.pipeline():  # BEGIN and this in one round trip
-                self._connection.execute(_BEGIN, [self._token, str(bound), str(bound + 1000)], prepare=True)
+            say(self._connection, _BEGIN.format(token=self._token, bound=bound, idle=bound + 1000))
         return self._connection
 
     def commit(self, handler: str, outcome: Outcome) -> None:
@@ -95,7 +94,7 @@ class HandlerSession:
         if connection is None or token is None:
             raise TransactionMisused("no transaction was begun")
         try:
-            counted = self._record(connection, token, handler, outcome)
+            counted = self._record(connection, token, handler, outcome.claimed)
             if counted:
                 self._end(connection, "COMMIT")
         except BaseException:
@@ -131,20 +130,15 @@ class HandlerSession:
                 connection.cancel_safe(timeout=2.0)
         connection.close()
 
-    def _end(self, connection: psycopg.Connection[Any], how: LiteralString) -> None:
+    def _end(self, connection: psycopg.Connection[Any], how: str) -> None:
         """End the transaction and let nothing of it reach the next: settings, temporary tables, listens, locks."""
-        cursor = psycopg.Cursor(connection, row_factory=rows.tuple_row)
-        cursor.execute(how + _CLEAN, prepare=False)
-        cursor.set_result(-1)
+        prepared = say(connection, how + _CLEAN).get_value(0, 0)
         connection.row_factory = rows.tuple_row
-        if cursor.fetchone() != (False,):
+        if prepared != b"f":
             self.discard()
 
-    def _record(self, connection: psycopg.Connection[Any], token: str, handler: str, outcome: Outcome) -> bool:
-        """Record a success in the transaction that we began; say whether it counted.
-
-        The check and the outcome go in one round trip: what the check refuses is not committed.
-        """
+    def _record(self, connection: psycopg.Connection[Any], token: str, handler: str, claimed: Claimed) -> bool:
+        """Record a success in the transaction that we began; say whether it counted."""
         if connection.closed:
             raise TransactionMisused("the handler closed delivery.connection; leave that to the worker")
         status = connection.info.transaction_status
@@ -154,13 +148,12 @@ class HandlerSession:
                 "statement in `with delivery.connection.transaction():`"
             )
         if status == pq.TransactionStatus.INTRANS:
-            check = psycopg.Cursor(connection, row_factory=rows.tuple_row)
-            with connection.pipeline():
-                check.execute(_STILL_OURS, [self._search_path], prepare=True)
-                counted = record_success(connection, handler, outcome.claimed)
-            row = check.fetchone()
-            if row is not None and row[0] == token:
-                return counted()
+            checked = say(connection, _CHECK.format(path=self._search_path))
+            if checked.get_value(0, 0) == token.encode():
+                if checked.get_value(0, 1) != b"t":
+                    prepare(connection, _SUCCESS, RECORD_SUCCESS)
+                result = run(connection, _SUCCESS, [str(claimed.event_id), handler, str(claimed.fence)])
+                return result.command_tuples == 1
         raise TransactionMisused(
             "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
         )
