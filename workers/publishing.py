@@ -31,10 +31,17 @@ def publish(connection: Connection, redis_client: redis.Redis) -> bool:
 
 
 def publish_if_stale(connection: Connection, redis_client: redis.Redis) -> bool:
-    """Publish if Redis holds nothing or an older version; two small look-ups otherwise. Returns whether it did."""
+    """Publish if Redis holds nothing or another version; two small look-ups otherwise. Returns whether it did.
+
+    1. Look at Redis first: what is published was committed before, so Postgres, asked later, knows it or a newer one.
+    2. If Postgres is behind all the same, it was restored from a backup: its registry counts, as a version of its own.
+    """
     held = published_version(redis_client)
-    if held is not None and held >= tenants.registry_version(connection):
+    version = tenants.registry_version(connection)
+    if held is not None and held == version:
         return False
+    if held is not None and held > version:
+        tenants.overtake(connection, held)
     return publish(connection, redis_client)
 
 

@@ -73,7 +73,7 @@ def _print(found: dict[str, Any]) -> None:
     elif published < version:
         state = "a newer one waits: the sweeper publishes it within seconds, if it runs"
     elif published > version:
-        state = "Redis holds a newer one than Postgres: the next change of an endpoint publishes again"
+        state = "Redis holds a newer one than Postgres (restored?): the sweeper publishes it again, if it runs"
     else:
         state = "published"
     print(f"registry   {state}")

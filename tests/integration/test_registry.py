@@ -173,6 +173,18 @@ def test_a_database_made_later_is_published_over_what_an_earlier_one_left(
     assert list(published(redis_client)) == [b"moveris/acme"]
 
 
+def test_a_restored_database_is_published_over_what_was_newer_before(
+    connection: Connection, redis_client: redis.Redis
+) -> None:
+    add_acme(connection)
+    newer = tenants.registry_version(connection) + 1_000_000
+    redis_client.hset(registry.REGISTRY, mapping={"version": newer, "moveris/lost": b"{}"})
+    assert publishing.publish_if_stale(connection, redis_client)
+    assert list(published(redis_client)) == [b"moveris/acme"]
+    assert publishing.published_version(redis_client) == newer + 1
+    assert not publishing.publish_if_stale(connection, redis_client)
+
+
 def test_changes_from_several_connections_never_share_a_version(
     connection: Connection, database_url: str, redis_client: redis.Redis
 ) -> None:

@@ -212,6 +212,11 @@ def registry_version(connection: Connection) -> int:
     return int(row["version"])
 
 
+def overtake(connection: Connection, held: int) -> None:
+    """Raise the version above one that somebody holds of a database that is no more; do nothing if it is above."""
+    connection.execute(_SQL["overtake"], {"held": held})
+
+
 def read_registry(connection: Connection) -> tuple[int, list[registry.Endpoint]]:
     """Return the version and the endpoints that belong to it, in one snapshot."""
     rows = connection.execute(_SQL["read_registry"], binary=True).fetchall()

@@ -62,6 +62,9 @@ RETURNING label;
 -- name: registry_version
 SELECT version FROM registry_version;
 
+-- name: overtake
+UPDATE registry_version SET version = %(held)s + 1 WHERE version < %(held)s;
+
 -- name: read_registry
 -- One statement, one snapshot: the version belongs to exactly these endpoints. Without any, one row of NULLs.
 SELECT v.version, e.tenant, e.provider, e.enabled, e.scheme, s.labels, s.ciphertexts, s.expiries
