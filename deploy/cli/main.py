@@ -18,6 +18,7 @@ from deploy.cli.migrate import migrate
 from deploy.cli.send import send
 from deploy.cli.stats import stats
 from deploy.cli.up import up
+from deploy.cli.verify import verify
 
 app = typer.Typer(
     name="pipeline",
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, migrate, env, send, stats, keygen):
+for command in (up, migrate, env, send, verify, stats, keygen):
     app.command()(command)
 for name, group in (
     ("tenants", tenants),

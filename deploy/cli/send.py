@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-import uuid
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -17,25 +16,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deploy.cli import samples
 from deploy.cli.arguments import Provider, TenantName  # noqa: TC001 - the same
-from deploy.cli.endpoints import path_of
 from deploy.cli.env import find_context
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit
 from deploy.cli.posting import Answer, post_many
-from deploy.cli.servers import cipher, database
+from deploy.cli.signing import prepare
 from deploy.cli.waiting import follow
-from ingress.schemes import find
-from workers.store import tenants
 from workers.store.figures import Fate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from shared.registry import Secret
-
-    Make = Callable[[], tuple[bytes, Mapping[str, str]]]
+    from collections.abc import Mapping, Sequence
 
 _WITH_A_BAR: Final = 50
 """Runs of so many events or more show a progress bar, on a terminal."""
@@ -48,12 +39,20 @@ def send(
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Events per second; without it, as fast as the connections allow.")
     ] = None,
-    event: Annotated[str, typer.Option(help="Event type of the made-up bodies.")] = samples.COMPLETED,
+    event: Annotated[
+        str | None, typer.Option(help="Event type of the made-up bodies, such as verification.failed or push.")
+    ] = None,
     body_file: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, help="Send exactly these bytes, each time the same."),
     ] = None,
     provider: Provider = "moveris",
+    secret_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--secret-stdin", help="Sign with the secret on standard input, such as a public key's private one."
+        ),
+    ] = False,
     label: Annotated[
         str | None, typer.Option(help="Sign with this secret; by default with the newest that may sign.")
     ] = None,
@@ -81,10 +80,11 @@ def send(
         pipeline send demo
         pipeline send demo --count 2000 --rate 200 --wait
         pipeline send demo --event verification.failed
+        pipeline send acme --provider github --event pull_request.opened
         pipeline send demo --body-file body.json --count 5   (one event, four duplicates)
     """
-    make = _prepare(tenant, provider, label, event, body_file)
-    target = _target(url or find_context().ingress_url, tenant, provider)
+    path, make = prepare(tenant, provider, label=label, event=event, body_file=body_file, secret_stdin=secret_stdin)
+    target = _target(url or find_context().ingress_url, path)
     started = time.monotonic()
     answers: list[Answer] = []
     with _bar("sending", count, as_json=as_json) as bar, ids_file.open("w") if ids_file else nullcontext() as ids:
@@ -112,42 +112,12 @@ def send(
         raise typer.Exit(1)
 
 
-def _prepare(tenant: str, provider: str, label: str | None, event: str, body_file: Path | None) -> Make:
-    """Return what makes the requests, signed with a secret of the endpoint."""
-    with database() as connection:
-        endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
-    secret = cipher().decrypt(_choose(endpoint.secrets, label, tenant, provider))
-    scheme = find(endpoint.scheme)
-    fixed = body_file.read_bytes() if body_file else None
-    if fixed is None and provider != "moveris":
-        raise CommandError(f"only bodies of moveris can be made up: give one of {provider} with --body-file")
-
-    def make() -> tuple[bytes, Mapping[str, str]]:
-        body, headers = samples.moveris(event) if fixed is None else (fixed, {})
-        agent = {"Content-Type": "application/json", "User-Agent": "pipeline-send"}
-        signed = scheme.sign(secret, body, now=time.time(), event_id=f"msg_{uuid.uuid4().hex}")
-        return body, agent | headers | signed
-
-    return make
-
-
-def _choose(secrets: Sequence[Secret], label: str | None, tenant: str, provider: str) -> Secret:
-    """Return the secret of that label, even an expired one, or the newest that may sign."""
-    fitting = [it for it in secrets if (tenants.is_alive(it) if label is None else it.label == label)]
-    if not fitting:
-        which = "that may sign" if label is None else repr(label)
-        raise CommandError(
-            f"{tenant}'s endpoint of {provider} has no secret {which}; see `pipeline secrets list {tenant}`"
-        )
-    return fitting[-1]
-
-
-def _target(url: str, tenant: str, provider: str) -> str:
+def _target(url: str, path: str) -> str:
     """Return where to post; a URL that names an endpoint already is taken as it is."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise CommandError(f"{url!r} is no URL to post to; write http://host:8000")
-    return url if "/webhooks/" in parts.path else url.rstrip("/") + path_of(tenant, provider)
+    return url if "/webhooks/" in parts.path else url.rstrip("/") + path
 
 
 def _bar(what: str, total: int, *, as_json: bool) -> Progress:

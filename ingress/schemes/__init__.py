@@ -48,6 +48,7 @@ DESCRIPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "github": github.DESCRIPTION,
     "hmac": generic.DESCRIPTION,
     "meta": meta.DESCRIPTION,
+    "moveris": moveris.DESCRIPTION,
     "shopify": shopify.DESCRIPTION,
     "slack": slack.DESCRIPTION,
     "standard-webhooks": standard_webhooks.DESCRIPTION,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingress.schemes import PRESETS, find
+from ingress.schemes import PRESETS, find, moveris
 from ingress.schemes.declared import Declared, declare
 from ingress.schemes.verdict import Key, Wrong
 
@@ -260,7 +260,5 @@ def test_a_second_spelling_of_an_ed25519_signature_is_refused() -> None:
 @EXAMPLES
 @given(body=st.binary(max_size=300), secret=st.binary(min_size=1))
 def test_moveris_is_what_its_description_would_be(body: bytes, secret: bytes) -> None:
-    described = declare(
-        {"header": "X-Webhook-Signature", "algorithm": "hmac-sha256", "encoding": "hex", "prefix": "sha256="}
-    )
+    described = declare(moveris.DESCRIPTION)
     assert described.sign(secret, body, now=0, event_id="") == PRESETS["moveris"].sign(secret, body, now=0, event_id="")

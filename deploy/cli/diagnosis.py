@@ -1,0 +1,180 @@
+"""Why a signature fails: judged as the ingress would, then explained by trying what usually goes wrong.
+
+Guarantees: a cause is named only if the signature fits with it, so it is no guess; signatures and secrets are shown
+masked, because the right signature of a body is as good as a secret. Refuses nothing: where nothing fits it says so.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from deploy.cli.trials import Held, Values, try_changes
+from ingress.schemes import PRESETS, moveris
+from ingress.schemes.declared import Declared
+from ingress.schemes.description import ALGORITHMS, read_description
+from ingress.schemes.encodings import ENCODERS
+from ingress.schemes.verdict import Key, Wrong, WrongSecretError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ingress.schemes.description import Description
+    from ingress.schemes.verdict import Scheme
+
+    Headers = Sequence[tuple[bytes, bytes]]
+
+_SHOWN: Final = 6
+_MOST_CAUSES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One secret that was tried: what the header had to hold, masked."""
+
+    label: str
+    expected: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What the ingress would answer, and why.
+
+    Attributes:
+        code: "verified", or the code of the refusal.
+        label: of the secret that signed; empty if none did.
+        header: name of the signature header that counts.
+        given: what it holds, masked.
+        signed_length: bytes of the signed content; None if it cannot be put together.
+        tried: the secrets.
+        causes: what is wrong, the likeliest first.
+    """
+
+    code: str
+    label: str
+    header: str
+    given: str
+    signed_length: int | None
+    tried: tuple[Tried, ...]
+    causes: tuple[str, ...]
+
+
+def diagnose(scheme: Scheme, held: Sequence[Held], *, headers: Headers, body: bytes, now: float) -> Diagnosis:
+    """Explain one request.
+
+    Args:
+        scheme: of the endpoint; not `none`.
+        held: its secrets, those that have expired too.
+        headers: as received, names in lower case.
+        body: exactly as received.
+        now: Unix seconds.
+    """
+    it = describe(scheme)
+    keys = {one.label: scheme.read_key(label=one.label, text=one.text) for one in held}
+    alive = [keys[one.label] for one in held if not one.note]
+    verdict = scheme.verify(keys=alive, headers=headers, body=body, now=now)
+    found = dict(headers)
+    header = next((name for name in it.header if name.lower().encode() in found), it.header[0])
+    given = found.get(header.lower().encode(), b"")
+    values = Values(it, found, given)
+    content = values.fill(it.content, body)
+    causes: list[str] = []
+    if isinstance(verdict, Wrong):
+        causes = [*_about_headers(it, headers, header, given), *_about_time(it, values, now)]
+        if given:
+            causes += list(dict.fromkeys(try_changes(it, held, values, given, body)))[:_MOST_CAUSES]
+        causes += _about_other_schemes(scheme, held, headers, body, now)
+    return Diagnosis(
+        code=verdict.value if isinstance(verdict, Wrong) else "verified",
+        label="" if isinstance(verdict, Wrong) else verdict.label,
+        header=header,
+        given=mask(given),
+        signed_length=None if content is None else len(content),
+        tried=tuple(
+            Tried(label=one.label, expected=_expected(it, keys[one.label], content), note=one.note) for one in held
+        ),
+        causes=tuple(causes),
+    )
+
+
+def describe(scheme: Scheme) -> Description:
+    """Return a scheme as data; Moveris, which has its own code, has a description beside it."""
+    return scheme.description if isinstance(scheme, Declared) else read_description(moveris.DESCRIPTION)
+
+
+def mask(text: bytes) -> str:
+    """Return the beginning of a signature and its length, prefix included."""
+    if not text:
+        return "(nothing)"
+    shown = text[: _SHOWN + _prefix_length(text)].decode("latin-1")
+    printable = "".join(character if character.isprintable() else "?" for character in shown)
+    return f"{printable}... ({len(text)} characters)"
+
+
+def _prefix_length(text: bytes) -> int:
+    """Return the length of what stands before the digest, such as "sha256=" or "t=1614265330,v1="."""
+    longest = 40
+    at = max(text.rfind(separator, 0, longest) for separator in (b"=", b","))
+    return at + 1 if at < len(text) - longest // 2 else 0
+
+
+def _expected(it: Description, key: Key, content: bytes | None) -> str:
+    if content is None:
+        return "cannot be computed: a header of the signed content is missing"
+    if key.public_key is not None:
+        return f"an Ed25519 signature in {it.encoding} behind {it.ed25519_prefix or it.prefix!r}"
+    digest = hmac.digest(key.secret, content, ALGORITHMS[it.algorithm])
+    text = it.prefix.encode() + ENCODERS[it.encoding](digest)
+    return f"{mask(text)}, {it.algorithm} in {it.encoding}"
+
+
+def _about_headers(it: Description, headers: Headers, header: str, given: bytes) -> Iterator[str]:
+    """Say what is wrong with the headers, whatever they hold."""
+    names = [name for name, _ in headers]
+    for name in (*it.header, *it.timestamp, *it.id):
+        if names.count(name.lower().encode()) > 1:
+            yield f"{name} comes twice; whoever adds one must not choose the one that counts"
+    if not given:
+        similar = [name.decode("latin-1") for name in names if b"signature" in name or b"hmac" in name]
+        others = f"; there is {', '.join(dict.fromkeys(similar))}" if similar else ""
+        yield f"{header} is missing or empty{others}: does a proxy in between drop it?"
+    for what, sources in (("timestamp", it.timestamp), ("id", it.id)):
+        if sources and not any(name.lower().encode() in names for name in sources):
+            yield f"the {what} is missing: {' or '.join(sources)}"
+
+
+def _about_time(it: Description, values: Values, now: float) -> Iterator[str]:
+    if not (it.timestamp or it.timestamp_field) or not values.timestamp:
+        return
+    text = values.timestamp
+    if it.timestamp_unit == "iso8601" or not text.isdigit() or len(text) > 18:  # noqa: PLR2004 - digits that fit
+        return
+    unit = 1000 if it.timestamp_unit == "ms" else 1
+    off = now - int(text) / unit
+    if abs(off) <= it.tolerance:
+        return
+    for factor, name in ((1000, "ms"), (1, "s")):
+        if factor != unit and abs(now - int(text) / factor) <= it.tolerance:
+            yield f'the time counts {"milliseconds" if factor > 1 else "seconds"}: set timestamp_unit = "{name}"'
+            return
+    way = "old: a replay, a slow queue, or a capture from then (judge it with --at)" if off > 0 else "in the future"
+    yield f"the signed time is {abs(off):,.0f} s {way}; the tolerance is {it.tolerance} s, and clocks may be wrong"
+
+
+def _about_other_schemes(
+    scheme: Scheme, held: Sequence[Held], headers: Headers, body: bytes, now: float
+) -> Iterator[str]:
+    """Say which preset signs like this, if one does."""
+    for name, other in PRESETS.items():
+        if other is scheme or name == "none":
+            continue
+        for one in held:
+            try:
+                key = other.read_key(label=one.label, text=one.text)
+            except WrongSecretError:
+                continue
+            verdict = other.verify(keys=[key], headers=headers, body=body, now=now)
+            if isinstance(verdict, Key) or verdict is Wrong.STALE:
+                yield f"this is how `{name}` signs, with the secret {one.label}: change the endpoint's scheme to it"
