@@ -35,26 +35,30 @@ class Template:
 
     def __init__(self, text: str, *, url: str = "") -> None:
         # Fixed texts are bytes, placeholders are str.
-        self._parts = _merge(_parse(text, url))
-        self.placeholders = tuple(part for part in self._parts if isinstance(part, str))
+        parts = _merge(_parse(text, url))
+        self.placeholders = tuple(part for part in parts if isinstance(part, str))
         self.headers = tuple(it.removeprefix(_HEADER).encode() for it in self.placeholders if it.startswith(_HEADER))
-        _check(text, self._parts, self.placeholders)
-        self._guards = _guards(self._parts)
-        self._is_body = self._parts == ["body"]
+        _check(text, parts, self.placeholders)
+        # Filling is part of every request: placeholders become places in a tuple of values.
+        places = {"body": 0, "timestamp": 1, "id": 2}
+        places |= {_HEADER + name.decode(): at for at, name in enumerate(self.headers, len(places))}
+        self._parts = tuple(places[part] if isinstance(part, str) else part for part in parts)
+        self._guards = tuple((places[part], text) for part, text in _guards(parts))
+        self._is_body = parts == ["body"]
 
     def fill(self, *, body: bytes, timestamp: bytes, event_id: bytes, headers: Mapping[bytes, bytes]) -> bytes | None:
         """Return the signed content, None if a header is missing or blurs the borders."""
         if self._is_body:
             return body
-        values = {"body": body, "timestamp": timestamp, "id": event_id}
-        for name in self.headers:
-            if name not in headers:
+        values: tuple[bytes, ...] = (body, timestamp, event_id)
+        if self.headers:
+            if any(name not in headers for name in self.headers):
                 return None
-            values[_HEADER + name.decode()] = headers[name]
-        for placeholder, texts in self._guards:
-            if any(text in values[placeholder] for text in texts):
+            values = (*values, *(headers[name] for name in self.headers))
+        for place, text in self._guards:
+            if text in values[place]:
                 return None
-        return b"".join([values[part] if isinstance(part, str) else part for part in self._parts])
+        return b"".join([values[part] if isinstance(part, int) else part for part in self._parts])
 
 
 def _parse(text: str, url: str) -> list[bytes | str]:
@@ -109,11 +113,11 @@ def _check(text: str, parts: Sequence[bytes | str], placeholders: Sequence[str])
             )
 
 
-def _guards(parts: Sequence[bytes | str]) -> list[tuple[str, tuple[bytes, ...]]]:
+def _guards(parts: Sequence[bytes | str]) -> list[tuple[str, bytes]]:
     """Return for the id and each header the fixed texts beside it, which must not occur in it."""
     guards = []
     for at, part in enumerate(parts):
         if isinstance(part, str) and part not in {"body", "timestamp"}:
             beside = (*parts[max(at - 1, 0) : at], *parts[at + 1 : at + 2])
-            guards.append((part, tuple(it for it in beside if isinstance(it, bytes))))
+            guards += [(part, it) for it in dict.fromkeys(beside) if isinstance(it, bytes)]
     return guards

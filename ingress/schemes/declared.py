@@ -73,8 +73,9 @@ class Declared:
         4. Only then look at the clock.
         """
         found: dict[bytes, bytes] = {}
+        wanted = self._wanted
         for name, value in headers:
-            if name in self._wanted:
+            if name in wanted:
                 if name in found:
                     return Wrong.INVALID
                 found[name] = value
