@@ -79,7 +79,7 @@ class Handlers:
                     handler.name
                     for handler in self._by_name.values()
                     if handler.provider in {ANY, provider}
-                    and handler.event in {ANY, event}
+                    and _asks_for(handler.event, event)
                     and handler.tenant in {ANY, tenant}
                 )
             )
@@ -94,7 +94,8 @@ def handler(name: str, **parameters: Any) -> Callable[[F], F]:
 
     Args:
         name: unique, with a dot, such as "acme.grant_access".
-        **parameters: `event` (type it asks for, default "*"), `tenant` (default "*": every tenant), `provider` (default
+        **parameters: `event` (type it asks for; a "*" at its end stands for anything, as in "pull_request.*"; default
+            "*"), `tenant` (default "*": every tenant), `provider` (default
             "*"), `max_attempts` (default one more than the schedule has steps), `timeout` in seconds (default 30),
             `schedule` (seconds, upper bounds of the waits between attempts).
 
@@ -133,6 +134,11 @@ def load(modules: Sequence[str]) -> Handlers:
                 f"({frame.filename}:{frame.lineno})"
             ) from error
     return Handlers(_registered.values())
+
+
+def _asks_for(asked: str, event: str | None) -> bool:
+    """Say whether a handler's `event` covers an event's type; `manual.sql` says the same for backfills."""
+    return asked in {ANY, event} or (asked.endswith(ANY) and event is not None and event.startswith(asked[:-1]))
 
 
 def _make(name: str, function: Callable[..., Any], parameters: dict[str, Any]) -> Handler:

@@ -206,6 +206,12 @@ def test_events_that_have_a_delivery_of_the_handler_get_no_other(connection: Con
     assert fill(connection) == (0, 0)
 
 
+def test_a_star_at_the_end_of_an_event_stands_for_anything_in_backfills_too(connection: Connection) -> None:
+    for kind in ("pull_request.opened", "pull_request.closed", "pull_request_review.submitted", "push", None):
+        store(connection, type=kind)
+    assert fill(connection, event="pull_request.*") == (2, 2)
+
+
 def test_a_backfill_walks_all_pages(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manual, "_EVENTS_PER_PAGE", 4)
     for minute in range(25):

@@ -82,3 +82,16 @@ def test_an_event_is_wanted_by_those_who_ask_for_it() -> None:
     )
     assert handlers.wanting("moveris", "thing.happened", "acme") == ("acme.any", "acme.one", "all.events")
     assert handlers.wanting("github", "ping", "other") == ("all.events", "all.github")
+
+
+def test_a_star_at_the_end_of_an_event_stands_for_anything() -> None:
+    handlers = Handlers(
+        [
+            Handler(name="all.pulls", function=nothing, event="pull_request.*"),
+            Handler(name="all.orders", function=nothing, event="orders/*"),
+        ]
+    )
+    assert handlers.wanting("github", "pull_request.opened", "acme") == ("all.pulls",)
+    assert handlers.wanting("github", "pull_request_review.submitted", "acme") == ()
+    assert handlers.wanting("shopify", "orders/create", "acme") == ("all.orders",)
+    assert handlers.wanting("shopify", None, "acme") == ()

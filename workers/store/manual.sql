@@ -79,7 +79,8 @@ WITH page AS MATERIALIZED (
     SELECT p.id, p.tenant FROM page AS p
     WHERE p.state = 'accepted'
       AND (%(provider)s::text IS NULL OR p.provider = %(provider)s)
-      AND (%(type)s::text IS NULL OR p.type = %(type)s)
+      AND (%(type)s::text IS NULL OR p.type = %(type)s
+           OR right(%(type)s, 1) = '*' AND starts_with(p.type, left(%(type)s, -1)))
       AND (SELECT true FROM deliveries AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
       AND (SELECT true FROM deliveries_done AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
 ), made AS (
