@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from workers.admission import Message, admit
@@ -118,7 +120,15 @@ def test_a_retry_is_admitted_when_its_time_has_come(connection: Connection, add_
 
 
 def plan_of(connection: Connection, name: str, parameters: dict[str, Any]) -> str:
-    rows = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {deliveries._QUERIES[name]}", parameters, prepare=False)
+    """Return the plan that workers run: made once, whatever the parameters."""
+    numbers = {parameter: f"${number}" for number, parameter in enumerate(parameters, 1)}
+    query = re.sub(r"%\((\w+)\)[sb]", lambda found: numbers[found[1]], deliveries._QUERIES[name])
+    connection.execute("SET plan_cache_mode = force_generic_plan", prepare=False)
+    connection.execute(f"PREPARE it AS {query}", prepare=False)
+    values = f"({', '.join(['%s'] * len(parameters))})" if parameters else ""
+    with psycopg.ClientCursor(connection) as cursor:
+        rows = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE it{values}", list(parameters.values())).fetchall()
+    connection.execute("DEALLOCATE it", prepare=False)
     return "\n".join(str(row["QUERY PLAN"]) for row in rows)
 
 

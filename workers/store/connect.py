@@ -20,13 +20,14 @@ Connection = psycopg.Connection[dict[str, Any]]
 """Rows come as dictionaries."""
 
 
-def connect(database_url: str, *, name: str, lease_seconds: float = 30.0) -> Connection:
+def connect(database_url: str, *, name: str, lease_seconds: float = 30.0, keep_plans: bool = False) -> Connection:
     """Open one connection.
 
     Args:
         database_url: a postgresql:// URL.
         name: what pg_stat_activity shows, such as "pipeline ingest".
         lease_seconds: upper bound on how long a silent client may hold a transaction open.
+        keep_plans: plan each statement once, whatever its parameters; for those that run with every message.
 
     Raises:
         psycopg.OperationalError: the server cannot be reached within five seconds, or refuses.
@@ -44,7 +45,8 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0) -> Con
         keepalives_count=3,
         # Later statements must see what others committed meanwhile, whatever the database's default is.
         options=f"{CHECK_CLIENT} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
-        r" -c default_transaction_isolation=read\ committed",
+        r" -c default_transaction_isolation=read\ committed"
+        + (" -c plan_cache_mode=force_generic_plan" if keep_plans else ""),
     )
 
 
@@ -66,7 +68,7 @@ class Link:
         if self._connection is not None and self._connection.info.transaction_status != pq.TransactionStatus.IDLE:
             self._connection.close()  # interrupted in the middle: its state is unknown
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._database_url, name=self._name)
+            self._connection = connect(self._database_url, name=self._name, keep_plans=True)
         return self._connection
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ def promote_due(connection: Connection) -> int:
 def list_lanes(connection: Connection, *, after: tuple[str, str], most: int) -> list[Lane]:
     """Return lanes that have due work, from the one behind `after` on, once around."""
     parameters = {"tenant": after[0], "handler": after[1], "most": most}
-    return [Lane(**row) for row in connection.execute(_QUERIES["list_lanes"], parameters, prepare=False)]
+    return [Lane(**row) for row in connection.execute(_QUERIES["list_lanes"], parameters)]
 
 
 def list_candidates(connection: Connection, lanes: Sequence[Lane], *, depth: int) -> list[Candidate]:
@@ -130,7 +130,7 @@ def list_candidates(connection: Connection, lanes: Sequence[Lane], *, depth: int
             place=row["place"] - 1,
             alone=row["alone"],
         )
-        for row in connection.execute(_QUERIES["list_candidates"], parameters, prepare=False)
+        for row in connection.execute(_QUERIES["list_candidates"], parameters)
     ]
 
 
