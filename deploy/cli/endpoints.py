@@ -156,7 +156,8 @@ def enable(tenant: TenantName, *, provider: Provider, as_json: AsJson = False) -
 
 
 def _row(endpoint: tenants.EndpointSummary, *, as_json: bool) -> dict[str, Any]:
-    row = asdict(endpoint) | {"path": path_of(endpoint.tenant, endpoint.provider)}
+    token = "/TOKEN" if endpoint.scheme == UNSIGNED else ""
+    row = asdict(endpoint) | {"path": path_of(endpoint.tenant, endpoint.provider) + token}
     if as_json:
         return row
     labels = ", ".join(endpoint.labels) or "none: nothing can sign"

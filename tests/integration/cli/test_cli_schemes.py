@@ -150,6 +150,7 @@ def test_an_unsigned_endpoint_gets_a_path_that_nobody_guesses(ingress: Pipeline)
     assert received(ingress) == [("feed", "sample.sent")]
     said = ingress("endpoints", "list").text
     assert row["path"] not in said
+    assert "/webhooks/feed/acme/TOKEN" in said
 
 
 def test_metas_verify_token_is_printed_and_opens_the_endpoint(ingress: Pipeline) -> None:
