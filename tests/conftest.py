@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 SECRETS_KEY = Fernet.generate_key().decode()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let parallel runs keep together what shares servers or a stack, and begin with what takes longest.
+
+    Tests on the one stack of tests/system are one group; elsewhere a file is one.
+    """
+    for item in items:
+        on_the_stack = "stack" in getattr(item, "fixturenames", ()) and "system" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("stack" if on_the_stack else str(item.path)))
+    first = {"system": 0, "chaos": 0, "integration": 1}
+    items.sort(key=lambda item: first.get(item.path.relative_to(Path(__file__).parent).parts[0], 2))
+
+
 @contextmanager
 def running(server: Server, home: Path) -> Iterator[Server]:
     """Run a server until the block ends."""
