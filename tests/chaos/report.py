@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -134,7 +134,8 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def _plain(account: Account) -> dict[str, Any]:
-    return asdict(account) | {"violations": account.violations}
+    figures = {each.name: getattr(account, each.name) for each in fields(account)}
+    return figures | {"outcomes": dict(account.outcomes), "violations": account.violations}
 
 
 def write(result: Result, folder: Path) -> None:

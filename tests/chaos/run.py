@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SLOWEST: Final = 90.0
 """Seconds after which a recovery is not waited for any more; it is a failure of the run."""
+PATIENCE: Final = 25.0
+"""Seconds after which the load is halved while a recovery is waited for; lost leases take 13.5."""
 QUIET: Final = 180.0
 ALONE: Final = 0.6
 """Share of the time for faults one by one; the rest is for mixtures."""
@@ -201,7 +203,10 @@ class _Session:
     async def _recover(self, injections: Sequence[Injection]) -> None:
         """Wait until everything acknowledged by the end of the faults is handled, and something newer too."""
         ended, first = max(injection.ended for injection in injections), len(self._load.sent)
+        slower_at = ended + PATIENCE
         while time.time() < ended + SLOWEST:
+            if time.time() > slower_at:  # a machine that others use too may do less than it did at the beginning
+                self._load.rate, slower_at = max(2.0, self._load.rate / 2), slower_at + PATIENCE
             newer = [s.event_id for s in self._load.sent[first:] if s.event_id and s.kind == "fresh"]
             if newer and await is_recovered(self._stack, ended, newer):
                 for injection in injections:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tests.chaos.stack import Stack
 
 WORKERS = ("ingest", "handlers", "housekeeping")
-GRACE = 15.0
-"""Seconds in which a service must have ended after SIGTERM."""
+GRACE = 40.0
+"""Seconds in which a service must have ended after SIGTERM: a handler's timeout, and what Celery's pool may add."""
 
 
 def choose_child(stack: Stack, name: str, chance: random.Random) -> psutil.Process:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from redis.exceptions import RedisError
 
@@ -49,7 +50,7 @@ async def flush_all(stack: Stack, chance: random.Random) -> None:
     pipeline.xrange("inbox")
     pipeline.flushall()
     entries, _ = await pipeline.execute()
-    stack.flushed |= {fields[b"id"].decode() for _, fields in entries}
+    stack.flushed |= {str(UUID(bytes=fields[b"id"])) for _, fields in entries}
 
 
 @fault("redis-full", "maxmemory below what is used: Redis refuses every write for 3 s")
