@@ -121,7 +121,7 @@ async def poison(stack: Stack, chance: random.Random) -> None:
         await connection.execute("SELECT pg_advisory_lock(%s)", [POISON_GATE])
         event_id = await send_one(stack, chance, session)
         deadline = time.monotonic() + 120
-        while not await stack.query("SELECT FROM events WHERE id = %s", [event_id]):
+        while not await stack.query("SELECT id FROM events WHERE id = %s", [event_id]):
             assert time.monotonic() < deadline, "after 120 s an entry that kills its drain is still in the inbox"
             for row in await stack.query(holding, [POISON_GATE]):
                 _kill_behind(stack, row["client_port"])
