@@ -49,11 +49,11 @@ def make_request(body: bytes, path: str = PATH) -> bytes:
     return head.encode() + body
 
 
-def make_requests(size: int = SIZE, path: str = PATH) -> Iterator[bytes]:
-    """Yield requests without end, each of a new session."""
+def make_requests(size: int = SIZE, path: str = PATH, tenants: int = 1) -> Iterator[bytes]:
+    """Yield requests without end, each of a new session; a `*` in the path takes the numbers below `tenants`."""
     prefix, number = uuid.uuid4().hex[:20], 0
     while True:
         session = f"{prefix}{number:016d}"
         body = make_body(session, size) if size >= _BARE else make_small_body(session)
-        yield make_request(body, path.replace("*", str(number)))
+        yield make_request(body, path.replace("*", str(number % tenants)))
         number += 1

@@ -21,7 +21,9 @@ from tests.benchmarks.bodies import PATH, SIZE, make_requests
 PREPARED = 20_000
 
 
-def run(*, port: int, connections: int, seconds: float, count: int, size: int, path: str, warm_up: float) -> Any:
+def run(
+    *, port: int, connections: int, seconds: float, count: int, size: int, path: str, warm_up: float, tenants: int
+) -> Any:
     """Load one server; return what it answered.
 
     Args:
@@ -30,10 +32,11 @@ def run(*, port: int, connections: int, seconds: float, count: int, size: int, p
         seconds: measured time; 0: until `count` requests are answered.
         count: bound of requests; 0: none.
         size: bytes of a body.
-        path: where to post; a `*` stands for the number of the request.
+        path: where to post; a `*` stands for a number below `tenants`.
         warm_up: seconds before anything is counted.
+        tenants: see `path`.
     """
-    endless = make_requests(size, path)
+    endless = make_requests(size, path, tenants)
     prepared = list(islice(endless, min(count or PREPARED, PREPARED * SIZE // max(size, SIZE))))
     prepared.reverse()
     selector = selectors.DefaultSelector()
@@ -81,6 +84,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--size", type=int, default=SIZE)
     parser.add_argument("--path", default=PATH)
+    parser.add_argument("--tenants", type=int, default=1)
     parser.add_argument("--warm-up", type=float, default=0)
     sys.stdout.write(json.dumps(run(**vars(parser.parse_args()))) + "\n")
 

@@ -44,11 +44,13 @@ class Ground:
         home: folder of the run: data and logs.
         postgres_url: of the database `postgres`.
         redis_url: of the one Redis.
+        server_pids: of both.
     """
 
     home: Path
     postgres_url: str
     redis_url: str
+    server_pids: tuple[int, ...]
 
     @contextmanager
     def fresh(self, *, drop: bool = True) -> Iterator[Place]:
@@ -125,7 +127,7 @@ def stand_on(*, maxmemory: str = "8gb") -> Iterator[Ground]:
     try:
         postgres = prepare_postgres(home, port=free_port(), password="bench")
         valkey = prepare_valkey(home, port=free_port(), password="bench", maxmemory=maxmemory)
-        with run_server(postgres, home), run_server(valkey, home):
+        with run_server(postgres, home) as postgres_pid, run_server(valkey, home) as valkey_pid:
             with psycopg.connect(postgres.url, autocommit=True) as admin:
                 admin.execute(f"CREATE DATABASE {TEMPLATE}")
             with connect(postgres.url.removesuffix("/postgres") + f"/{TEMPLATE}", name="benchmark") as connection:
@@ -133,6 +135,8 @@ def stand_on(*, maxmemory: str = "8gb") -> Iterator[Ground]:
                 ensure_partitions(connection)
                 connection.execute(_OWN_TABLES)
                 connection.execute(TABLES)
-            yield Ground(home=home, postgres_url=postgres.url, redis_url=valkey.url)
+            yield Ground(
+                home=home, postgres_url=postgres.url, redis_url=valkey.url, server_pids=(postgres_pid, valkey_pid)
+            )
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -23,7 +23,9 @@ from tests.benchmarks.bodies import PATH, SIZE, make_requests
 from tests.benchmarks.histogram import Histogram
 
 
-def run(*, port: int, connections: int, rate: float, seconds: float, warm_up: float, size: int, path: str) -> Any:
+def run(
+    *, port: int, connections: int, rate: float, seconds: float, warm_up: float, size: int, path: str, tenants: int
+) -> Any:
     """Send `rate` requests a second; return the percentiles of their latencies.
 
     Args:
@@ -33,10 +35,11 @@ def run(*, port: int, connections: int, rate: float, seconds: float, warm_up: fl
         seconds: measured time.
         warm_up: seconds before anything is counted.
         size: bytes of a body.
-        path: where to post.
+        path: where to post; a `*` stands for a number below `tenants`.
+        tenants: see `path`.
     """
     total = int(rate * (warm_up + seconds))
-    requests = list(islice(make_requests(size, path), total))
+    requests = list(islice(make_requests(size, path, tenants), total))
     free = deque(socket.create_connection(("127.0.0.1", port)) for _ in range(connections))
     for one in free:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,6 +83,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=1)
     parser.add_argument("--size", type=int, default=SIZE)
     parser.add_argument("--path", default=PATH)
+    parser.add_argument("--tenants", type=int, default=1)
     sys.stdout.write(json.dumps(run(**vars(parser.parse_args()))) + "\n")
 
 

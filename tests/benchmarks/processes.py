@@ -27,12 +27,12 @@ READY_SECONDS: Final = 60.0
 
 
 @contextmanager
-def run_server(server: Server, home: Path) -> Iterator[None]:
-    """Run an embedded server."""
+def run_server(server: Server, home: Path) -> Iterator[int]:
+    """Run an embedded server; yield its process id."""
     process = server.start(home / f"{server.name}.log")
     try:
         _wait(server.is_ready, process, server.name)
-        yield
+        yield process.pid
     finally:
         _end(process, server.stop_signal, 20)
 

@@ -294,6 +294,11 @@ class Notices:
         """Close it."""
         self._socket.close()
 
+    def wait_for_tenant(self, tenant: str) -> None:
+        """Wait until a notice is of this tenant."""
+        while self._socket.recv(500).decode().partition(" ")[0] != tenant:
+            pass
+
     def wait_for(self, wanted: str) -> None:
         """Wait until a notice ends with this word."""
         while self._socket.recv(500).decode().rpartition(" ")[2] != wanted:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tests.benchmarks.growth.backlog import measure_inbox, measure_pending
+from tests.benchmarks.growth.fairness import measure_occupancy, measure_quiet_tenant
+from tests.benchmarks.growth.history import measure_history
+from tests.benchmarks.growth.scale import measure_bodies, measure_handlers, measure_processes
+from tests.benchmarks.growth.tenants import measure_tenants
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -11,10 +17,20 @@ if TYPE_CHECKING:
 
 
 class Curve(Protocol):
-    """Measures one curve into `results["curves"]` or `results["tables"]`; `full`: up to its last point."""
+    """Measures into `results["curves"]` and `results["tables"]`; `full`: up to its last point."""
 
     def __call__(self, ground: Ground, results: dict[str, Any], *, full: bool) -> None:
         """Measure."""
 
 
-CURVES: Final[Mapping[str, Curve]] = {}
+CURVES: Final[Mapping[str, Curve]] = {
+    "inbox": measure_inbox,
+    "pending": measure_pending,
+    "history": measure_history,
+    "tenants": measure_tenants,
+    "processes": measure_processes,
+    "bodies": measure_bodies,
+    "handlers": measure_handlers,
+    "quiet": measure_quiet_tenant,
+    "occupancy": measure_occupancy,
+}

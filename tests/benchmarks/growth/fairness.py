@@ -1,0 +1,76 @@
+"""Whoever floods: how long a quiet tenant's event takes, and how busy the slots are kept."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from shared import wire
+from tests.benchmarks.bodies import TENANT
+from tests.benchmarks.fill import fill_inbox, fill_pending
+from tests.benchmarks.processes import run_ours
+from tests.benchmarks.rounds import Notices, wait_until
+
+if TYPE_CHECKING:
+    from tests.benchmarks.ground import Ground, Place
+
+SLOTS = 4
+QUIET_EVENTS = 3
+
+
+def measure_quiet_tenant(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
+    """One event of a quiet tenant while another's 100,000 wait, for handlers from nothing to a second."""
+    flood, rows = 100_000 if full else 30_000, []
+    for seconds in (0.0, 0.01, 0.1, 1.0):
+        with ground.fresh() as place, Notices() as notices:
+            with place.connect() as connection:
+                fill_pending(connection, flood, handler="bench.tell", tenant="flood")
+                connection.execute("VACUUM ANALYZE deliveries")
+            environ = {"HANDLERS": "tests.benchmarks.handlers.tell", "HANDLER_SECONDS": seconds}
+            with run_ours(place, "ingest", "handlers", slots=SLOTS, NOTICE_PORT=notices.port, **environ):  # type: ignore[arg-type]
+                wait_until(lambda place=place: _done(place) > 0)
+                times = []
+                for _ in range(QUIET_EVENTS):
+                    began = time.perf_counter()
+                    fill_inbox(place, 1, tenant="quiet")
+                    keys, arguments = wire.ring_arguments(2)
+                    place.redis.eval(wire.RING, len(keys), *keys, *arguments)
+                    notices.wait_for_tenant("quiet")
+                    times.append(time.perf_counter() - began)
+                left = place.query("SELECT count(*) AS n FROM deliveries")["n"]
+        rows.append([f"{seconds * 1000:g} ms", f"{sorted(times)[1]:.2f} s", f"{max(times):.2f} s", f"{left:,}"])
+    results["tables"][f"a quiet tenant beside {flood:,} deliveries of another, {SLOTS} slots, messages of 1 s"] = {
+        "headings": ["handler takes", "quiet event handled, median", "worst", "still waiting behind it"],
+        "rows": rows,
+    }
+
+
+def _done(place: Place) -> int:
+    return int(place.query("SELECT count(*) AS n FROM deliveries_done")["n"])
+
+
+def measure_occupancy(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
+    """The share of slot time that handlers had, while there is more work than they can do."""
+    rows = []
+    for slots in (8, 32, *((128,) if full else ())):
+        for seconds in (0.0, 0.001, 0.01, 0.1):
+            enough = 40_000 if seconds < 0.01 else int(slots / seconds * 16)
+            with ground.fresh() as place:
+                with place.connect() as connection:
+                    fill_pending(connection, enough, handler="bench.sleep", tenant=TENANT)
+                    connection.execute("VACUUM ANALYZE deliveries")
+                environ = {"HANDLERS": "tests.benchmarks.handlers.sleep", "HANDLER_SECONDS": seconds}
+                with run_ours(place, "handlers", slots=slots, **environ):  # type: ignore[arg-type]
+                    wait_until(lambda place=place: _done(place) > 0)
+                    time.sleep(2.0)  # until every slot has had its first message
+                    first, began = _done(place), time.perf_counter()
+                    time.sleep(4.0)
+                    done, elapsed = _done(place) - first, time.perf_counter() - began
+            busy = done * seconds / slots / elapsed
+            rows.append(
+                [str(slots), f"{seconds * 1000:g} ms", f"{done / elapsed:,.0f}", f"{busy:.0%}" if seconds else ""]
+            )
+    results["tables"]["slots while there is more work than they can do"] = {
+        "headings": ["slots", "handler takes", "handled/s", "busy share"],
+        "rows": rows,
+    }

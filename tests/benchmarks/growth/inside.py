@@ -1,0 +1,101 @@
+"""The workers' steps run inside the harness, one process, no Celery between: what each event costs by itself."""
+
+from __future__ import annotations
+
+import re
+import sys
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from workers import registration
+from workers.admission import Message, admit
+from workers.ingest import drain
+from workers.running import MessageRun
+from workers.store import deliveries
+from workers.store.connect import Link
+from workers.store.session import HandlerSession
+from workers.stream import InboxReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.benchmarks.ground import Place
+    from workers.store.connect import Connection
+
+SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainBounds:
+    """Settings of a drain."""
+
+    drain_batch: int = 1000
+    drain_seconds: float = 3.0
+    reclaim_seconds: float = 10.0
+
+
+class Sent:
+    """A queue of handler tasks that is always empty when admission looks."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def state(self) -> tuple[int, Mapping[str, float]]:
+        """Return no waiting message, and that handlers are quick."""
+        return 0, dict.fromkeys(("bench.nothing", *(f"bench.many_{n:02d}" for n in range(20))), 0.0001)
+
+    def send(self, message: Message) -> None:
+        """Keep it."""
+        self.messages.append(message)
+
+
+class Inside:
+    """The workers of one place."""
+
+    def __init__(self, place: Place, module: str = "nothing") -> None:
+        name = f"tests.benchmarks.handlers.{module}"
+        registration._registered.clear()  # of the place before: in one process they would all be asked
+        sys.modules.pop(name, None)
+        self.handlers = registration.load([name])
+        self.link = Link(place.database_url, name="benchmark worker")
+        self._place = place
+        self._session = HandlerSession(place.database_url)
+
+    def drain(self, seconds: float = 3.0) -> int:
+        """Store what waits in the inbox, for so long; return how many entries were read."""
+        reader = InboxReader(self._place.redis, consumer=uuid.uuid4().hex, ingest_slots=2)
+        bounds = DrainBounds(drain_seconds=seconds)
+        return drain(reader, self.link.connection, wanting=self.handlers.wanting, settings=bounds).read
+
+    def admit(self) -> list[Message]:
+        """Fill an empty queue once."""
+        sent = Sent()
+        admit(self.link.connection, sent, slots=SLOTS, message_seconds=1.0)
+        return sent.messages
+
+    def run(self, messages: list[Message]) -> int:
+        """Run messages; return how many deliveries succeeded."""
+        done = 0
+        for message in messages:
+            handler = self.handlers.get(message.handler)
+            assert handler
+            run = MessageRun(handler, link=self.link, session=self._session, message_seconds=60.0)
+            run.run(message.event_ids)
+            done += run.succeeded
+        return done
+
+
+def plan_of(connection: Connection, name: str, parameters: dict[str, Any]) -> str:
+    """Return the plan that workers run, with what it took: made once, whatever the parameters."""
+    numbers = {parameter: f"${number}" for number, parameter in enumerate(parameters, 1)}
+    query = re.sub(r"%\((\w+)\)[sb]", lambda found: numbers[found[1]], deliveries._QUERIES[name])
+    connection.execute("SET plan_cache_mode = force_generic_plan", prepare=False)
+    connection.execute(f"PREPARE it AS {query}", prepare=False)
+    values = f"({', '.join(['%s'] * len(parameters))})" if parameters else ""
+    with psycopg.ClientCursor(connection) as cursor:
+        rows = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE it{values}", list(parameters.values())).fetchall()
+    connection.execute("DEALLOCATE it", prepare=False)
+    return "\n".join(str(row["QUERY PLAN"]) for row in rows)

@@ -1,0 +1,72 @@
+"""What a piece of work costs, in CPU time of this process, Postgres and Redis together.
+
+Other work on the machine disturbs that less than it disturbs the time on the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tests.benchmarks.ground import Ground
+
+
+@dataclass(slots=True)
+class Cost:
+    """CPU and wall time, seconds."""
+
+    cpu: float = 0.0
+    wall: float = 0.0
+
+
+@dataclass(slots=True)
+class Meter:
+    """Measures on one ground."""
+
+    ground: Ground
+    others: Iterable[int] = ()
+    costs: dict[object, list[float]] = field(default_factory=dict)
+
+    def measure(self, work: Callable[[], object]) -> Cost:
+        """Run the work and return what it cost everybody."""
+        before, began = self._now(), time.perf_counter()
+        work()
+        return Cost(cpu=self._now() - before, wall=time.perf_counter() - began)
+
+    def note(self, key: object, value: float) -> None:
+        """Keep one value of a point."""
+        self.costs.setdefault(key, []).append(value)
+
+    def points(self, name: object = None) -> list[tuple[float, float]]:
+        """Return the medians of the points, keyed by number or by (name, number), in order."""
+        return sorted(
+            (float(key[1]), median(values)) if isinstance(key, tuple) else (float(str(key)), median(values))
+            for key, values in self.costs.items()
+            if (isinstance(key, tuple) and key[0] == name) or (name is None and not isinstance(key, tuple))
+        )
+
+    def _now(self) -> float:
+        total = time.process_time()
+        for pid in self.ground.server_pids:
+            with suppress(psutil.NoSuchProcess):
+                total += cpu_of(pid)
+        return total + sum(cpu_of(pid) for pid in self.others)
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU seconds of a process and all that it has started, those that ended included."""
+    process, total = psutil.Process(pid), 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system
+    times = process.cpu_times()
+    return float(total + times.children_user + times.children_system)

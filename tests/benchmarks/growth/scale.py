@@ -1,0 +1,122 @@
+"""Processes, body sizes, handlers per event: each costs what it brings, and no more."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from deploy.local.servers import free_port
+from tests.benchmarks.bodies import SIZE
+from tests.benchmarks.fill import fill_inbox
+from tests.benchmarks.growth.inside import Inside
+from tests.benchmarks.growth.meter import Meter, cpu_of
+from tests.benchmarks.processes import load, run_ours
+from tests.benchmarks.rounds import watch_drain
+
+if TYPE_CHECKING:
+    from tests.benchmarks.ground import Ground
+
+BACKLOG = 40_000
+REQUESTS = 20_000
+
+
+def measure_processes(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
+    """Ingress processes on one stream, and drain processes: CPU per request and per event, and rates."""
+    del full
+    meter, rows = Meter(ground), []
+    for count in (1, 2, 4):
+        with ground.fresh() as place:
+            port = free_port()
+            place.add_endpoint()
+            with run_ours(place, "ingress", ingress_port=port, INGRESS_WORKERS=count) as pids:
+                load("closed", port=port, count=4000)
+                before = cpu_of(pids["ingress"])
+                acks = load("closed", port=port, count=REQUESTS)
+                meter.note(("ingress", count), (cpu_of(pids["ingress"]) - before) / REQUESTS * 1e6)
+        with ground.fresh() as place:
+            fill_inbox(place, BACKLOG)
+            with run_ours(place, "ingest", drains=count, HANDLERS="tests.benchmarks.handlers.nothing") as pids:
+                measured = Meter(ground, others=(pids["ingest"],))
+                rates: list[float] = []
+                cost = measured.measure(lambda place=place, r=rates: r.append(watch_drain(place, BACKLOG)))  # type: ignore[misc]
+                meter.note(("drain", count), cost.cpu / BACKLOG * 1e6)
+        rows.append([str(count), f"{acks['rate']:,.0f}", f"{rates[0]:,.0f}"])
+    results["tables"][f"rates by processes, on {os.cpu_count()} cores"] = {
+        "headings": ["processes", "acks/s", "stored/s"],
+        "rows": rows,
+    }
+    results["curves"]["event by processes"] = {
+        "x": "processes",
+        "y": "µs of CPU per event",
+        "lines": {"ingress": meter.points("ingress"), "drain with Postgres": meter.points("drain")},
+        "flat": True,
+    }
+
+
+def measure_bodies(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
+    """Bodies of 0.2 to 256 kB: the cost of a byte, after the cost of the smallest event."""
+    del full
+    meter = Meter(ground)
+    fixed = {"ingress": 0.0, "drain": 0.0}
+    for size, count in ((200, 10_000), (SIZE, 10_000), (16_384, 3_000), (65_536, 1_000), (262_144, 300)):
+        with ground.fresh() as place:
+            port = free_port()
+            place.add_endpoint()
+            inside = Inside(place)
+            with run_ours(place, "ingress", ingress_port=port) as pids:
+                load("closed", port=port, count=500, size=size)
+                inside.drain()
+                before = cpu_of(pids["ingress"])
+                load("closed", port=port, count=count, size=size)
+                costs = {"ingress": (cpu_of(pids["ingress"]) - before) / count * 1e6}
+            costs["drain"] = meter.measure(lambda inside=inside: inside.drain(60)).cpu / count * 1e6  # type: ignore[misc]
+        for name, cost in costs.items():
+            if size == 200:
+                fixed[name] = cost
+            elif size > SIZE:
+                meter.note((name, size / 1024), (cost - fixed[name]) / (size - 200) * 1024)
+    results["curves"]["kilobyte by body size"] = {
+        "x": "kB of a body",
+        "y": "µs of CPU per kB beyond the first 0.2",
+        "lines": {name: meter.points(name) for name in fixed},
+        "flat": True,
+    }
+
+
+def measure_handlers(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
+    """1 to 20 handlers of each event: what each delivery costs, made, admitted, run and recorded."""
+    del full
+    meter, events = Meter(ground), 1_000
+    for count in (1, 5, 20):
+        os.environ["HANDLER_COUNT"] = str(count)
+        with ground.fresh() as place:
+            inside = Inside(place, "many")
+            fill_inbox(place, 300)
+            inside.drain()
+            while messages := inside.admit():
+                inside.run(messages)
+            for _ in range(3):
+                fill_inbox(place, events)
+                stored = meter.measure(lambda inside=inside: inside.drain(60))  # type: ignore[misc]
+
+                def handle(inside: Inside = inside) -> None:
+                    while messages := inside.admit():
+                        inside.run(messages)
+
+                handled = meter.measure(handle)
+                meter.note(("admitted, run, recorded", count), handled.cpu / events / count * 1e6)
+                meter.note(("stored", count), stored.cpu / events * 1e6)
+    stored_by = dict(meter.points("stored"))
+    results["tables"]["storing an event by handlers"] = {
+        "headings": ["handlers", "µs of CPU per event", "µs per delivery beyond the first"],
+        "rows": [
+            [f"{count:g}", f"{cost:.0f}", f"{(cost - stored_by[1]) / (count - 1):.1f}" if count > 1 else ""]
+            for count, cost in stored_by.items()
+        ],
+    }
+    results["curves"]["delivery by handlers per event"] = {
+        "x": "handlers per event",
+        "y": "µs of CPU per delivery",
+        "lines": {"admitted, run, recorded": meter.points("admitted, run, recorded")},
+        "flat": True,
+    }
