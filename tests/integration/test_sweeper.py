@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from workers.admission import QUEUED_SECONDS
 from workers.registration import Handler, Handlers
 from workers.store import deliveries
 from workers.store.connect import Connection, connect
@@ -83,7 +84,8 @@ def test_queued_work_returns_at_once_only_when_no_message_is_left(
 ) -> None:
     add_deliveries(2)
     connection.execute(
-        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '57 seconds'"
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %s)",
+        [QUEUED_SECONDS - 3],
     )
     assert return_queued(connection, queue_is_empty=False) == 0
     assert return_queued(connection, queue_is_empty=True) == 2
@@ -92,7 +94,8 @@ def test_queued_work_returns_at_once_only_when_no_message_is_left(
 def test_work_queued_a_moment_ago_is_left(connection: Connection, add_deliveries: AddDeliveries) -> None:
     add_deliveries(1)
     connection.execute(
-        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '59.5 seconds'"
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %s)",
+        [QUEUED_SECONDS - 0.5],
     )
     assert return_queued(connection, queue_is_empty=True) == 0
 
