@@ -173,9 +173,9 @@ class _Link:
 
     def ended(self) -> None:
         """One side closed: so does the other, behind what is still to be forwarded."""
-        self.proxy._links.discard(self)
         if self.proxy.silent:
-            return
+            return  # nobody hears of it before `cut`
+        self.proxy._links.discard(self)
         for transport in (self.client, self.server):
             if transport is not None:
                 transport.close()
