@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SECRETS_KEY = Fernet.generate_key().decode()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let parallel runs keep together what shares servers or a stack, and begin with what takes longest.
 
