@@ -239,6 +239,56 @@ class TestTheConnection:
         assert rows(connection) == [("succeeded", 1, None)] * 2
         assert seen[0] == seen[1]
 
+    def test_statements_that_a_handler_prepares_by_name_are_gone_at_the_next_delivery(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        def handle(event: object, delivery: Delivery) -> None:
+            delivery.connection.execute("PREPARE mine AS SELECT 1")
+            if delivery.event_id == ids[0] and delivery.attempt == 1:
+                raise ValueError("after the statement was prepared")
+
+        run(ids := add_deliveries(3), handle, schedule=(0.0,))
+        run(ids[:1], handle)
+        assert [state for state, _, _ in rows(connection)] == ["succeeded"] * 3
+
+    def test_a_handler_that_deallocates_everything_is_told_and_the_next_one_goes_through(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        first, second = add_deliveries(2)
+
+        def handle(event: object, delivery: Delivery) -> None:
+            delivery.connection.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+            if delivery.event_id == first:
+                delivery.connection.execute("DEALLOCATE ALL")
+
+        run([first, second], handle)
+        assert [state for state, _, _ in rows(connection)] == ["pending", "succeeded"]
+        assert "deallocated" in (rows(connection)[0][2] or "")
+        assert self.effects(connection) == 1
+
+    def test_what_a_deferred_constraint_refuses_is_a_failure_and_leaves_nothing(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        connection.execute("ALTER TABLE effects ADD UNIQUE (event_id) DEFERRABLE INITIALLY DEFERRED")
+
+        def write_twice(event: object, delivery: Delivery) -> None:
+            delivery.connection.execute("INSERT INTO effects VALUES (%(id)s), (%(id)s)", {"id": delivery.event_id})
+
+        run(add_deliveries(1), write_twice)
+        assert "UniqueViolation" in error_of(connection)
+        assert self.effects(connection) == 0
+
+    def test_the_outcome_is_recorded_whatever_path_and_temporary_tables_the_handler_has_made(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        def handle(event: object, delivery: Delivery) -> None:
+            delivery.connection.execute("CREATE SCHEMA IF NOT EXISTS elsewhere")
+            delivery.connection.execute("CREATE TEMP TABLE deliveries (LIKE public.deliveries)")
+            delivery.connection.execute("SET search_path = pg_temp, elsewhere")
+
+        run(add_deliveries(2), handle)
+        assert rows(connection) == [("succeeded", 1, None)] * 2
+
 
 def test_what_was_not_begun_goes_back_when_the_budget_is_over(
     connection: Connection, run: Run, add_deliveries: AddDeliveries

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _QUERIES: Final = Queries("deliveries.sql")
 RECORD_SUCCESS: Final = _QUERIES["record_success"]
-"""Parameters: event id, handler, fence; a row is moved if the outcome counts."""
+"""Parameters: event id, handler, fence, token of the transaction; an error if the outcome does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,10 @@ WITH outcome AS MATERIALIZED (
 )
 SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
 
--- The same for one success, prepared on the connection of its handler.
+-- The same for one success, in its handler's transaction: prepared on the handler's connection, run with the COMMIT
+-- behind it in one round trip. What must not be committed ends in an error: no `event_id` when the outcome does not
+-- count, no `tenant` when the transaction is not the one that was begun. Returns how many statements the handler has
+-- prepared under names of its own.
 -- name: record_success
 WITH finished AS (
     DELETE FROM deliveries
@@ -153,7 +156,10 @@ WITH finished AS (
     RETURNING event_id, handler, tenant, attempt + 1 AS attempt, fence, worker, last_error, created_at
 )
 INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)
-SELECT event_id, handler, tenant, 'succeeded', attempt, fence, worker, last_error, created_at FROM finished;
+SELECT event_id, handler, CASE WHEN current_setting('pipeline.delivery', true) = $4 THEN tenant END, 'succeeded',
+       attempt, fence, worker, last_error, created_at
+FROM (SELECT) AS one LEFT JOIN finished ON true
+RETURNING (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE from_sql);
 
 -- name: hand_back
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL

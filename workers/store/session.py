@@ -11,31 +11,37 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import pq, rows
+from psycopg import errors, pq, rows
 
 from workers.errors import Fenced, TransactionMisused
 from workers.store.connect import CHECK_CLIENT
 from workers.store.deliveries import RECORD_SUCCESS
-from workers.store.exchange import literal, prepare, run, say
+from workers.store.exchange import converse, error_of, is_good, literal, prepare, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psycopg.pq.abc import PGresult
+
     from workers.store.deliveries import Claimed, Outcome
 
-_BEGIN: Final = """BEGIN; SELECT set_config('pipeline.delivery', '{token}', true),
-set_config('statement_timeout', '{bound}', true), set_config('idle_in_transaction_session_timeout', '{idle}', true)
-"""
+# Each in one round trip. SET LOCAL and not set_config: a SELECT would be planned each time, 35 us of Postgres' time.
+_BEGIN: Final = """BEGIN; SET LOCAL pipeline.delivery = '{token}'; SET LOCAL statement_timeout = {bound};
+SET LOCAL idle_in_transaction_session_timeout = {idle}"""
 # The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
-_CHECK: Final = """SELECT current_setting('pipeline.delivery', true),
-EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE name = 'pipeline_success'),
-set_config('search_path', {path}, true), set_config('role', 'none', true)
-"""
-# What DISCARD ALL does, and what it cannot: in one round trip with the end of the transaction, and our own prepared
-# statement stays. Returns whether the handler has prepared some under names of its own.
-_CLEAN: Final = """;
-CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all();
-DISCARD TEMP; DISCARD SEQUENCES; SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)
-"""
+_FINISH: Final = """SET LOCAL ROLE NONE; SET LOCAL search_path = {path}; SET LOCAL plan_cache_mode = force_generic_plan;
+EXECUTE pipeline_success({event}, {handler}, {fence}, {token});
+COMMIT"""
+_COMMITTED: Final = 5
+"""Results of `_FINISH` when all of it went well."""
+# What DISCARD ALL does, but for our own prepared statement, which stays.
+_CLEAN: Final = """; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;
+SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"""
+_COUNT_PREPARED: Final = "SELECT count(*) FROM pg_prepared_statements WHERE from_sql"
 _SUCCESS: Final = "pipeline_success"
+_ENDED: Final = (
+    "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
+)
 
 
 class HandlerSession:
@@ -63,18 +69,7 @@ class HandlerSession:
             psycopg.OperationalError: Postgres cannot be reached.
         """
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.Connection.connect(
-                self._database_url,
-                connect_timeout=5,
-                application_name="pipeline handler",
-                tcp_user_timeout=10_000,
-                options=f"{CHECK_CLIENT} -c timezone=UTC",
-                # What a handler prepares would be lost, or found by the next one.
-                prepare_threshold=None,
-            )
-            (path,) = self._connection.execute("SHOW search_path").fetchone() or ("",)
-            self._search_path = literal(self._connection, f"{path}, pg_temp")
-            self._connection.rollback()
+            self._connection = self._connect()
         if not self.used:
             self._token = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
@@ -94,15 +89,16 @@ class HandlerSession:
         if connection is None or token is None:
             raise TransactionMisused("no transaction was begun")
         try:
-            counted = self._record(connection, token, handler, outcome.claimed)
-            if counted:
-                self._end(connection, "COMMIT")
+            self._require_open_transaction(connection)
+            results = converse(connection, self._finish_commands(connection, token, handler, outcome.claimed))
+            _require_commit(connection, results)
         except BaseException:
             self.discard()
             raise
-        if not counted:
-            self.discard()
-            raise Fenced("taken over by another run after the lease")
+        connection.row_factory = rows.tuple_row
+        has_prepared = results[_COMMITTED - 2].get_value(0, 0) != b"0"
+        if has_prepared or not is_good(results[-1]):
+            self.discard()  # committed all the same
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; a connection that cannot do that at once is thrown away."""
@@ -113,7 +109,7 @@ class HandlerSession:
             self.discard()
             return
         try:
-            self._end(connection, "ROLLBACK")
+            self._end(connection)
         except BaseException as error:
             self.discard()
             if not isinstance(error, psycopg.Error):
@@ -130,15 +126,33 @@ class HandlerSession:
                 connection.cancel_safe(timeout=2.0)
         connection.close()
 
-    def _end(self, connection: psycopg.Connection[Any], how: str) -> None:
-        """End the transaction and let nothing of it reach the next: settings, temporary tables, listens, locks."""
-        prepared = say(connection, how + _CLEAN).get_value(0, 0)
+    def _connect(self) -> psycopg.Connection[Any]:
+        """Open a connection on which a success can be recorded."""
+        connection = psycopg.Connection.connect(
+            self._database_url,
+            connect_timeout=5,
+            application_name="pipeline handler",
+            tcp_user_timeout=10_000,
+            options=f"{CHECK_CLIENT} -c timezone=UTC",
+            # What a handler prepares would be lost, or found by the next one.
+            prepare_threshold=None,
+        )
+        (path,) = connection.execute("SHOW search_path").fetchone() or ("",)
+        self._search_path = f"{path}, pg_temp"
+        connection.rollback()
+        prepare(connection, _SUCCESS, RECORD_SUCCESS)
+        return connection
+
+    def _end(self, connection: psycopg.Connection[Any]) -> None:
+        """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
+        prepared = say(connection, f"ROLLBACK{_CLEAN}; {_COUNT_PREPARED}").get_value(0, 0)
         connection.row_factory = rows.tuple_row
-        if prepared != b"f":
+        if prepared != b"0":
             self.discard()
 
-    def _record(self, connection: psycopg.Connection[Any], token: str, handler: str, claimed: Claimed) -> bool:
-        """Record a success in the transaction that we began; say whether it counted."""
+    @staticmethod
+    def _require_open_transaction(connection: psycopg.Connection[Any]) -> None:
+        """Raise `TransactionMisused` if what is seen from here shows that the handler has touched it."""
         if connection.closed:
             raise TransactionMisused("the handler closed delivery.connection; leave that to the worker")
         status = connection.info.transaction_status
@@ -147,13 +161,29 @@ class HandlerSession:
                 "the handler swallowed a database error and left the transaction aborted; let it raise, or wrap the "
                 "statement in `with delivery.connection.transaction():`"
             )
-        if status == pq.TransactionStatus.INTRANS:
-            checked = say(connection, _CHECK.format(path=self._search_path))
-            if checked.get_value(0, 0) == token.encode():
-                if checked.get_value(0, 1) != b"t":
-                    prepare(connection, _SUCCESS, RECORD_SUCCESS)
-                result = run(connection, _SUCCESS, [str(claimed.event_id), handler, str(claimed.fence)])
-                return result.command_tuples == 1
-        raise TransactionMisused(
-            "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
+        if status != pq.TransactionStatus.INTRANS:
+            raise TransactionMisused(_ENDED)
+
+    def _finish_commands(self, connection: psycopg.Connection[Any], token: str, handler: str, claimed: Claimed) -> str:
+        return (_FINISH + _CLEAN).format(
+            path=self._search_path,
+            event=f"'{claimed.event_id}'",
+            handler=literal(connection, handler),
+            fence=claimed.fence,
+            token=f"'{token}'",
         )
+
+
+def _require_commit(connection: psycopg.Connection[Any], results: Sequence[PGresult]) -> None:
+    """Raise the error of a commit that did not happen; `record_success` tells its reasons by the column."""
+    if len(results) >= _COMMITTED and results[_COMMITTED - 1].command_status == b"COMMIT":
+        return
+    error = error_of(connection, results[-1])
+    is_of_our_statement = len(results) < _COMMITTED  # the COMMIT's own error is a deferred constraint's
+    if is_of_our_statement and isinstance(error, errors.NotNullViolation):
+        if error.diag.column_name == "event_id":
+            raise Fenced("taken over by another run after the lease")
+        raise TransactionMisused(_ENDED)
+    if is_of_our_statement and isinstance(error, errors.InvalidSqlStatementName):
+        raise TransactionMisused("the handler deallocated the worker's prepared statements; deallocate by name")
+    raise error
