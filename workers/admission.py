@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
     from workers.store.deliveries import Candidate, Lane
 
-MOST_PER_MESSAGE: Final = 64
-"""Deliveries in one message, at the most: measured, 32-64 carry 5,200-8,300 events/s, one carries 155."""
+MOST_PER_MESSAGE: Final = 256
+"""Deliveries in one message, at the most. A message costs Celery and an admission some milliseconds: measured on two
+cores, messages of 256 carry 1.65 times as many events all the way as messages of 64."""
 ASSUMED_SECONDS: Final = 0.05
 """Duration assumed of a handler that has never run."""
 QUEUED_SECONDS: Final = 15.0

@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from os import getpid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from workers.store.session import HandlerSession
 
 SHARED_COMMIT_SECONDS: Final = 0.05
+READ_EVENTS: Final = 64
+"""Events of a message that are read at once: bodies may be large, and a message may carry many."""
 RECORD_SECONDS: Final = 4.0
 """How long outcomes are tried to be recorded while Postgres is away; then the lease decides."""
 
@@ -58,7 +61,9 @@ class MessageRun:
         self._session = session
         self._budget = message_seconds
         self._lock = threading.Lock()  # between this thread and the one that watches the time
-        self._waiting: deque[tuple[Claimed, StoredEvent | None]] = deque()
+        self._waiting: deque[Claimed] = deque()
+        self._events: dict[UUID, StoredEvent] = {}
+        self._unread: set[UUID] = set()
         self._unrecorded: list[Outcome] = []
         self._oldest = 0.0
         self._began = 0.0
@@ -75,15 +80,16 @@ class MessageRun:
         3. Hand back what was not begun.
         """
         self._began = time.monotonic()
-        self._waiting.extend(
-            deliveries.claim(
-                self._link.connection,
-                self._handler.name,
-                event_ids,
-                worker=f"{socket.gethostname()}:{getpid()}",
-                lease=lease(self._handler, message_seconds=self._budget),
-            )
+        claimed, self._events = deliveries.claim(
+            self._link.connection,
+            self._handler.name,
+            event_ids,
+            worker=f"{socket.gethostname()}:{getpid()}",
+            lease=lease(self._handler, message_seconds=self._budget),
+            read=READ_EVENTS,
         )
+        self._waiting.extend(claimed)
+        self._unread = set(event_ids[READ_EVENTS:])
         stop = threading.Event()
         watch = threading.Thread(target=self._watch, args=[stop], daemon=True) if len(self._waiting) > 1 else None
         if watch:
@@ -110,7 +116,12 @@ class MessageRun:
             if now - self._began >= self._budget and self.durations:
                 self._hand_back()
                 return None
-            return self._waiting.popleft()
+            event_id = self._waiting[0].event_id
+            if event_id in self._unread:
+                following = [claimed.event_id for claimed in islice(self._waiting, READ_EVENTS)]
+                self._events = deliveries.read_events(self._link.connection, following)
+                self._unread.difference_update(following)
+            return self._waiting.popleft(), self._events.pop(event_id, None)
 
     def _watch(self, stop: threading.Event) -> None:
         """Look every 50 ms, beside a handler that may be slow: record what is finished, hand back what is late."""
@@ -207,8 +218,7 @@ class MessageRun:
     def _hand_back(self) -> None:
         """Return what was not begun."""
         if self._waiting:
-            held = [claimed for claimed, _ in self._waiting]
-            deliveries.hand_back(self._link.connection, self._handler.name, held)
+            deliveries.hand_back(self._link.connection, self._handler.name, list(self._waiting))
             self._waiting.clear()
 
 

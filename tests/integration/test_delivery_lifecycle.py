@@ -143,12 +143,7 @@ class Life(RuleBasedStateMachine):
     @rule(target=runs, message=messages, lease=st.sampled_from([60.0, 60.0, -1.0]))
     def claim(self, message: Message, lease: float) -> Run:
         before = self.seen
-        claimed = [
-            one
-            for one, _ in deliveries.claim(
-                self.connection, message.handler, message.event_ids, worker="one", lease=lease
-            )
-        ]
+        claimed, _ = deliveries.claim(self.connection, message.handler, message.event_ids, worker="one", lease=lease)
         keys = {(one.event_id, message.handler): one for one in claimed}
         waiting = {(event_id, message.handler) for event_id in message.event_ids}
         assert set(keys) == {key for key in waiting if before[key].state == "queued"}
@@ -391,9 +386,7 @@ class Race:
             self._over.wait(0.001)
             return
         lease = chance.choice([0.005, 0.02, 5.0])
-        claimed = [
-            one for one, _ in deliveries.claim(connection, message.handler, message.event_ids, worker="w", lease=lease)
-        ]
+        claimed, _ = deliveries.claim(connection, message.handler, message.event_ids, worker="w", lease=lease)
         if not claimed:
             return
         with self._lock:

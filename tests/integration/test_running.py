@@ -71,6 +71,24 @@ def test_what_returns_has_succeeded(connection: Connection, run: Run, add_delive
     assert message.succeeded == 3
 
 
+def test_a_long_message_is_run_in_order_and_what_is_gone_of_it_ends_visibly(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    seen: list[uuid.UUID] = []
+    ids = add_deliveries(150)
+    connection.execute("DELETE FROM events WHERE id = ANY (%s)", [[ids[3], ids[140]]])
+
+    def handle(event: object, delivery: Delivery) -> None:
+        seen.append(delivery.event_id)
+
+    connection.execute("DELETE FROM deliveries WHERE event_id = %s", [ids[70]])  # somebody else has it
+    run(ids, handle, budget=60.0)
+    left = [event_id for event_id in ids if event_id not in {ids[3], ids[70], ids[140]}]
+    assert seen == left
+    states = [state for state, _, _ in rows(connection)]
+    assert (states.count("succeeded"), states.count("dead"), len(states)) == (147, 2, 149)
+
+
 def test_what_raises_is_tried_again_and_its_traceback_is_kept(
     connection: Connection, run: Run, add_deliveries: AddDeliveries
 ) -> None:

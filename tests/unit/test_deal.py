@@ -58,7 +58,7 @@ def test_a_paused_tenant_gets_nothing_and_a_capped_one_its_cap() -> None:
 def test_a_capacity_follows_the_mean_duration() -> None:
     assert capacity(0.1, message_seconds=1.0) == 10
     assert capacity(30.0, message_seconds=1.0) == 1
-    assert capacity(0.0001, message_seconds=1.0) == 64
+    assert capacity(0.0001, message_seconds=1.0) == 256
 
 
 @given(

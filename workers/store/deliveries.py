@@ -161,9 +161,9 @@ def unqueue(connection: Connection, handler: str, event_ids: Sequence[UUID]) -> 
 
 
 def claim(
-    connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str, lease: float
-) -> list[tuple[Claimed, StoredEvent | None]]:
-    """Make queued deliveries of a message ours, and read their events, in one round trip.
+    connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str, lease: float, read: int = 0
+) -> tuple[list[Claimed], dict[UUID, StoredEvent]]:
+    """Make queued deliveries of a message ours, and read the first of their events, in one round trip.
 
     Args:
         connection: outside a transaction.
@@ -171,20 +171,28 @@ def claim(
         event_ids: of the message.
         worker: who claims, for people to read.
         lease: seconds until the claim counts as lost.
+        read: how many events of the message to read at once; `read_events` brings the others.
 
     Returns:
-        What was claimed in the message's order, each with its event (None: no longer stored).
+        What was claimed in the message's order, and what is still stored of its first `read` events.
     """
-    ids = list(event_ids)
+    ids = list(dict.fromkeys(event_ids))
+    stored = {}
     with connection.pipeline():
         claims = connection.execute(
             _QUERIES["claim"],
             {"handler": handler, "event_ids": ids, "worker": worker, "lease": lease, "alone": len(ids) == 1},
         )
-        events = connection.execute(_QUERIES["read_events"], {"event_ids": ids, "first": min(ids), "last": max(ids)})
+        if read:
+            stored = read_events(connection, ids[:read])
     claimed = {row["event_id"]: Claimed(**row) for row in claims}
-    stored = {row["id"]: StoredEvent(**row) for row in events}
-    return [(claimed[event_id], stored.get(event_id)) for event_id in dict.fromkeys(ids) if event_id in claimed]
+    return [claimed[event_id] for event_id in ids if event_id in claimed], stored
+
+
+def read_events(connection: Connection, event_ids: Sequence[UUID]) -> dict[UUID, StoredEvent]:
+    """Return what is still stored of these events, at least one."""
+    parameters = {"event_ids": list(event_ids), "first": min(event_ids), "last": max(event_ids)}
+    return {row["id"]: StoredEvent(**row) for row in connection.execute(_QUERIES["read_events"], parameters)}
 
 
 def record(connection: psycopg.Connection[Any], handler: str, outcomes: Sequence[Outcome]) -> set[UUID]:
