@@ -127,13 +127,15 @@ def decode(fields: Mapping[bytes, bytes]) -> Envelope:
             tenant=fields[b"tenant"].decode(),
             secret_label=fields[b"label"].decode(),
             received_at=EPOCH + timedelta(microseconds=int(fields[b"received_at"])),
-            headers=tuple(
-                (name, value)
-                for name, _, value in (line.partition(b": ") for line in fields[b"headers"].split(b"\r\n") if line)
-            ),
+            headers=tuple([_header(line) for line in fields[b"headers"].split(b"\r\n") if line]),
             body=fields[b"body"],
         )
     except KeyError as missing:
         raise EnvelopeError(f"the field {missing} is missing") from None
     except (ValueError, OverflowError) as error:
         raise EnvelopeError(f"malformed: {error}") from None
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b": ")
+    return name, value

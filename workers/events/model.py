@@ -174,9 +174,10 @@ def note_mismatches(headers: Headers, hints: Sequence[tuple[bytes, str | None]])
     """
     if not headers:
         return ()
-    said = dict(headers)
-    return tuple(
-        f"{name.decode()}: the header says {said[name].decode('latin-1')[:MAX_NAME]!r}, the signed body {value!r}"
-        for name, value in hints
-        if value is not None and name in said and said[name] != value.encode()
-    )
+    said, notes = dict(headers), []
+    for name, value in hints:
+        given = said.get(name)
+        if given is not None and value is not None and given != value.encode():
+            shown = given.decode("latin-1")[:MAX_NAME]
+            notes.append(f"{name.decode()}: the header says {shown!r}, the signed body {value!r}")
+    return tuple(notes)
