@@ -148,13 +148,12 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
 def _queue_what_is_due(
     connection: Connection, means: Mapping[str, float], *, room: int, message_seconds: float, wait: bool
 ) -> list[Message]:
-    """Do steps 2 and 3 of `admit` in one transaction."""
+    """Do steps 2 and 3 of `admit` in one transaction, of four round trips."""
     most = room * MOST_PER_MESSAGE
-    with connection.transaction():
+    with connection.pipeline(), connection.transaction():
         after = deliveries.lock_admission(connection, wait=wait)
         if after is None:
             return []
-        deliveries.promote_due(connection)
         lanes = deliveries.list_lanes(connection, after=after, most=most)
         if not lanes:
             return []
@@ -164,9 +163,10 @@ def _queue_what_is_due(
         }
         dealt = deal(candidates, lanes, room=room, capacities=capacities)
         chosen = [candidate for message in dealt for candidate in message.deliveries]
-        marked = deliveries.queue(connection, chosen, wait=QUEUED_SECONDS) if chosen else set()
+        marks = deliveries.queue(connection, chosen, wait=QUEUED_SECONDS)
         served = max((candidate.place for candidate in chosen), default=len(lanes) - 1)
         deliveries.move_admission(connection, lanes[served])
+    marked = marks()
     kept = (
         Message(
             handler=message.handler,

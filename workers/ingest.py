@@ -190,12 +190,15 @@ class _Run:
                 with suppress(RedisError):
                     self._give_back(batch.received[done:])
                 raise
-            self._reader.acknowledge(batch.received[done : done + size])
+            stored = batch.received[done : done + size]
             done += size
             self.counts = self.counts.plus(counts)
             self.read += size
-            if counts.deliveries:
-                self._on_stored()
+            try:
+                if counts.deliveries:
+                    self._on_stored()
+            finally:
+                self._reader.acknowledge(stored)
 
     def _next(self, count: int) -> _Batch:
         return self._judged(self._reader.read(count), asked=count)

@@ -15,8 +15,6 @@ from workers.store.connect import Link
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from workers.settings import WorkerSettings
 
 
@@ -25,8 +23,7 @@ class Process:
 
     _current: Process | None = None
 
-    def __init__(self, app: Celery, settings: WorkerSettings) -> None:
-        self._app = app
+    def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self.pid = os.getpid()
         self.name = f"{socket.gethostname()}:{self.pid}"
@@ -34,10 +31,10 @@ class Process:
         """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
 
     @classmethod
-    def of(cls, app: Celery, settings: WorkerSettings) -> Process:
+    def of(cls, settings: WorkerSettings) -> Process:
         """Return the one of this process."""
         if cls._current is None or cls._current.pid != os.getpid():
-            cls._current = cls(app, settings)
+            cls._current = cls(settings)
         return cls._current
 
     @cached_property
@@ -58,7 +55,7 @@ class Process:
     @cached_property
     def queue(self) -> CeleryQueue:
         """The queue of handler tasks."""
-        return CeleryQueue(self._app, self.redis)
+        return CeleryQueue(self.redis)
 
     @cached_property
     def means(self) -> Means:

@@ -1,12 +1,13 @@
 """The Celery queue of handler tasks, and what Redis knows about it: the rim of admission and of the sweeper.
 
-Guarantees: messages carry ids only. Refuses nothing: an error of Redis or Celery reaches the caller.
+Guarantees: messages carry ids only. Refuses nothing: an error of Redis reaches the caller.
 """
 
 from __future__ import annotations
 
 import json
 import time
+import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from shared import wire
@@ -14,7 +15,6 @@ from shared import wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from celery import Celery
     from redis import Redis
 
     from workers.admission import Message
@@ -25,6 +25,8 @@ UNACKED: Final = "unacked"
 """kombu's hash of messages that workers hold."""
 UNACKED_INDEX: Final = "unacked_index"
 """kombu's sorted set of the same messages by the moment when a worker took them, seconds of the epoch."""
+SHOWN: Final = 20
+"""Deliveries of a message that Flower lists."""
 CLAIM_SECONDS: Final = 5.0
 """In which a worker that has taken a message has begun with it, also on a busy machine."""
 
@@ -32,8 +34,7 @@ CLAIM_SECONDS: Final = 5.0
 class CeleryQueue:
     """The queue `handlers`."""
 
-    def __init__(self, app: Celery, redis: Redis, *, clock: Callable[[], float] = time.time) -> None:
-        self._app = app
+    def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._clock = clock
 
@@ -47,7 +48,7 @@ class CeleryQueue:
 
     def send(self, message: Message) -> None:
         """Send one message as the handler's own task."""
-        self._app.send_task(message.handler, args=[message.argument], queue=wire.HANDLERS_QUEUE, ignore_result=True)
+        self._redis.lpush(wire.HANDLERS_QUEUE, pack(message))
 
     def is_empty(self) -> bool:
         """Say whether no message of a handler waits, in the queue or in the hands of a worker that has not begun.
@@ -61,6 +62,22 @@ class CeleryQueue:
         pipeline.zrangebyscore(UNACKED_INDEX, self._clock() - CLAIM_SECONDS, "+inf")
         length, held, lately = pipeline.execute()
         return length == 0 and not any(_routing_key(held.get(tag, b"")) == wire.HANDLERS_QUEUE for tag in lately)
+
+
+def pack(message: Message) -> str:
+    """Return the Celery message that runs these deliveries."""
+    argument = message.argument
+    shown = argument[:SHOWN]
+    more = f", and {len(argument) - SHOWN} more" if len(argument) > SHOWN else ""
+    return wire.task_message(
+        message.handler,
+        [argument],
+        queue=wire.HANDLERS_QUEUE,
+        origin="admission",
+        shown=f"[{shown!r}{more}]",
+        task_id=str(uuid.uuid4()),
+        tag=str(uuid.uuid4()),
+    )
 
 
 class Means:

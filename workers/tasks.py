@@ -13,7 +13,6 @@ from uuid import UUID
 
 from celery import signals
 from celery.exceptions import Reject, Retry
-from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from shared import wire
@@ -40,7 +39,7 @@ AWAY_SECONDS: Final = 1.0
 
 
 def _process() -> Process:
-    return Process.of(app, settings)
+    return Process.of(settings)
 
 
 def _admit(*, wait: bool = True) -> int:
@@ -78,7 +77,7 @@ def _make_handler_task(handler: Handler) -> None:
             process.means.add(handler.name, run.durations)
             if process.queue.state()[0] < settings.handler_slots:
                 _admit(wait=False)
-        except (RedisError, KombuError, *UNREACHABLE) as error:
+        except (RedisError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
             log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})
         if run.failures:

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from celery import Celery
 from redis import Redis
 
 from workers.queue import CLAIM_SECONDS, CeleryQueue
@@ -24,7 +23,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def queue(redis: Redis) -> CeleryQueue:
-    return CeleryQueue(Celery(set_as_current=False), redis)
+    return CeleryQueue(redis)
 
 
 def hold(redis: Redis, tag: str, *, routing_key: str, seconds_ago: float = 0.0) -> None:

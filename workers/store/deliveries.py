@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -95,18 +95,17 @@ class Outcome:
 
 
 def lock_admission(connection: Connection, *, wait: bool) -> tuple[str, str] | None:
-    """Take the lock of admission until the transaction ends.
+    """Take the lock of admission until the transaction ends, and make retries whose time has come ready.
+
+    At most 2,000 a call, so that a crowd of them does not hold the others up.
 
     Returns:
         The lane served last; None when somebody else admits and we do not `wait`.
     """
-    row = connection.execute(_QUERIES["lock_admission" if wait else "lock_admission_if_free"]).fetchone()
+    locked = connection.execute(_QUERIES["lock_admission" if wait else "lock_admission_if_free"])
+    connection.execute(_QUERIES["promote_due"])
+    row = locked.fetchone()
     return (row["tenant"], row["handler"]) if row else None
-
-
-def promote_due(connection: Connection) -> int:
-    """Make retries whose time has come ready, at most 2,000 a call; return how many."""
-    return connection.execute(_QUERIES["promote_due"]).rowcount
 
 
 def list_lanes(connection: Connection, *, after: tuple[str, str], most: int) -> list[Lane]:
@@ -134,20 +133,24 @@ def list_candidates(connection: Connection, lanes: Sequence[Lane], *, depth: int
     ]
 
 
-def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> set[tuple[UUID, str]]:
-    """Mark deliveries as sent; return the (event, handler) pairs that still could be.
+def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> Callable[[], set[tuple[UUID, str]]]:
+    """Mark deliveries as sent.
 
     Args:
         connection: in the transaction that holds the lock of admission.
         chosen: what was dealt.
         wait: seconds after which a queued delivery counts as lost.
+
+    Returns:
+        What tells, after the commit, the (event, handler) pairs that still could be marked.
     """
     parameters = {
         "event_ids": [candidate.event_id for candidate in chosen],
         "handlers": [candidate.handler for candidate in chosen],
         "wait": wait,
     }
-    return {(row["event_id"], row["handler"]) for row in connection.execute(_QUERIES["queue"], parameters)}
+    marked = connection.execute(_QUERIES["queue"], parameters)
+    return lambda: {(row["event_id"], row["handler"]) for row in marked}
 
 
 def move_admission(connection: Connection, lane: Lane) -> None:

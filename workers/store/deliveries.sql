@@ -2,11 +2,13 @@
 -- else's. `state || ''` keeps the planner off the indexes of what is in flight, which it takes for nearly empty whenever
 -- it has counted at rest: a message of 64 would read all that is in flight 64 times.
 
+-- Nobody waits until an admission is on disk: if Postgres crashes and forgets one, its deliveries are pending again and
+-- its messages are empty.
 -- name: lock_admission
-SELECT tenant, handler FROM admission FOR UPDATE;
+SELECT tenant, handler, set_config('synchronous_commit', 'off', true) FROM admission FOR UPDATE;
 
 -- name: lock_admission_if_free
-SELECT tenant, handler FROM admission FOR UPDATE SKIP LOCKED;
+SELECT tenant, handler, set_config('synchronous_commit', 'off', true) FROM admission FOR UPDATE SKIP LOCKED;
 
 -- Retries whose time has come enter the index that admission walks.
 -- name: promote_due
