@@ -24,6 +24,7 @@ from workers.ingest import drain
 from workers.outcomes import hard_limit
 from workers.process import Process
 from workers.publishing import publish_if_stale
+from workers.release import release
 from workers.running import MessageRun
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
@@ -70,6 +71,8 @@ def _make_handler_task(handler: Handler) -> None:
         try:
             run.run(event_ids)
         except UNREACHABLE as error:
+            for failure in run.failures:
+                release(failure.error)
             # The message stays: what it names and is still queued would else wait a minute for the sweeper.
             time.sleep(AWAY_SECONDS)
             raise Reject(str(error), requeue=True) from error
@@ -94,6 +97,10 @@ def _end_as_failed(run: MessageRun) -> None:
         f"tenant {claimed.tenant}, event {claimed.event_id}, attempt {claimed.attempt + 1}: {outcome.error}{others}"
     )
     summary.__cause__ = failure.error if isinstance(failure.error, Exception) else None
+    told = summary.__cause__ if outcome.state == "dead" else failure.error
+    for one in run.failures:
+        if one.error is not told:
+            release(one.error)
     if outcome.state == "dead":
         raise summary
     raise Retry(str(summary), exc=summary, when=outcome.retry_in) from failure.error
@@ -148,6 +155,13 @@ def disown(handler: str, argument: list[str], worker: str) -> None:
     sweeper.disown(
         _process().link.connection, handler, [UUID(text.rpartition("/")[2]) for text in argument], worker=worker
     )
+
+
+@signals.task_postrun.connect
+def _let_go(retval: Any = None, **_: Any) -> None:
+    """Untie the error that a task has ended with, and that Celery has told, from Celery's frame, which holds it."""
+    if isinstance(retval, BaseException):
+        release(retval)
 
 
 @signals.task_unknown.connect
