@@ -1,8 +1,10 @@
 """A long run at half load: memory and file descriptors of every process must stay flat.
 
 Flat: over the second half of the run, a line through a process's memory rises by less than a twentieth of it, or 2 MB;
-its file descriptors by less than three. The first half is left for pools, caches and arenas to fill. Guarantees: every
-process of the pipeline and both servers are watched; one that is replaced is judged as two. Refuses nothing.
+its file descriptors by less than three. The first half is left for pools, caches and arenas to fill. Connections that a
+client of the ingress holds open are not counted: they follow the load, which keeps as many as it ever needed at once;
+one that its client has closed and the ingress has not is. Guarantees: every process of the pipeline and both servers
+are watched; none of the pipeline may end. Refuses nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at one process: seconds since the start, unique memory in MB, open file descriptors."""
+    """One look at one process: seconds since the start, unique memory in MB, file descriptors without clients."""
 
     at: float
     memory: float
@@ -67,9 +69,17 @@ class Soak:
         ]
 
     @property
+    def ended(self) -> list[str]:
+        """Names of processes that were not there at the end; sessions of Postgres may come and go."""
+        last = max((samples[-1].at for samples in self.samples.values()), default=0.0)
+        return [
+            name for name, samples in self.samples.items() if samples[-1].at < last and not name.startswith("postgres ")
+        ]
+
+    @property
     def is_flat(self) -> bool:
-        """Whether nothing grows and nothing was lost."""
-        return not self.growing and self.account is not None and not self.account.violations
+        """Whether nothing grows, nothing ended and nothing was lost."""
+        return not self.growing and not self.ended and self.account is not None and not self.account.violations
 
     def show(self, console: Console) -> None:
         """Print a line for each process."""
@@ -92,9 +102,10 @@ class Soak:
                 f"{self.account.acknowledged:,} acknowledged at {self.rate:.0f}/s in {self.seconds:.0f} s,"
                 f" {self.account.violations} violations: {self.account}"
             )
-        console.print(
-            "flat" if self.is_flat else f"growing: {', '.join(self.growing) or 'nothing, but see the account'}"
-        )
+        if self.is_flat:
+            console.print("flat")
+        else:
+            console.print(f"growing: {', '.join(self.growing) or 'none'}; ended: {', '.join(self.ended) or 'none'}")
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON knows."""
@@ -126,14 +137,23 @@ async def soak(stack: Stack, *, seconds: float, rate: float, seed: int, on_step:
     while (at := time.monotonic() - started) < seconds:
         for name, process in _processes(stack).items():
             with suppress(psutil.Error):
+                files = process.num_fds() - (_clients(process, stack.port) if name.startswith("ingress") else 0)
                 memory = process.memory_full_info().uss / 1e6
-                found.samples.setdefault(name, []).append(Sample(at, memory, process.num_fds()))
+                found.samples.setdefault(name, []).append(Sample(at, memory, files))
         on_step(at / seconds, f"{len(load.sent):,} sent")
         await asyncio.sleep(5)
     await load.stop()
     await wait_until_quiet(stack, seconds=180, on_step=lambda what: on_step(1.0, what))
     (found.account,) = await reconcile(stack, load.sent, [])
     return found
+
+
+def _clients(process: psutil.Process, port: int) -> int:
+    """Return how many connections to this port clients hold open."""
+    return sum(
+        connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
+        for connection in process.net_connections("tcp")
+    )
 
 
 def _processes(stack: Stack) -> dict[str, psutil.Process]:
