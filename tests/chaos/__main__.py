@@ -21,7 +21,7 @@ from tests.chaos.faults import load
 from tests.chaos.fuzz import fuzz
 from tests.chaos.run import Plan, measure_capacity, run
 from tests.chaos.stack import Stack
-from tests.chaos.watch import errors_in, memory_of
+from tests.chaos.watch import errors_in, grown, memory_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,10 +96,12 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
         )
         after, errors = memory_of(stack, "ingress"), errors_in(stack.logs / "ingress.log")
     CONSOLE.print(f"{tally.requests:,} requests in {tally.seconds:.0f} s: {dict(sorted(tally.statuses.items()))}")
-    CONSOLE.print("(0: closed without an answer; -1: could not connect)")
-    CONSOLE.print(f"hung: {len(tally.hung)}, unexpected: {tally.unexpected[:5]}, exceptions logged: {errors[:3]}")
-    CONSOLE.print(f"memory of the ingress processes, MB: {before} before, {after} after")
-    return 1 if tally.hung or tally.unexpected or errors else 0
+    growing = grown(before, after)
+    CONSOLE.print(f"(0: closed without an answer); reasons of the 503: {dict(tally.reasons) or 'there were none'}")
+    CONSOLE.print(f"hung: {tally.hung[:5]}, unexpected: {tally.unexpected[:5]}, exceptions logged: {errors[:3]}")
+    CONSOLE.print(f"memory of the ingress processes, MB: {[*before.values()]} before, {[*after.values()]} after")
+    CONSOLE.print(f"grown: {growing or 'none'}")
+    return 1 if tally.hung or tally.unexpected or errors or growing else 0
 
 
 async def slow(chosen: argparse.Namespace, on_step: Callable[[float, str], None]) -> int:
@@ -110,7 +112,7 @@ async def slow(chosen: argparse.Namespace, on_step: Callable[[float, str], None]
         found = await slow_clients.compare(stack.doors(), clients=chosen.clients, seconds=12, turns=4, rate=60)
         after = memory_of(stack, "ingress")
     CONSOLE.print(f"without: {found.without}\nbeside {found.held:.0f}: {found.beside}\np99 ratio: {found.ratio:.2f}")
-    CONSOLE.print(f"memory of the ingress processes, MB: {before} before, {after} after")
+    CONSOLE.print(f"memory of the ingress processes, MB: {[*before.values()]} before, {[*after.values()]} after")
     return 1 if found.ratio > 2 or found.beside.failed else 0
 
 

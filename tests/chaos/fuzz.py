@@ -1,12 +1,13 @@
-"""Requests that no provider sends: structured ones drawn by hypothesis, raw ones built from a seed.
+"""Sends requests that no provider sends, and judges every answer.
 
-Guarantees: whatever arrives, the ingress answers as documented or closes the connection; it never answers 5xx but 503,
-never logs an exception, and its memory does not grow. Refuses nothing.
+Guarantees: whatever arrives, the ingress answers as documented, in JSON, or closes the connection; it never answers 5xx
+but 503 with a reason of its own, never logs an exception, and its memory does not grow. Refuses nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -14,196 +15,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-
-from tests.chaos.client import completed, read_answer, signature
+from tests.chaos.client import read_answer
+from tests.chaos.strange import drawn, endless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from tests.chaos.client import Answer
     from tests.chaos.stack import Door
 
 EXPECTED: Final = frozenset({200, 400, 401, 404, 405, 408, 413, 417, 431, 503})
-"""Every status that the ingress may answer with; 503 must have a reason, which the caller knows."""
-
-TOKENS: Final = [
-    *(
-        "sha256=",
-        "sha256",
-        "SHA256=",
-        "sha1=",
-        "=",
-        "",
-        "sha256=" + "0" * 64,
-        "sha256=" + "G" * 64,
-        "sha256=" + "0" * 63,
-    ),
-    *("sha256=" + "0" * 65, "sha256= " + "0" * 64, "sha256=" + "\u00e9" * 64, "sha256=" + "0" * 5000, "null", "[]"),
-]
-PATHS: Final = [
-    *("/", "//", "/webhooks", "/webhooks/", "/webhooks/moveris", "/webhooks/moveris/", "/webhooks/moveris/nobody"),
-    *("/webhooks/moveris/acme/", "/webhooks//acme", "/webhooks/moveris/acme/x", "/webhooks/moveris/acme?x=1", "*"),
-    *("/webhooks/moveris/%61cme", "/webhooks/moveris/%00", "/webhooks/../webhooks/moveris/acme", "/livez", "/readyz"),
-    *(
-        "/webhooks/version/version",
-        "/webhooks/moveris/acme%2f",
-        "http://chaos/webhooks/moveris/acme",
-        "/%ff%fe",
-        "acme",
-    ),
-    *("/webhooks/moveris/acme#x", "/" + "a" * 9000, "/webhooks/moveris/\u00e9", "/metrics", "/favicon.ico", "?", "#"),
-]
-METHODS: Final = [
-    "GET",
-    "HEAD",
-    "PUT",
-    "PATCH",
-    "DELETE",
-    "OPTIONS",
-    "TRACE",
-    "CONNECT",
-    "post",
-    "PROPFIND",
-    "X" * 40,
-    "",
-]
-NAMES: Final = [
-    "x-webhook-event",
-    "x-webhook-session",
-    "content-type",
-    "host",
-    "expect",
-    "content-encoding",
-    "te",
-    "upgrade",
-]
-
-headers = st.lists(
-    st.tuples(
-        st.sampled_from(NAMES) | st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
-        st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=60) | st.sampled_from(TOKENS),
-    ),
-    max_size=5,
-)
-bodies = st.binary(max_size=400) | st.builds(completed, st.text(max_size=10)) | st.just(b"[" * 3000) | st.just(b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One structured request; a signature of None is the right one."""
-
-    method: str
-    path: str
-    signature: str | None
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-    def wire(self, door: Door) -> bytes:
-        """Return it as it stands on the wire."""
-        path = self.path or door.path
-        signed = signature(door.secret, self.body).decode() if self.signature is None else self.signature
-        lines = [f"{self.method} {path} HTTP/1.1", "host: chaos", f"x-webhook-signature: {signed}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        lines.append(f"content-length: {len(self.body)}")
-        return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + self.body
-
-
-requests = st.builds(
-    Request,
-    st.just("POST") | st.sampled_from(METHODS),
-    st.just("") | st.sampled_from(PATHS) | st.text(max_size=30).map(lambda text: f"/webhooks/{text}"),
-    st.none() | st.sampled_from(TOKENS) | st.text(st.characters(max_codepoint=255), max_size=80),
-    headers.map(tuple),
-    bodies,
-)
-
-
-def drawn(count: int, *, seed: int) -> list[Request]:
-    """Draw so many structured requests."""
-    found: list[Request] = []
-
-    @settings(
-        max_examples=count,
-        phases=[Phase.generate],
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(requests)
-    def collect(request: Request) -> None:
-        found.append(request)
-
-    collect = _seeded(collect, seed)
-    collect()
-    return found
-
-
-def _seeded(test: Callable[[], None], number: int) -> Callable[[], None]:
-    from hypothesis import seed  # noqa: PLC0415 - only here
-
-    return seed(number)(test)
-
-
-def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
-    chance: random.Random, door: Door
-) -> tuple[list[bytes], bool]:
-    """Return pieces to send with a pause between them, and whether to half-close behind them."""
-    body = completed()
-    signed = signature(door.secret, body)
-    path = door.path.encode()
-    head = b"POST %b HTTP/1.1\r\nhost: chaos\r\nx-webhook-signature: %b\r\n" % (path, signed)
-    right = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    kind = chance.randrange(20)
-    half = chance.random() < 0.5
-    length = chance.choice([b"-1", b"+5", b"0x10", b"1e3", b"9" * 400, b" ", b"5, 5", b"99999999999", b"\xff", b"1_0"])
-    if kind == 0:  # a length that is too large, and the end comes first
-        return [head + b"content-length: %d\r\n\r\n%b" % (len(body) + 50, body)], True
-    if kind == 1:  # a length that is too small: what is left is a request of its own, and is none
-        return [head + b"content-length: 5\r\n\r\n" + body], half
-    if kind == 2:
-        return [head + b"content-length: %b\r\n\r\n%b" % (length, body)], half
-    if kind == 3:  # two lengths, or a length and chunks
-        return [head + b"content-length: 5\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)], half
-    if kind == 4:
-        return [head + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"], half
-    if kind == 5:  # chunks as they should be
-        return [head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)], half
-    if kind == 6:  # a chunk that is no chunk
-        size = chance.choice([b"-5", b"zz", b"fffffffffffffffff", b"5;" + b"x" * 9000, b"", b"0x5", b" 5"])
-        return [head + b"transfer-encoding: chunked\r\n\r\n%b\r\nhello\r\n0\r\n\r\n" % size], half
-    if kind == 7:  # chunks that end in the middle
-        return [head + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"], True
-    if kind == 8:  # several requests at once
-        return [right * chance.randrange(2, 12)], half
-    if kind == 9:  # a right one behind a wrong one, and the other way round
-        return [right, b"NONSENSE\r\n\r\n"] if chance.random() < 0.5 else [b"NONSENSE\r\n\r\n", right], half
-    if kind == 10:
-        return [chance.randbytes(chance.randrange(1, 3000))], half
-    if kind == 11:  # cut anywhere
-        return [right[: chance.randrange(1, len(right))]], True
-    if kind == 12:  # in pieces
-        cuts = sorted(chance.sample(range(1, len(right)), 4))
-        return [right[a:b] for a, b in zip([0, *cuts], [*cuts, len(right)], strict=True)], half
-    if kind == 13:  # headers beyond every bound
-        big = b"x-big: " + b"a" * chance.choice([9_000, 70_000, 200_000]) + b"\r\n"
-        return [head + big + b"content-length: 0\r\n\r\n"], half
-    if kind == 14:
-        many = b"".join(b"x-%d: y\r\n" % number for number in range(chance.choice([50, 500, 5000])))
-        return [head + many + b"content-length: %d\r\n\r\n%b" % (len(body), body)], half
-    if kind == 15:  # another version, no version, line ends of another world
-        version = chance.choice([b"HTTP/0.9", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"", b"http/1.1", b"HTTP/11"])
-        return [right.replace(b"HTTP/1.1", version, 1)], half
-    if kind == 16:
-        return [right.replace(b"\r\n", chance.choice([b"\n", b"\r", b"\r\n\r\n", b"\n\r"]))], half
-    if kind == 17:  # two signatures, none, or folded ones
-        other = chance.choice([b"x-webhook-signature: %b\r\n" % signed, b"X-Webhook-Signature:\r\n", b" folded\r\n"])
-        return [right.replace(b"content-length", other + b"content-length", 1)], half
-    if kind == 18:  # a flipped bit anywhere
-        place = chance.randrange(len(right))
-        return [right[:place] + bytes([right[place] ^ 1 << chance.randrange(8)]) + right[place + 1 :]], half
-    return [right.replace(b"host: chaos\r\n", chance.choice([b"", b"host:\r\n", b"host: a\r\nhost: b\r\n"]))], half
+"""Every status that the ingress may answer with."""
+REASONS: Final = frozenset({"inbox_unavailable", "too_many_connections"})
+"""Why it may answer 503 while Redis is only slow or busy; how often it did is told."""
+AT_ONCE: Final = 96
+"""Connections: many wait for the server's patience to end, the others shall not wait for them."""
 
 
 @dataclass(slots=True)
@@ -212,21 +38,41 @@ class Tally:
 
     Attributes:
         statuses: answers by status; 0: the connection was closed without one.
+        reasons: of the 503.
         requests: that were sent, pipelined ones counted as one.
         hung: requests with neither an answer nor an end within the time that the ingress has for slow clients.
-        unexpected: statuses that it should never send, with the request.
+        unexpected: answers that it should never send, or connections that it did not take, with the request.
         seconds: it took.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     hung: list[bytes] = field(default_factory=list)
-    unexpected: list[tuple[int, bytes]] = field(default_factory=list)
+    unexpected: list[tuple[str, bytes]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def judge(self, answer: Answer, sent: bytes) -> None:
+        """Count an answer, and keep what it should not be."""
+        self.statuses[answer.status] += 1
+        if answer.status not in EXPECTED:
+            self.unexpected.append((str(answer.status), sent))
+        if not answer.body:  # of a HEAD
+            return
+        try:
+            said = json.loads(answer.body)
+        except ValueError:
+            self.unexpected.append((f"{answer.status} that is not JSON", sent))
+            return
+        if answer.status == 503:
+            reason = str(said["error"]["code"] if "error" in said else said)
+            self.reasons[reason] += 1
+            if reason not in REASONS:
+                self.unexpected.append((f"503 {reason}", sent))
 
 
 async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_step: Callable[[int], None]) -> Tally:
-    """Send so many requests, half of them structured, over a few dozen connections at once.
+    """Send so many requests, half of them structured, over many connections at once.
 
     Args:
         doors: endpoints.
@@ -238,7 +84,7 @@ async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_
     chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
     tally, started = Tally(), time.monotonic()
     pool = drawn(min(count // 2, 4000), seed=seed)
-    source = _endless(pool, doors, chance)
+    source = endless(pool, doors, chance)
 
     async def work() -> None:
         while tally.requests < count:
@@ -248,63 +94,60 @@ async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_
             if tally.requests % 500 == 0:
                 on_step(tally.requests)
 
-    await asyncio.gather(*(work() for _ in range(24)))
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     tally.seconds = time.monotonic() - started
     return tally
 
 
-def _endless(pool: list[Request], doors: list[Door], chance: random.Random) -> Iterator[tuple[int, list[bytes], bool]]:
-    """Yield port, pieces and half-close; structured requests come again with other parts."""
-    while True:
-        door = chance.choice(doors)
-        if chance.random() < 0.5:
-            one, two = chance.choice(pool), chance.choice(pool)
-            mixed = Request(one.method, two.path, one.signature, two.headers, one.body)
-            yield door.port, [mixed.wire(door)], False
-        else:
-            yield door.port, *raw(chance, door)
-
-
-async def _exchange(  # noqa: C901, PLR0912 - one conversation, with all the ways in which it can end
+async def _exchange(  # noqa: C901 - one conversation, with all the ways in which it can end
     tally: Tally, port: int, pieces: list[bytes], *, half: bool, patience: float
 ) -> None:
     """Send the pieces, read every answer until the connection ends or nothing more comes."""
+    sent, answered = b"|".join(pieces)[:300], 0
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
-        tally.statuses[-1] += 1
+        tally.unexpected.append(("no connection", sent))
         return
-    answered = 0
     try:
         async with asyncio.timeout(patience):
-            with suppress(ConnectionError):
-                for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
-                    if len(pieces) > 1:
-                        await asyncio.sleep(0)
-                if half:
-                    writer.write_eof()
+            await _send(writer, pieces, half=half)
             while True:
                 # A complete request that keeps its connection is done with its answer.
                 try:
                     reading = read_answer(reader, is_head=pieces[0].startswith(b"HEAD "))
                     answer = await (asyncio.wait_for(reading, 0.02) if answered else reading)
                 except TimeoutError:
-                    return
+                    if answered:
+                        return
+                    raise
                 if answer.status == 100:  # the body is on its way already
                     continue
                 answered += 1
-                tally.statuses[answer.status] += 1
-                if answer.status not in EXPECTED:
-                    tally.unexpected.append((answer.status, b"".join(pieces)[:300]))
+                tally.judge(answer, sent)
                 if answer.closes:
                     return
     except TimeoutError:
-        tally.hung.append(b"|".join(pieces)[:300])
-    except (OSError, asyncio.IncompleteReadError, ValueError, asyncio.LimitOverrunError):
-        if not answered:
-            tally.statuses[0] += 1
+        tally.hung.append(sent)
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            tally.unexpected.append(("an answer that was cut off", sent))
+        tally.statuses[0] += not answered
+    except OSError:
+        tally.statuses[0] += not answered
+    except ValueError:
+        tally.unexpected.append(("an answer that is not HTTP", sent))
     finally:
         with suppress(OSError, RuntimeError):
             writer.transport.abort()
+
+
+async def _send(writer: asyncio.StreamWriter, pieces: list[bytes], *, half: bool) -> None:
+    with suppress(ConnectionError):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            if len(pieces) > 1:
+                await asyncio.sleep(0)
+        if half:
+            writer.write_eof()

@@ -14,13 +14,23 @@ if TYPE_CHECKING:
     from tests.chaos.stack import Stack
 
 
-def memory_of(stack: Stack, name: str) -> list[float]:
-    """Return the unique resident memory of a service's children, MB."""
-    found = []
+def memory_of(stack: Stack, name: str) -> dict[int, float]:
+    """Return the unique resident memory of a service's children by process id, MB."""
+    found = {}
     for process in stack.children(name):
         with suppress(psutil.Error):
-            found.append(round(process.memory_full_info().uss / 1e6, 1))
+            found[process.pid] = round(process.memory_full_info().uss / 1e6, 1)
     return found
+
+
+def grown(before: dict[int, float], after: dict[int, float]) -> list[str]:
+    """Say which processes are not the same any more, or hold more memory than before by a twentieth, or by 2 MB."""
+    found = [f"{pid} is gone" for pid in before.keys() - after.keys()]
+    found += [f"{pid} is new" for pid in after.keys() - before.keys()]
+    for pid in before.keys() & after.keys():
+        if after[pid] - before[pid] > max(2.0, before[pid] / 20):
+            found.append(f"{pid} grew from {before[pid]} to {after[pid]} MB")
+    return sorted(found)
 
 
 def errors_in(log: Path) -> list[str]:
