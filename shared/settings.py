@@ -25,7 +25,7 @@ class SettingError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """One row of the settings table in the README."""
+    """One row of the settings table in deploy/SETTINGS.md."""
 
     variable: str
     default: str
@@ -39,7 +39,7 @@ def setting(variable: str, default: str | None, parse: Callable[[str], Any], abo
         variable: name of the environment variable.
         default: its text when unset; None makes it required.
         parse: turns the text into the value, raising ValueError with a sentence that says what is expected.
-        about: one line for the table in the README, unit included.
+        about: one line for the table of settings, unit included.
     """
     return dataclasses.field(metadata={"variable": variable, "default": default, "parse": parse, "about": about})
 
@@ -65,7 +65,7 @@ def load(settings: type[T], environ: Mapping[str, str] | None = None) -> T:
 
 
 def describe(settings: type[Any]) -> list[Described]:
-    """List what `settings` reads, for the README's table and the test that compares the two."""
+    """List what `settings` reads, for deploy/SETTINGS.md and the test that compares the two."""
     return [
         Described(
             variable=field.metadata["variable"],

@@ -1,4 +1,4 @@
-"""What the README names exists, and what it must name is there."""
+"""What the README and its table of settings name exists, and what they must name is there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "deploy" / "SETTINGS.md").read_text()
 
 
 def settings() -> dict[str, Described]:
@@ -30,7 +31,7 @@ def settings() -> dict[str, Described]:
 
 
 def rows_of_settings() -> dict[str, tuple[str, str]]:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|$", SETTINGS, re.MULTILINE)
     return {variable: (default, about) for variable, default, about in rows}
 
 

@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import growth, report
+from tests.benchmarks import documents, growth, report
 from tests.benchmarks.draw import draw_all
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.memory import measure_memory
@@ -21,6 +21,8 @@ from tests.benchmarks.rounds import Sizes, run_round
 from tests.benchmarks.sweep import measure_load_curve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.benchmarks.ground import Ground
     from tests.benchmarks.report import Results
 
@@ -36,20 +38,24 @@ def main() -> None:
     parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: half an hour")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing: print and draw the last results")
     arguments = parser.parse_args()
-    name = "quick" if arguments.quick else "growth" if arguments.growth is not None or arguments.growth_full else "full"
-    if arguments.tables_only:
-        results = report.read_json(name)
-    else:
+    only_growth = arguments.growth is not None or arguments.growth_full
+    name = "quick" if arguments.quick else "growth" if only_growth else "full"
+    results = report.read_json(name) if arguments.tables_only or only_growth else {}
+    if not arguments.tables_only:
         with stand_on() as ground:
-            results = measure(ground, arguments)
+            if only_growth:
+                began = time.monotonic()
+                results = describe_run() | {"growth": results.get("growth", {})}
+                grow(ground, results, arguments.growth or growth.CURVES, name, began, full=arguments.growth_full)
+            else:
+                results = measure(ground, arguments)
         report.write_json(results, name)
     show(results, name)
 
 
-def measure(ground: Ground, arguments: argparse.Namespace) -> Results:
-    """Measure what was asked for; a run that is interrupted has written what it had."""
-    began = time.monotonic()
-    results: Results = {
+def describe_run() -> Results:
+    """Return results that say where and when, and hold nothing yet."""
+    return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cores": os.cpu_count(),
@@ -59,42 +65,60 @@ def measure(ground: Ground, arguments: argparse.Namespace) -> Results:
         "rounds": [],
         "curves": {},
         "tables": {},
+        "growth": {},
     }
-    only_growth = arguments.growth is not None or arguments.growth_full
-    if not only_growth:
-        for number in range(1 if arguments.quick else arguments.rounds):
-            say(began, f"round {number + 1}")
-            results["rounds"].append(run_round(ground, QUICK if arguments.quick else Sizes()))
-            report.print_table(report.rows_of(results), report.HEADINGS, "so far")
-        say(began, "ingress memory")
-        requests = 100_000 if arguments.quick else 1_000_000
-        results["rounds"][0] |= measure_memory(ground, results, requests)
-        if not arguments.quick:
-            say(began, "latency over load")
-            measure_load_curve(ground, results)
-    if only_growth or not arguments.quick:
-        for name in arguments.growth or growth.CURVES:
-            say(began, f"growth: {name}")
-            growth.CURVES[name](ground, results, full=arguments.growth_full)
-            report.write_json(results, "unfinished")
-        (report.RESULTS / "unfinished.json").unlink(missing_ok=True)
+
+
+def measure(ground: Ground, arguments: argparse.Namespace) -> Results:
+    """Measure floors, peer and ours in turn, then what grows; a run that is interrupted has written what it had."""
+    began = time.monotonic()
+    results = describe_run()
+    for number in range(1 if arguments.quick else arguments.rounds):
+        say(began, f"round {number + 1}")
+        results["rounds"].append(run_round(ground, QUICK if arguments.quick else Sizes()))
+        report.print_table(report.rows_of(results), report.HEADINGS, "so far")
+        report.write_json(results, "unfinished")
+    say(began, "ingress memory")
+    requests = 100_000 if arguments.quick else 1_000_000
+    results["rounds"][0] |= measure_memory(ground, results, requests)
+    if not arguments.quick:
+        say(began, "latency over load")
+        measure_load_curve(ground, results)
+        grow(ground, results, growth.CURVES, "unfinished", began, full=False)
+    (report.RESULTS / "unfinished.json").unlink(missing_ok=True)
     results["seconds"] = round(time.monotonic() - began)
     return results
+
+
+def grow(ground: Ground, results: Results, names: Iterable[str], file: str, began: float, *, full: bool) -> None:
+    """Measure curves by name, each into a section of its own, and write the file after each."""
+    for name in names:
+        say(began, f"growth: {name}")
+        started, load = time.monotonic(), os.getloadavg()[0]
+        section: Results = {"curves": {}, "tables": {}, "full": full, "load": load}
+        growth.CURVES[name](ground, section, full=full)
+        section |= {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started),
+        }
+        results["growth"][name] = section
+        report.write_json(results, file)
 
 
 def show(results: Results, name: str) -> None:
     """Print everything, draw the pictures, write the README's table."""
     if results["rounds"]:
         report.print_table(report.rows_of(results), report.HEADINGS, "medians of the rounds; ratios within a round")
-    for title, table in results["tables"].items():
+    for title, table in report.everything(results, "tables").items():
         report.print_table(table["rows"], table["headings"], title)
     rows = report.curve_rows(results)
     if rows:
         report.print_table(rows, report.CURVE_HEADINGS, "growth: the variable cost at the last point against the first")
     paths = draw_all(results, name)
     print(f"\nwritten: {report.RESULTS / name}.json and {len(paths)} pictures beside it")
-    if name == "full":
-        print("the README's table is new" if report.update_readme(results) else "the README has no performance table")
+    if name != "quick":
+        for path in documents.update_all():
+            print(f"the figures in {path.name} are new")
 
 
 def say(began: float, what: str) -> None:

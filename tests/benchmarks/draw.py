@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.benchmarks.pictures import draw_bars, draw_lines
-from tests.benchmarks.report import RESULTS
+from tests.benchmarks.report import RESULTS, everything
 from tests.benchmarks.targets import middle
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def draw_all(results: dict[str, Any], name: str) -> list[Path]:
             for heading, bars in _BARS.items()
         }
         pictures["throughput"] = draw_bars("Throughput (logarithmic)", groups)
-    for title, curve in results["curves"].items():
+    for title, curve in everything(results, "curves").items():
         lines = {line: points for line, points in curve["lines"].items() if points}
         pictures[title.replace(" ", "_")] = draw_lines(
             title, curve["x"], curve["y"], lines, log_y=curve.get("log_y", False)

@@ -35,7 +35,8 @@ def fill_inbox(place: Place, count: int, *, size: int = SIZE, tenant: str = TENA
     url = urlsplit(place.redis_url)
     prefix = uuid.uuid4().hex[:20]
     with socket.create_connection((url.hostname or "", url.port or 0)) as connection:
-        _say(connection, [pack_command(("AUTH", url.password or ""))])  # type: ignore[arg-type] # see ingress.inbox
+        greeting = (("AUTH", url.password or ""), ("SELECT", url.path.strip("/")))
+        _say(connection, [pack_command(command) for command in greeting])  # type: ignore[arg-type] # see ingress.inbox
         for start in range(0, count, CHUNK):
             commands = []
             for number in range(start, min(start + CHUNK, count)):
@@ -76,32 +77,30 @@ convert_to('{"event":"verification.completed","session_id":"' || id || '","times
     || repeat('x', 600 - 426) || '"}}}', 'UTF8')
 """
 _IDS: Final = """
-SELECT overlay(uuid_at(%(start)s + n * %(step)s)::text placing '7' || substr(md5(n::text || %(salt)s), 1, 3)
-               || '-8' || substr(md5(n::text || %(salt)s), 4, 3) || '-' || substr(md5(n::text || %(salt)s), 7, 12)
-               from 15)::uuid AS id, n
-FROM generate_series(0, %(count)s - 1) AS n
+SELECT overlay(uuid_at(%(start)s + n * %(step)s)::text placing
+               '7' || substr(salt, 1, 3) || '-8' || substr(salt, 4, 3) || '-' || substr(salt, 7, 12)
+               from 15)::uuid AS id,
+       %(start)s + n * %(step)s AS moment, sha256(convert_to(salt, 'UTF8')) AS fingerprint,
+       replace(%(tenant)s, '*', (n %% %(tenants)s)::text) AS tenant
+FROM (SELECT n, md5(n::text || %(salt)s) AS salt FROM generate_series(0, %(count)s - 1) AS n OFFSET 0) AS numbers
 """
 _FILL: Final = f"""
 WITH ids AS MATERIALIZED ({_IDS}), stored AS (
     INSERT INTO events (id, provider, tenant, type, subject, occurred_at, received_at, stored_at, headers, body,
                         secret_label, fingerprint, state)
-    SELECT id, 'moveris', replace(%(tenant)s, '*', (n %% %(tenants)s)::text), 'verification.completed', id::text,
-           uuid_time(id), uuid_time(id), uuid_time(id), '{{}}', {_BODY_SQL}, 'a', decode(md5(id::text), 'hex'),
-           'accepted'
+    SELECT id, 'moveris', tenant, 'verification.completed', id::text, moment, moment, moment, '{{}}', {_BODY_SQL}, 'a',
+           fingerprint, 'accepted'
     FROM ids
 ), receipted AS (
     INSERT INTO receipts (tenant, provider, fingerprint, event_id)
-    SELECT replace(%(tenant)s, '*', (n %% %(tenants)s)::text), 'moveris', decode(md5(id::text), 'hex'), id
-    FROM ids WHERE %(receipts)s
+    SELECT tenant, 'moveris', fingerprint, id FROM ids WHERE %(receipts)s
 ), finished AS (
     INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, created_at, finished_at)
-    SELECT id, handler, replace(%(tenant)s, '*', (n %% %(tenants)s)::text), 'succeeded', 1, 1, uuid_time(id),
-           uuid_time(id)
+    SELECT id, handler, tenant, 'succeeded', 1, 1, moment, moment
     FROM ids CROSS JOIN unnest(%(done)s::text[]) AS handler
 )
 INSERT INTO deliveries (event_id, handler, tenant)
-SELECT id, handler, replace(%(tenant)s, '*', (n %% %(tenants)s)::text)
-FROM ids CROSS JOIN unnest(%(pending)s::text[]) AS handler
+SELECT id, handler, tenant FROM ids CROSS JOIN unnest(%(pending)s::text[]) AS handler
 """
 
 

@@ -53,17 +53,23 @@ class Ground:
     server_pids: tuple[int, ...]
 
     @contextmanager
-    def fresh(self, *, drop: bool = True) -> Iterator[Place]:
-        """Yield a new, migrated database and an empty Redis."""
+    def fresh(self, redis_database: int = 0, *, drop: bool = True) -> Iterator[Place]:
+        """Yield a new, migrated database and an empty Redis; places that stand side by side are made before any fills.
+
+        Args:
+            redis_database: number of the one that it uses; all are emptied.
+            drop: the database in the end.
+        """
+        redis_url = f"{self.redis_url.rpartition('/')[0]}/{redis_database}"
         name = f"bench_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.postgres_url, autocommit=True) as admin:
             admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {TEMPLATE}')
-        with redis.Redis.from_url(self.redis_url) as client:
+        with redis.Redis.from_url(redis_url) as client:
             client.flushall()
             place = Place(
                 home=self.home,
                 database_url=self.postgres_url.removesuffix("/postgres") + f"/{name}",
-                redis_url=self.redis_url,
+                redis_url=redis_url,
                 redis=client,
                 secrets_key=Fernet.generate_key().decode(),
             )

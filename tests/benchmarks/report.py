@@ -1,7 +1,4 @@
-"""What a run prints and writes: one table, the JSON, the README's performance table.
-
-Guarantees: no figure in the README is typed by hand; it is replaced between its two comments, from the JSON.
-"""
+"""What a run prints and writes: one table, a row for each line that may not grow, the JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +9,10 @@ from tests.benchmarks.processes import ROOT
 from tests.benchmarks.targets import TARGETS, middle, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 RESULTS: Final = ROOT / "tests" / "benchmarks" / "results"
-BEGIN: Final = "<!-- performance -->"
-END: Final = "<!-- /performance -->"
 FLAT: Final = 1.25
 """By how much the variable cost may grow from the first point of a curve to the last."""
 
@@ -82,9 +77,20 @@ def write_json(results: Results, name: str) -> Path:
 
 
 def read_json(name: str) -> Results:
-    """Read what `write_json` wrote."""
-    results: Results = json.loads((RESULTS / f"{name}.json").read_text())
+    """Read what `write_json` wrote; nothing if it never has."""
+    try:
+        results: Results = json.loads((RESULTS / f"{name}.json").read_text())
+    except FileNotFoundError:
+        return {}
     return results
+
+
+def everything(results: Results, kind: str) -> dict[str, Any]:
+    """Return all "curves" or "tables" by title: those of the run itself and those of what grows."""
+    found = dict(results.get(kind, {}))
+    for section in results.get("growth", {}).values():
+        found |= section[kind]
+    return found
 
 
 CURVE_HEADINGS: Final = ("curve", "of", "first", "last", "last ÷ first", "within 25 %")
@@ -93,7 +99,7 @@ CURVE_HEADINGS: Final = ("curve", "of", "first", "last", "last ÷ first", "withi
 def curve_rows(results: Results) -> list[list[str]]:
     """Return a row for each line of the growth curves: its first and last point."""
     rows = []
-    for title, curve in results["curves"].items():
+    for title, curve in everything(results, "curves").items():
         if not curve.get("flat"):
             continue
         for name, points in curve["lines"].items():
@@ -110,30 +116,3 @@ def curve_rows(results: Results) -> list[list[str]]:
                 ]
             )
     return rows
-
-
-def update_readme(results: Mapping[str, Any], readme: Path = ROOT / "README.md") -> bool:
-    """Replace what stands between the two comments; say whether they are there."""
-    try:
-        text = readme.read_text()
-    except FileNotFoundError:
-        return False
-    if BEGIN not in text or END not in text:
-        return False
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{BEGIN}\n{readme_table(results)}\n{END}{after}")
-    return True
-
-
-def readme_table(results: Mapping[str, Any]) -> str:
-    """Return the README's table with the line that says where it comes from."""
-    machine = results["machine"]
-    rows = [[row[0], row[1], row[2], row[3], f"{row[5]} / {row[6]}"] for row in rows_of(dict(results))]
-    head = ("figure", "ours", "other", "ratio", "must / aim")
-    about = (
-        f"Medians of {len(results['rounds'])} rounds on {machine['cores']} cores ({machine['system']}), load average "
-        f"{machine['load']:.1f} when it began; the ratio is taken within each round, `appendfsync always` for all. "
-        f"`make bench` writes this table."
-    )
-    return f"{about}\n\n{markdown(rows, head)}"

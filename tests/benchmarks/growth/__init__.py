@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.benchmarks.growth.backlog import measure_inbox, measure_pending
-from tests.benchmarks.growth.fairness import measure_occupancy, measure_quiet_tenant
+from tests.benchmarks.growth.costs import measure_costs
+from tests.benchmarks.growth.fairness import measure_neighbours, measure_occupancy, measure_quiet_tenant
 from tests.benchmarks.growth.history import measure_history
 from tests.benchmarks.growth.scale import measure_bodies, measure_handlers, measure_processes
 from tests.benchmarks.growth.tenants import measure_tenants
@@ -31,6 +32,8 @@ CURVES: Final[Mapping[str, Curve]] = {
     "processes": measure_processes,
     "bodies": measure_bodies,
     "handlers": measure_handlers,
+    "costs": measure_costs,
     "quiet": measure_quiet_tenant,
+    "neighbours": measure_neighbours,
     "occupancy": measure_occupancy,
 }

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import psycopg
+from typing import TYPE_CHECKING
 
 from workers import registration
 from workers.admission import Message, admit
 from workers.ingest import drain
 from workers.running import MessageRun
-from workers.store import deliveries
 from workers.store.connect import Link
 from workers.store.session import HandlerSession
 from workers.stream import InboxReader
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tests.benchmarks.ground import Place
-    from workers.store.connect import Connection
 
 SLOTS = 4
 
@@ -70,10 +65,10 @@ class Inside:
         bounds = DrainBounds(drain_seconds=seconds)
         return drain(reader, self.link.connection, wanting=self.handlers.wanting, settings=bounds).read
 
-    def admit(self) -> list[Message]:
-        """Fill an empty queue once."""
+    def admit(self, *, slots: int = SLOTS) -> list[Message]:
+        """Fill an empty queue of so many slots once."""
         sent = Sent()
-        admit(self.link.connection, sent, slots=SLOTS, message_seconds=1.0)
+        admit(self.link.connection, sent, slots=slots, message_seconds=1.0)
         return sent.messages
 
     def run(self, messages: list[Message]) -> int:
@@ -86,16 +81,3 @@ class Inside:
             run.run(message.event_ids)
             done += run.succeeded
         return done
-
-
-def plan_of(connection: Connection, name: str, parameters: dict[str, Any]) -> str:
-    """Return the plan that workers run, with what it took: made once, whatever the parameters."""
-    numbers = {parameter: f"${number}" for number, parameter in enumerate(parameters, 1)}
-    query = re.sub(r"%\((\w+)\)[sb]", lambda found: numbers[found[1]], deliveries._QUERIES[name])
-    connection.execute("SET plan_cache_mode = force_generic_plan", prepare=False)
-    connection.execute(f"PREPARE it AS {query}", prepare=False)
-    values = f"({', '.join(['%s'] * len(parameters))})" if parameters else ""
-    with psycopg.ClientCursor(connection) as cursor:
-        rows = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE it{values}", list(parameters.values())).fetchall()
-    connection.execute("DEALLOCATE it", prepare=False)
-    return "\n".join(str(row["QUERY PLAN"]) for row in rows)

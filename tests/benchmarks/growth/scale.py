@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.servers import free_port
-from tests.benchmarks.bodies import SIZE
 from tests.benchmarks.fill import fill_inbox
 from tests.benchmarks.growth.inside import Inside
 from tests.benchmarks.growth.meter import Meter, cpu_of
@@ -22,28 +22,30 @@ REQUESTS = 20_000
 
 def measure_processes(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
     """Ingress processes on one stream, and drain processes: CPU per request and per event, and rates."""
-    del full
-    meter, rows = Meter(ground), []
-    for count in (1, 2, 4):
-        with ground.fresh() as place:
-            port = free_port()
-            place.add_endpoint()
-            with run_ours(place, "ingress", ingress_port=port, INGRESS_WORKERS=count) as pids:
-                load("closed", port=port, count=4000)
-                before = cpu_of(pids["ingress"])
-                acks = load("closed", port=port, count=REQUESTS)
-                meter.note(("ingress", count), (cpu_of(pids["ingress"]) - before) / REQUESTS * 1e6)
-        with ground.fresh() as place:
-            fill_inbox(place, BACKLOG)
-            with run_ours(place, "ingest", drains=count, HANDLERS="tests.benchmarks.handlers.nothing") as pids:
-                measured = Meter(ground, others=(pids["ingest"],))
-                rates: list[float] = []
-                cost = measured.measure(lambda place=place, r=rates: r.append(watch_drain(place, BACKLOG)))  # type: ignore[misc]
-                meter.note(("drain", count), cost.cpu / BACKLOG * 1e6)
-        rows.append([str(count), f"{acks['rate']:,.0f}", f"{rates[0]:,.0f}"])
+    meter = Meter(ground)
+    for _ in range(3 if full else 1):
+        for count in (1, 2, 4):
+            with ground.fresh() as place:
+                port = free_port()
+                place.add_endpoint()
+                with run_ours(place, "ingress", ingress_port=port, INGRESS_WORKERS=count) as pids:
+                    load("closed", port=port, count=4000)
+                    before = cpu_of(pids["ingress"])
+                    acks = load("closed", port=port, count=REQUESTS)
+                    meter.note(("ingress", count), (cpu_of(pids["ingress"]) - before) / REQUESTS * 1e6)
+                    meter.note(("acks/s", count), acks["rate"])
+            with ground.fresh() as place:
+                fill_inbox(place, BACKLOG)
+                with run_ours(place, "ingest", drains=count, HANDLERS="tests.benchmarks.handlers.nothing") as pids:
+                    measured = Meter(ground, others=(pids["ingest"],))
+                    rates: list[float] = []
+                    cost = measured.measure(lambda place=place, r=rates: r.append(watch_drain(place, BACKLOG)))  # type: ignore[misc]
+                    meter.note(("drain", count), cost.cpu / BACKLOG * 1e6)
+                    meter.note(("stored/s", count), rates[0])
+    rates_by = {name: dict(meter.points(name)) for name in ("acks/s", "stored/s")}
     results["tables"][f"rates by processes, on {os.cpu_count()} cores"] = {
-        "headings": ["processes", "acks/s", "stored/s"],
-        "rows": rows,
+        "headings": ["processes", *rates_by],
+        "rows": [[f"{count}", *(f"{points[count]:,.0f}" for points in rates_by.values())] for count in (1, 2, 4)],
     }
     results["curves"]["event by processes"] = {
         "x": "processes",
@@ -55,57 +57,54 @@ def measure_processes(ground: Ground, results: dict[str, Any], *, full: bool) ->
 
 def measure_bodies(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
     """Bodies of 0.2 to 256 kB: the cost of a byte, after the cost of the smallest event."""
-    del full
     meter = Meter(ground)
-    fixed = {"ingress": 0.0, "drain": 0.0}
-    for size, count in ((200, 10_000), (SIZE, 10_000), (16_384, 3_000), (65_536, 1_000), (262_144, 300)):
-        with ground.fresh() as place:
-            port = free_port()
-            place.add_endpoint()
-            inside = Inside(place)
-            with run_ours(place, "ingress", ingress_port=port) as pids:
-                load("closed", port=port, count=500, size=size)
-                inside.drain()
-                before = cpu_of(pids["ingress"])
-                load("closed", port=port, count=count, size=size)
-                costs = {"ingress": (cpu_of(pids["ingress"]) - before) / count * 1e6}
-            costs["drain"] = meter.measure(lambda inside=inside: inside.drain(60)).cpu / count * 1e6  # type: ignore[misc]
-        for name, cost in costs.items():
-            if size == 200:
-                fixed[name] = cost
-            elif size > SIZE:
-                meter.note((name, size / 1024), (cost - fixed[name]) / (size - 200) * 1024)
+    for _ in range(3 if full else 1):
+        fixed: dict[str, float] = {}
+        for size, count in ((200, 10_000), (16_384, 3_000), (65_536, 1_000), (262_144, 400)):
+            with ground.fresh() as place:
+                port = free_port()
+                place.add_endpoint()
+                inside = Inside(place)
+                with run_ours(place, "ingress", ingress_port=port) as pids:
+                    load("closed", port=port, count=500, size=size)
+                    inside.drain()
+                    before = cpu_of(pids["ingress"])
+                    load("closed", port=port, count=count, size=size)
+                    costs = {"ingress": (cpu_of(pids["ingress"]) - before) / count * 1e6}
+                costs["drain"] = meter.measure(lambda inside=inside: inside.drain(60)).cpu / count * 1e6  # type: ignore[misc]
+            fixed = fixed or costs
+            if size > 200:
+                for name, cost in costs.items():
+                    meter.note((name, size / 1024), (cost - fixed[name]) / (size - 200) * 1024)
     results["curves"]["kilobyte by body size"] = {
         "x": "kB of a body",
         "y": "µs of CPU per kB beyond the first 0.2",
-        "lines": {name: meter.points(name) for name in fixed},
+        "lines": {name: meter.points(name) for name in ("ingress", "drain")},
         "flat": True,
     }
 
 
 def measure_handlers(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
     """1 to 20 handlers of each event: what each delivery costs, made, admitted, run and recorded."""
-    del full
     meter, events = Meter(ground), 1_000
-    for count in (1, 5, 20):
-        os.environ["HANDLER_COUNT"] = str(count)
-        with ground.fresh() as place:
-            inside = Inside(place, "many")
-            fill_inbox(place, 300)
-            inside.drain()
-            while messages := inside.admit():
-                inside.run(messages)
-            for _ in range(3):
-                fill_inbox(place, events)
+    with ExitStack() as stack:
+        places = {count: stack.enter_context(ground.fresh()) for count in (1, 5, 20)}
+        insides = {}
+        for count, place in places.items():
+            os.environ["HANDLER_COUNT"] = str(count)
+            insides[count] = Inside(place, "many")
+        for number in range(6 if full else 4):
+            kept = meter if number else Meter(ground)
+            for count, inside in insides.items():
+                fill_inbox(places[count], events)
                 stored = meter.measure(lambda inside=inside: inside.drain(60))  # type: ignore[misc]
+                kept.note(("stored", count), stored.cpu / events * 1e6)
 
                 def handle(inside: Inside = inside) -> None:
-                    while messages := inside.admit():
+                    while messages := inside.admit(slots=1):
                         inside.run(messages)
 
-                handled = meter.measure(handle)
-                meter.note(("admitted, run, recorded", count), handled.cpu / events / count * 1e6)
-                meter.note(("stored", count), stored.cpu / events * 1e6)
+                kept.note(("admitted, run, recorded", count), meter.measure(handle).cpu / events / count * 1e6)
     stored_by = dict(meter.points("stored"))
     results["tables"]["storing an event by handlers"] = {
         "headings": ["handlers", "µs of CPU per event", "µs per delivery beyond the first"],

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import socket
 import time
+import uuid
+from contextlib import ExitStack, contextmanager
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from deploy.local.servers import free_port
 from shared.registry import Cipher
-from tests.benchmarks.bodies import SECRET
-from tests.benchmarks.fill import fill_pending
-from tests.benchmarks.growth.backlog import SWEEPS, explain
-from tests.benchmarks.growth.inside import Inside
+from tests.benchmarks.answers import Answers
+from tests.benchmarks.bodies import SECRET, make_body, make_request
+from tests.benchmarks.growth.backlog import Backlog
 from tests.benchmarks.growth.meter import Meter, cpu_of
+from tests.benchmarks.growth.plans import explain
 from tests.benchmarks.processes import load, run_ours
 from tests.benchmarks.rounds import wait_until
-from workers import sweeper
 from workers.publishing import publish
 
 if TYPE_CHECKING:
-    from tests.benchmarks.ground import Ground, Place
+    from collections.abc import Iterator
 
-REQUESTS = 20_000
+    from tests.benchmarks.ground import Ground, Place
+    from workers.store.connect import Connection
+
+REQUESTS = 10_000
+ROUNDS = 3
+PENDING = 40_000
+PATH = "/webhooks/moveris/tenant-*"
+HEADINGS = ("endpoints", "memory, MB", "p50 at 500/s, ms", "p99, ms", "publish, ms", "in use after, ms")
 _ENDPOINTS = """
 WITH made AS (
     INSERT INTO tenants (name) SELECT 'tenant-' || n FROM generate_series(0, %(count)s - 1) AS n RETURNING name
@@ -39,110 +49,109 @@ SELECT tenant, provider, 'a', %(ciphertext)s FROM endpoints
 
 def measure_tenants(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
     """The ingress and its registry, admission and the sweep, with 1 to 10,000 tenants."""
-    del full
+    del full  # the last point is cheap
     meter = Meter(ground)
-    rows = []
-    for count in (1, 100, 10_000):
-        with ground.fresh() as place:
-            rows.append(_measure_ingress(place, meter, count))
-        with ground.fresh() as place:
-            _measure_dispatch(place, meter, count)
-    results["tables"]["the ingress by endpoints in the registry"] = {
-        "headings": [
-            "endpoints",
-            "memory, MB",
-            "KB per endpoint",
-            "publish, ms",
-            "in use after, ms",
-            "p99 at 500/s, ms",
-        ],
-        "rows": rows,
-    }
-    results["curves"]["request by endpoints"] = {
-        "x": "endpoints in the registry",
-        "y": "µs of CPU per request",
-        "lines": {"ingress": meter.points("request")},
-        "flat": True,
-    }
-    results["curves"]["delivery by lanes with work"] = {
-        "x": "tenants with work",
-        "y": "µs of CPU per delivery admitted",
-        "lines": {"admit": meter.points("admit")},
-        "flat": True,
-    }
-    results["curves"]["sweep by lanes with work"] = {
-        "x": "tenants with work",
-        "y": "µs of CPU per sweep",
-        "lines": {"sweep": meter.points("sweep")},
-        "flat": True,
-    }
+    with ExitStack() as stack:
+        counts = (1, 100, 1_000, 10_000)
+        places = [stack.enter_context(ground.fresh(number)) for number in range(len(counts))]
+        ingresses = [stack.enter_context(_open(place, count)) for place, count in zip(places, counts, strict=True)]
+        for _ in range(ROUNDS):
+            for ingress in ingresses:
+                ingress.measure(meter)
+        rows = [ingress.look() for ingress in ingresses]
+    with ExitStack() as stack:
+        backlogs = {
+            count: Backlog(stack.enter_context(ground.fresh()), PENDING, tenant="tenant-*", tenants=count)
+            for count in counts
+        }
+        for number in range(ROUNDS + 2):
+            kept = meter if number > 1 else Meter(ground)  # plans are made once, after five runs
+            for count, backlog in backlogs.items():
+                backlog.measure(kept, count)
+        results["plans"] = {f"{count:,} tenants": explain(it.inside.link.connection) for count, it in backlogs.items()}
+    results["tables"]["the ingress by endpoints in the registry"] = {"headings": HEADINGS, "rows": rows}
+    for title, x, y, names in (
+        ("request by endpoints", "endpoints in the registry", "µs of CPU per request", ("request",)),
+        ("endpoint by endpoints", "endpoints in the registry", "µs of CPU per endpoint refreshed", ("refresh",)),
+        ("delivery by lanes with work", "tenants with work", "µs of CPU per delivery", ("admit", "run and record")),
+        ("sweep by lanes with work", "tenants with work", "µs of CPU per sweep", ("sweep",)),
+    ):
+        lines = {name: [point for point in meter.points(name) if name != "refresh" or point[0] > 1] for name in names}
+        results["curves"][title] = {"x": x, "y": y, "lines": lines, "flat": True}
 
 
-def _measure_ingress(place: Place, meter: Meter, count: int) -> list[str]:
+@contextmanager
+def _open(place: Place, count: int) -> Iterator[_Ingress]:
+    """Run an ingress whose registry has so many endpoints."""
     port = free_port()
     with place.connect() as connection:
         connection.execute(_ENDPOINTS, {"count": count})
         connection.execute(_SECRETS, {"ciphertext": Cipher([place.secrets_key]).encrypt(SECRET)})
         publish(connection, place.redis)
         with run_ours(place, "ingress", ingress_port=port) as pids:
-            path = "/webhooks/moveris/tenant-*"
-            load(
-                "closed", port=port, count=max(2 * count, 2000), path=path, tenants=count
-            )  # each secret decrypted once
-            before = cpu_of(pids["ingress"])
-            load("closed", port=port, count=REQUESTS, path=path, tenants=count)
-            meter.note(("request", count), (cpu_of(pids["ingress"]) - before) / REQUESTS * 1e6)
-            latency = load("opened", port=port, rate=500, seconds=2, path=path, tenants=count)
-            memory = psutil.Process(pids["ingress"]).memory_full_info().uss / 1e6
-            connection.execute("UPDATE registry_version SET version = version + 1")
-            began = time.perf_counter()
-            publish(connection, place.redis)
-            published = time.perf_counter() - began
-            # a new secret verifies nothing until the snapshot is there: watch for a tenant that is added now
-            connection.execute("INSERT INTO tenants (name) VALUES ('late')")
-            connection.execute(
-                "INSERT INTO endpoints (tenant, provider, scheme) VALUES ('late', 'moveris', '\"moveris\"')"
-            )
-            connection.execute(
-                _SECRETS + " WHERE tenant = 'late'", {"ciphertext": Cipher([place.secrets_key]).encrypt(SECRET)}
-            )
-            began = time.perf_counter()
-            publish(connection, place.redis)
-            wait_until(lambda: _is_open(port))
-            in_use = time.perf_counter() - began
-    per = (memory - 30) * 1000 / count if count >= 10_000 else 0
-    return [
-        f"{count:,}", f"{memory:.1f}", f"{per:.1f}" if per > 0 else "", f"{published * 1000:.0f}",
-        f"{in_use * 1000:.0f}", f"{latency['p99']:.1f}",
-    ]  # fmt: skip
+            ingress = _Ingress(place, connection, port, pids["ingress"], count)
+            ingress.load(max(2 * count, 2000))  # each secret is decrypted once
+            yield ingress
 
 
-def _is_open(port: int) -> bool:
-    try:
-        load("closed", port=port, count=1, connections=1, path="/webhooks/moveris/late")
-    except RuntimeError:
-        return False
-    return True
+class _Ingress:
+    """One process and its registry."""
+
+    def __init__(self, place: Place, connection: Connection, port: int, pid: int, count: int) -> None:
+        self._place = place
+        self._connection = connection
+        self._port = port
+        self._pid = pid
+        self._count = count
+        self._published: list[float] = []
+        self._in_use: list[float] = []
+
+    def load(self, count: int) -> None:
+        """Post to all tenants in turn."""
+        load("closed", port=self._port, count=count, path=PATH, tenants=self._count)
+
+    def measure(self, meter: Meter) -> None:
+        """Measure requests, then a refresh of the whole registry."""
+        before = cpu_of(self._pid)
+        self.load(REQUESTS)
+        served = cpu_of(self._pid)
+        meter.note(("request", self._count), (served - before) / REQUESTS * 1e6)
+        # a tenant that is added now is served as soon as the new snapshot is there
+        late = f"late-{len(self._in_use)}"
+        self._connection.execute("INSERT INTO tenants (name) VALUES (%s)", [late])
+        self._connection.execute(
+            "INSERT INTO endpoints (tenant, provider, scheme) VALUES (%s, 'moveris', '\"moveris\"')", [late]
+        )
+        self._connection.execute(
+            f"{_SECRETS} WHERE tenant = %(late)s",
+            {"ciphertext": Cipher([self._place.secrets_key]).encrypt(SECRET), "late": late},
+        )
+        began, before = time.perf_counter(), cpu_of(self._pid)
+        cost = meter.measure(lambda: publish(self._connection, self._place.redis))
+        self._published.append(time.perf_counter() - began)
+        with socket.create_connection(("127.0.0.1", self._port)) as client:
+            wait_until(lambda: _is_served(client, late))
+        self._in_use.append(time.perf_counter() - began)
+        refreshed = cost.cpu + cpu_of(self._pid) - before
+        if self._count == 1:
+            meter.note("fixed", refreshed)
+        else:
+            fixed = median(meter.costs["fixed"])
+            meter.note(("refresh", self._count), (refreshed - fixed) / (self._count - 1) * 1e6)
+
+    def look(self) -> list[str]:
+        """Return a row of what cannot be a ratio."""
+        latency = load("opened", port=self._port, rate=500, seconds=2, path=PATH, tenants=self._count)
+        memory = psutil.Process(self._pid).memory_full_info().uss / 1e6
+        return [
+            f"{self._count:,}", f"{memory:.1f}", f"{latency['p50']:.1f}", f"{latency['p99']:.1f}",
+            f"{median(self._published) * 1000:.0f}", f"{median(self._in_use) * 1000:.0f}",
+        ]  # fmt: skip
 
 
-def _measure_dispatch(place: Place, meter: Meter, count: int) -> None:
-    inside = Inside(place)
-    with place.connect() as connection:
-        fill_pending(connection, 40_000, handler="bench.nothing", tenant="tenant-*", tenants=count)
-        connection.execute("VACUUM ANALYZE deliveries")
-        for _ in range(6):
-            inside.run(inside.admit())
-        for _ in range(10):
-            messages: list[Any] = []
-            cost = meter.measure(lambda m=messages: m.extend(inside.admit()))  # type: ignore[misc]
-            meter.note(("admit", count), cost.cpu / sum(len(message.deliveries) for message in messages) * 1e6)
-            inside.run(messages)
-
-        def sweep() -> None:
-            for _ in range(SWEEPS):
-                sweeper.expire_leases(inside.link.connection, inside.handlers)
-                sweeper.return_queued(inside.link.connection, queue_is_empty=False)
-
-        sweep()
-        meter.note(("sweep", count), meter.measure(sweep).cpu / SWEEPS * 1e6)
-        explain(connection)
+def _is_served(client: socket.socket, tenant: str) -> bool:
+    answers = Answers()
+    client.sendall(make_request(make_body(uuid.uuid4().hex), f"/webhooks/moveris/{tenant}"))
+    while (status := answers.read(client)) is None:
+        pass
+    return status == b"200"
