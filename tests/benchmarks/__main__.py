@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: half an hour")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing: print and draw the last results")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and processes are ended
     only_growth = arguments.growth is not None or arguments.growth_full
     name = "quick" if arguments.quick else "growth" if only_growth else "full"
     results = report.read_json(name) if arguments.tables_only or only_growth else {}

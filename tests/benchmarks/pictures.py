@@ -56,15 +56,16 @@ def draw_lines(
         lines: points by name.
         log_y: whether the y axis is logarithmic too; otherwise it begins at 0.
     """
-    left, top, right, bottom, height = 70, 40, WIDTH - 20, 300, 380
+    left, top, right, bottom, height = 70, 48, WIDTH - 50, 300, 380
     points = [point for line in lines.values() for point in line]
-    xs = [math.log10(max(x, 0.1)) for x, _ in points]
+    nothing = min((x for x, _ in points if x > 0), default=1.0) / 10  # where 0 stands on a logarithmic axis
+    xs = [math.log10(max(x, nothing)) for x, _ in points]
     ys = [math.log10(max(y, 1e-9)) if log_y else y for _, y in points]
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     y_low, y_high = (min(ys) - 0.1 if log_y else 0.0), (max(ys) + 0.1 if log_y else max(ys) * 1.15 or 1.0)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (math.log10(max(x, 0.1)) - x_low) / (x_high - x_low)
+        across = (math.log10(max(x, nothing)) - x_low) / (x_high - x_low)
         up = ((math.log10(max(y, 1e-9)) if log_y else y) - y_low) / (y_high - y_low)
         return left + across * (right - left), bottom - up * (bottom - top)
 
@@ -80,7 +81,7 @@ def draw_lines(
         value = 10**y if log_y else y
         at = bottom - (bottom - top) * step / 4
         parts.append(f'<path d="M{left} {at:.1f}H{right}" stroke="#e5e7eb"/>')
-        parts.append(_text(left - 6, at + 4, f"{value:.3g}", anchor="end"))
+        parts.append(_text(left - 6, at + 4, f"{value:,.0f}" if value >= 100 else f"{value:.3g}", anchor="end"))
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         placed = [place(x, y) for x, y in line]

@@ -20,8 +20,10 @@ SERVICES: Final = ("ingress", "ingest", "handlers", "housekeeping", "beat")
 TABLES: Final = ("events", "receipts", "deliveries_done")
 _SIZES = """
 SELECT root, sum(pg_total_relation_size(relid)) AS bytes, sum(pg_indexes_size(relid)) AS index_bytes
-FROM unnest(%(tables)s::text[]) AS root CROSS JOIN LATERAL pg_partition_tree(root::regclass)
-WHERE isleaf GROUP BY root
+FROM unnest(%(tables)s::text[]) AS root CROSS JOIN LATERAL (
+    SELECT relid FROM pg_partition_tree(root::regclass) UNION SELECT root::regclass
+) AS parts
+GROUP BY root
 """
 
 
