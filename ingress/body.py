@@ -43,7 +43,7 @@ class Reader:
     """
 
     def __init__(self, *, max_bytes: int, seconds: float) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._seconds = seconds
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._late: set[asyncio.Task[Any]] = set()
@@ -59,11 +59,11 @@ class Reader:
         for name, value in headers:
             if name == b"content-length" and self._is_too_large(value):
                 return BODY_TOO_LARGE
-        return await self._collect(receive, self._max_bytes, self._seconds, keep=True)
+        return await self._collect(receive, self.max_bytes, self._seconds, keep=True)
 
     async def discard(self, receive: Receive) -> bool:
         """Read a body that nobody wants; say whether its end was reached within the limits."""
-        return await self._collect(receive, self._max_bytes, self._seconds, keep=False) == b""
+        return await self._collect(receive, self.max_bytes, self._seconds, keep=False) == b""
 
     async def linger(self, receive: Receive) -> None:
         """Throw away what still arrives behind an answer that has been sent, for a while."""
@@ -73,7 +73,7 @@ class Reader:
         """Judge a `Content-Length`; what is no number is judged by the bytes that arrive."""
         if len(content_length) > _LONGEST_NUMBER:  # int() raises on thousands of digits
             return True
-        return content_length.isdigit() and int(content_length) > self._max_bytes
+        return content_length.isdigit() and int(content_length) > self.max_bytes
 
     async def _collect(self, receive: Receive, at_most: int, seconds: float, *, keep: bool) -> bytes | Refusal | Gone:
         task = asyncio.current_task()

@@ -17,6 +17,7 @@ import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ingress.errors import (
@@ -39,7 +40,7 @@ from ingress.schemes.verdict import Handshake, Wrong
 from shared.envelope import SIGNED_ID, Envelope, keep, new_event_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -57,11 +58,8 @@ _REFUSALS: Final = {
     Wrong.STALE: STALE_SIGNATURE,
     Wrong.NO_PATH: UNKNOWN_ENDPOINT,
 }
-_ACCEPTED: Final[Message] = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}')),
-}
+ACCEPTED_HEADERS: Final = json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}'))
+_ACCEPTED: Final[Message] = {"type": "http.response.start", "status": 200, "headers": ACCEPTED_HEADERS}
 _PLAIN_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -100,6 +98,32 @@ class Webhooks:
         else:
             self._requests[outcome.value] += 1
 
+    def append(self, name: str, headers: list[Header], body: bytes, answer: Callable[[str | Refusal], None]) -> bool:
+        """Append a POST whose body is complete, if nothing speaks against it.
+
+        Args:
+            name: its path behind the prefix.
+            headers: as ASGI has them.
+            body: all of it.
+            answer: called later with the event's id, or why there is none.
+
+        Returns:
+            False if anything did; nothing was done then, and the request is answered through ASGI.
+        """
+        if name.count("/") != 1 or len(body) > self._reader.max_bytes:
+            return False
+        door = self._endpoints.find(name)
+        if isinstance(door, Refusal):
+            return False
+        judged = judge(door, headers, body)
+        if not isinstance(judged, Envelope):
+            return False
+        return self._inbox.append(judged, partial(self._conclude, str(judged.id), answer))
+
+    def _conclude(self, event_id: str, answer: Callable[[str | Refusal], None], is_stored: bool) -> None:  # noqa: FBT001 see settle
+        self._requests[ACCEPTED if is_stored else INBOX_UNAVAILABLE.code] += 1
+        answer(event_id if is_stored else INBOX_UNAVAILABLE)
+
     def _find(self, scope: Scope) -> Door | Refusal:
         path: str = scope["path"]
         name = path.removeprefix(PREFIX)
@@ -137,29 +161,13 @@ class Webhooks:
         body = await self._reader.read(receive, headers)
         if not isinstance(body, bytes):
             return body
-        now = time.time()
-        key = door.scheme.verify(keys=door.alive(now), headers=headers, body=body, now=now)
-        if isinstance(key, Wrong):
-            is_our_fault = key is Wrong.INVALID and now < door.unreadable_until
-            return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
-        if door.has_challenge and (challenge := answer_url_verification(body)) is not None:
-            return challenge
-        kept = keep(headers)
-        if door.scheme.signed_ids:
-            kept = (*kept, (SIGNED_ID, first(headers, door.scheme.signed_ids)))
-        received_at = datetime.fromtimestamp(now, UTC)
-        event_id = new_event_id(received_at)
-        envelope = Envelope(
-            id=event_id,
-            provider=door.provider,
-            tenant=door.tenant,
-            secret_label=key.label,
-            received_at=received_at,
-            headers=kept,
-            body=body,
-        )
-        stored = self._inbox.append(envelope)
-        return str(event_id) if stored is not None and await stored else INBOX_UNAVAILABLE
+        judged = judge(door, headers, body)
+        if not isinstance(judged, Envelope):
+            return judged
+        stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self._inbox.append(judged, partial(settle, stored)) and await stored:
+            return str(judged.id)
+        return INBOX_UNAVAILABLE
 
     async def _shake_hands(self, answer: bytes, send: Send) -> None:
         self._requests[HANDSHAKES] += 1
@@ -176,6 +184,36 @@ class Webhooks:
             await send({"type": "http.response.body"})
         else:
             await refusal.answer(send, close=close)
+
+
+def judge(door: Door, headers: list[Header], body: bytes) -> Envelope | bytes | Refusal:
+    """Verify one request; return what is to be stored, or the answer to a provider's question."""
+    now = time.time()
+    key = door.scheme.verify(keys=door.alive(now), headers=headers, body=body, now=now)
+    if isinstance(key, Wrong):
+        is_our_fault = key is Wrong.INVALID and now < door.unreadable_until
+        return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
+    if door.has_challenge and (challenge := answer_url_verification(body)) is not None:
+        return challenge
+    kept = keep(headers)
+    if door.scheme.signed_ids:
+        kept = (*kept, (SIGNED_ID, first(headers, door.scheme.signed_ids)))
+    received_at = datetime.fromtimestamp(now, UTC)
+    return Envelope(
+        id=new_event_id(received_at),
+        provider=door.provider,
+        tenant=door.tenant,
+        secret_label=key.label,
+        received_at=received_at,
+        headers=kept,
+        body=body,
+    )
+
+
+def settle(stored: asyncio.Future[bool], is_stored: bool) -> None:  # noqa: FBT001 the inbox calls it with one value
+    """Give a waiting request its verdict, unless it was cancelled."""
+    if not stored.done():
+        stored.set_result(is_stored)
 
 
 def first(headers: list[Header], names: Sequence[bytes]) -> bytes:

@@ -1,0 +1,128 @@
+"""One connection to Redis, from the moment it is ready for commands.
+
+redis-py makes the connection, for it knows URLs, TLS, users and databases, and then has no part in it any more: its
+`read_response` is a coroutine for each reply, and costs more than all the rest of an event. Here a chunk of bytes
+becomes all the replies in it.
+
+Guarantees: replies are handed over in the order of the commands, and after `lose` none comes any more. Refuses: what is
+no Redis protocol, by losing the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from hiredis import ProtocolError, Reader
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+_NOTHING: Final = object()
+
+
+class Link(asyncio.Protocol):
+    """A connection that somebody else has opened.
+
+    Attributes:
+        is_open: commands may be written.
+    """
+
+    def __init__(
+        self, writer: asyncio.StreamWriter, *, take: Callable[[list[object]], None], lose: Callable[[Exception], None]
+    ) -> None:
+        """Take the connection over.
+
+        Args:
+            writer: of the connection; kept, because it closes the connection when it is forgotten.
+            take: called with the replies that have arrived, errors of Redis as `hiredis.ReplyError`.
+            lose: called once with the reason when the connection is lost, but not when it was closed by us.
+        """
+        self._writer = writer
+        self._transport = cast("asyncio.Transport", writer.transport)
+        self._take = take
+        self._lose = lose
+        self._reader = Reader(notEnoughData=_NOTHING)
+        self.is_open = not self._transport.is_closing()
+        self._transport.set_protocol(self)
+
+    def write(self, commands: bytes) -> None:
+        """Send packed commands."""
+        self._transport.write(commands)
+
+    def close(self) -> None:
+        """Close the connection; what Redis still says to it is not wanted."""
+        self.is_open = False
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over every reply that is complete."""
+        if not self.is_open:
+            return
+        reader = self._reader
+        replies = []
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not _NOTHING:
+                replies.append(reply)
+        except ProtocolError as error:
+            self._end(error)
+        else:
+            if replies:
+                self._take(replies)
+
+    def eof_received(self) -> None:
+        """Part at once: what is written from here on would be lost."""
+        self._end(ConnectionResetError("Redis closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on, unless it was us."""
+        self._end(exc or ConnectionResetError("Redis closed the connection"))
+
+    def _end(self, reason: Exception) -> None:
+        if self.is_open:
+            self.close()
+            self._lose(reason)
+
+
+def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
+    """Return what makes connections.
+
+    One attempt for each command: the client's own retries would write an entry twice and double the wait. Replies have
+    no timeout here: the inbox keeps it, over the whole round trip.
+    """
+    return ConnectionPool.from_url(
+        redis_url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=None,
+        socket_connect_timeout=timeout,
+        protocol=2,
+        decode_responses=False,
+    )
+
+
+async def open_link(
+    pool: ConnectionPool, *, take: Callable[[list[object]], None], lose: Callable[[Exception], None]
+) -> Link:
+    """Connect, log in, choose the database, and take the connection over.
+
+    Raises:
+        redis.exceptions.RedisError: there is no Redis, or not for us.
+        OSError: the same.
+    """
+    connection = cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    writer = connection._writer  # noqa: SLF001 redis-py has no other way to part from its connection
+    if writer is None:
+        raise ConnectionResetError("Redis closed the connection")
+    connection._reader = connection._writer = None  # noqa: SLF001 the same: else it closes it when it is forgotten
+    return Link(writer, take=take, lose=lose)
