@@ -16,7 +16,7 @@ from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from ingress.connections import Connection
+from ingress.direct import DirectConnection
 from ingress.settings import IngressSettings
 from shared.settings import SettingError, load
 from shared.telemetry import configure
@@ -47,7 +47,7 @@ def main() -> None:
         "ingress.asgi:app",
         interface="asgi3",
         loop="uvloop",
-        http=Connection,
+        http=DirectConnection,
         ws="none",
         lifespan="on",
         workers=settings.workers,

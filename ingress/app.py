@@ -94,7 +94,10 @@ class Ingress:
         )
         self._inbox.start()
         await self._watch.start()
-        yield {"limits": Limits(connections=settings.connections, headers_seconds=settings.body_timeout)}
+        yield {
+            "limits": Limits(connections=settings.connections, headers_seconds=settings.body_timeout),
+            "webhooks": self._webhooks,
+        }
         await self._watch.stop()
         await self._inbox.stop()
         if stop_metrics is not None:

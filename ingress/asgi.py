@@ -1,7 +1,7 @@
 """The application for any ASGI server: `uvicorn ingress.asgi:app --workers 4`.
 
 `python -m ingress` is the way to run it; this way has uvicorn's own options, and lacks the limits of
-`ingress.connections` unless it is told `--http ingress.connections:Connection`. Refuses to be imported with wrong
+`ingress.connections` unless it is told `--http ingress.direct:DirectConnection`. Refuses to be imported with wrong
 settings: one line on standard error.
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ class Refusal:
         await send(self._starts[close])
         await send({"type": "http.response.body", "body": self.body})
 
-    def raw(self) -> bytes:
-        """Return the answer as it stands on the wire, for where no ASGI request exists; it closes the connection."""
-        lines = b"".join(b"%b: %b\r\n" % header for header in self._starts[True]["headers"])
-        return b"HTTP/1.1 %d Refused\r\n%b\r\n%b" % (self.status, lines, self.body)
+    def raw(self, *, more: bytes = b"", close: bool = True) -> bytes:
+        """Return the answer as it stands on the wire, with more header lines, for where no ASGI request exists."""
+        lines = more + b"".join(b"%b: %b\r\n" % header for header in self._starts[close]["headers"])
+        phrase = HTTPStatus(self.status).phrase.encode()
+        return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (self.status, phrase, lines, self.body)
 
 
 def json_headers(length: int) -> list[Header]:
