@@ -7,6 +7,7 @@ paths with `unknown_endpoint`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,6 +95,7 @@ class Ingress:
         )
         self._inbox.start()
         await self._watch.start()
+        settle_memory()
         yield {
             "limits": Limits(connections=settings.connections, headers_seconds=settings.body_timeout),
             "webhooks": self._webhooks,
@@ -102,6 +104,16 @@ class Ingress:
         await self._inbox.stop()
         if stop_metrics is not None:
             stop_metrics()
+
+
+def settle_memory() -> None:
+    """Let the garbage collector leave alone what lives as long as the process.
+
+    Every few thousand requests it walked through all modules and their functions, 39 ms in which nobody was answered.
+    A request leaves no cycles behind, so what remains for it is little.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
