@@ -72,6 +72,6 @@ def _look(place: Place, processes: dict[str, int]) -> dict[str, float]:
         for row in connection.execute(_SIZES, {"tables": list(TABLES)}):
             seen[f"postgres {row['root']}"] = float(row["bytes"])
             seen[f"postgres {row['root']}, of it indexes"] = float(row["index_bytes"])
-        row = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') AS bytes").fetchone()
-        assert row
-    return seen | {"postgres log, written": float(row["bytes"])}
+        log = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') AS bytes").fetchone()
+        assert log
+    return seen | {"postgres log, written": float(log["bytes"])}
