@@ -33,7 +33,7 @@ def main() -> int:
     """Read the command line and do what it says; return the status."""
     parser = argparse.ArgumentParser(prog="make chaos", description="Kill, cut and fuzz the real pipeline.")
     parser.add_argument("what", nargs="?", default="faults", choices=[*DOES, "list"])
-    parser.add_argument("--seconds", type=float, help="of load (faults: 600, soak: 1200)")
+    parser.add_argument("--seconds", type=float, help="of load (faults: 600, and until each has come; soak: 1200)")
     parser.add_argument("--rounds", type=int, default=0, help="inject each fault so often, alone, instead")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="decides faults, moments and load")
     parser.add_argument("--faults", default="", help="comma-separated names; `list` shows them")

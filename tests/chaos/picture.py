@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 1400
 LEFT, RIGHT = 70, 20
-TOP: Final = 70
+TOP: Final = 84
 RATE_HEIGHT, BACKLOG_HEIGHT, GAP = 250, 150, 40
-LANE: Final = 17
+LANE: Final = 20
+LETTER: Final = 6.2
+"""Width of a letter of a name, roughly."""
 COLOURS: Final = {"acknowledged": "#1f6feb", "stored": "#2da44e", "handled": "#bc4c00", "backlog": "#6e7781"}
+FAULT, RECOVERY = "#cf222e", "#d4a72c"
 MOST_STEPS: Final = 300
 
 
@@ -80,27 +83,29 @@ def draw(result: Result) -> str:
             f" effects missing, {total.doubled} doubled; {len(result.injections)} faults, seed {result.plan.seed}",
         ),
     ]
-    parts += [
-        f'<rect x="{rate.x(one.began - result.began):.1f}" y="{TOP}" fill="#cf222e" opacity="0.10"'
-        f' width="{max(1.5, rate.x(one.ended - one.began) - LEFT):.1f}" height="{bottom - TOP}"/>'
-        for one in result.injections
-    ]
+    for one in result.injections:
+        began, ended = one.began - result.began, one.ended - result.began
+        recovered = seconds if one.recovered is None else one.recovered - result.began
+        parts.append(_span(rate, began, ended, top=TOP, height=bottom - TOP, colour=FAULT, opacity=0.13))
+        parts.append(_span(rate, ended, recovered, top=TOP, height=bottom - TOP, colour=RECOVERY, opacity=0.10))
     parts += _axes(rate, "events/s") + _axes(waiting, "backlog: acknowledged, not yet handled")
-    for number, (name, points) in enumerate(rates.items()):
+    for name, points in rates.items():
         parts.append(_line(rate, points, COLOURS[name], dashed=name == "stored"))
-        parts.append(
-            f'<line x1="{WIDTH - 330 + number * 110}" x2="{WIDTH - 308 + number * 110}" y1="42" y2="42"'
-            f' stroke="{COLOURS[name]}" stroke-width="3"/>'
-        )
-        parts.append(_text(WIDTH - 303 + number * 110, 46, name))
     parts.append(_line(waiting, backlog, COLOURS["backlog"]))
+    parts += _legend()
     for mark in range(0, int(seconds) + 1, _tick(seconds)):
         parts.append(_text(rate.x(mark), bottom + 15, f"{mark} s", anchor="middle", size=11))
     for one, row in lanes:
         at, y = rate.x(one.began - result.began), bottom + 38 + row * LANE
-        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{bottom + 20}" y2="{y - 4:.1f}" stroke="#e8b4b8"/>')
-        parts.append(f'<circle cx="{at:.1f}" cy="{y - 4:.1f}" r="2.5" fill="#cf222e"/>')
-        parts.append(_text(at + 5, y, one.name, size=11))
+        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{bottom + 20}" y2="{y - 4:.1f}" stroke="#f0d5d7"/>')
+    for one, row in lanes:  # over the lines of all
+        began, ended, y = one.began - result.began, one.ended - result.began, bottom + 38 + row * LANE
+        recovered = seconds if one.recovered is None else one.recovered - result.began
+        parts.append(_span(rate, began, ended, top=y + 4, height=3, colour=FAULT, opacity=0.9))
+        parts.append(_span(rate, ended, recovered, top=y + 4, height=3, colour=RECOVERY, opacity=0.9))
+        parts.append(f'<circle cx="{rate.x(began):.1f}" cy="{y - 4:.1f}" r="2.5" fill="{FAULT}"/>')
+        late = " (no recovery seen)" if one.recovered is None else ""
+        parts.append(_text(_label_at(rate.x(began), one.name), y, one.name + late, size=11, halo=True))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -109,13 +114,21 @@ def _lanes(result: Result, seconds: float) -> list[tuple[Injection, int]]:
     ends: list[float] = []
     placed = []
     for one in sorted(result.injections, key=lambda injection: injection.began):
-        at = (one.began - result.began) / seconds * (WIDTH - LEFT - RIGHT)
-        row = next((number for number, end in enumerate(ends) if end < at), len(ends))
+        scale = (WIDTH - LEFT - RIGHT) / seconds
+        at = LEFT + (one.began - result.began) * scale
+        begin = min(at, _label_at(at, one.name))
+        row = next((number for number, end in enumerate(ends) if end < begin), len(ends))
         if row == len(ends):
             ends.append(0.0)
-        ends[row] = at + 14 + 6.2 * len(one.name)
+        bar = ((one.recovered or one.ended) - one.began) * scale
+        ends[row] = max(_label_at(at, one.name) + LETTER * len(one.name) + 9, at + bar + 4)
         placed.append((one, row))
     return placed
+
+
+def _label_at(at: float, name: str) -> float:
+    """Return where the name of a fault begins: behind its mark, or as far left as it must to end inside."""
+    return min(at + 5, WIDTH - RIGHT - LETTER * len(name))
 
 
 def _between(times: Sequence[float], begin: float, end: float) -> int:
@@ -154,8 +167,42 @@ def _line(panel: Panel, points: Sequence[tuple[float, float]], colour: str, *, d
     return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>'
 
 
-def _text(x: float, y: float, text: str, *, size: int = 13, weight: str = "normal", anchor: str = "start") -> str:
+def _span(panel: Panel, begin: float, end: float, *, top: float, height: float, colour: str, opacity: float) -> str:
+    """Mark a stretch of time, however short."""
+    left, right = panel.x(begin), panel.x(min(end, panel.seconds))
+    return (
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(1.2, right - left):.1f}" height="{height:.1f}"'
+        f' fill="{colour}" opacity="{opacity}"/>'
+    )
+
+
+def _legend() -> list[str]:
+    """Return what the colours mean, in the upper right corner."""
+    x, parts = WIDTH - RIGHT - 480.0, []
+    for name in ("acknowledged", "stored", "handled"):
+        dash = ' stroke-dasharray="5 3"' if name == "stored" else ""
+        parts.append(f'<line x1="{x}" x2="{x + 22}" y1="22" y2="22" stroke="{COLOURS[name]}" stroke-width="3"{dash}/>')
+        parts.append(_text(x + 27, 26, name, size=12))
+        x += 45 + 7 * len(name)
+    for name, colour in (("fault", FAULT), ("recovery", RECOVERY)):
+        parts.append(f'<rect x="{x}" y="15" width="22" height="13" fill="{colour}" opacity="0.35"/>')
+        parts.append(_text(x + 27, 26, name, size=12))
+        x += 45 + 7 * len(name)
+    return parts
+
+
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: int = 13,
+    weight: str = "normal",
+    anchor: str = "start",
+    halo: bool = False,
+) -> str:
+    around = ' stroke="white" stroke-width="3" stroke-linejoin="round" paint-order="stroke"' if halo else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"'
-        f' fill="#24292f">{escape(text)}</text>'
+        f' fill="#24292f"{around}>{escape(text)}</text>'
     )

@@ -35,7 +35,7 @@ COLUMNS = (
         "effects doubled",
         "slowest recovery",
     ),
-    *("503", "other 5xx", "hung", "cut or refused"),
+    *("503", "other 5xx", "hung", "cut", "refused"),
 )
 
 
@@ -51,7 +51,8 @@ def cells(account: Account) -> list[str]:
         str(account.outcomes["503"]),
         str(account.server_errors),
         str(account.outcomes[HUNG]),
-        str(account.outcomes[CUT] + account.outcomes[REFUSED]),
+        str(account.outcomes[CUT]),
+        str(account.outcomes[REFUSED]),
     ]
 
 
@@ -77,7 +78,7 @@ def show(result: Result, console: Console) -> None:
         f" ran more than once for {total.repeated} events, overlapping itself for {total.overlapped} of them."
     )
     if result.missed:
-        console.print(f"found no victim: {', '.join(sorted(set(result.missed)))}")
+        console.print(f"found no victim at first: {'; '.join(sorted(set(result.missed)))}")
     for line in verdict(result):
         console.print(line, style="red bold")
     if not verdict(result):
@@ -102,6 +103,8 @@ def verdict(result: Result) -> list[str]:
     lines = [f"{count} {what}" for count, what in wrong if count]
     if result.late:
         lines.append(f"no recovery seen after: {', '.join(result.late)}")
+    if result.never:
+        lines.append(f"never injected: {', '.join(result.never)}")
     lines += result.broken
     if total.flushed and not any(FAULTS[name].loses for name in result.plan.faults):
         lines.append(f"{total.flushed} flushed without a flush")

@@ -29,8 +29,12 @@ SLOWEST: Final = 90.0
 PATIENCE: Final = 25.0
 """Seconds after which the load is halved while a recovery is waited for; lost leases take 13.5."""
 QUIET: Final = 180.0
-ALONE: Final = 0.6
-"""Share of the time for faults one by one; the rest is for mixtures."""
+TRIES: Final = 3
+"""Times that a fault alone may look for its victim."""
+MOST: Final = 900.0
+"""Seconds of mixtures after which a fault that never found its victim is given up."""
+ALONE: Final = 0.5
+"""Share of the time for faults one by one; the rest is for mixtures, which wait for several recoveries at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class Result:
         sent: every request.
         total: account of all requests.
         by_fault: accounts of the requests sent between a fault's beginning and its recovery.
-        missed: faults that found no victim.
+        missed: faults that found no victim, once for each time, and why.
         broken: what a fault expected and did not see, such as an end within the grace period.
         stored: Unix seconds at which events and arrivals were stored.
         handled: Unix seconds of effects.
@@ -85,6 +89,11 @@ class Result:
     handled: list[float] = field(default_factory=list)
 
     @property
+    def never(self) -> list[str]:
+        """Faults that should have been injected and were not."""
+        return sorted(set(self.plan.faults) - {one.name for one in self.injections})
+
+    @property
     def late(self) -> list[str]:
         """Faults after which the pipeline was not seen to recover in time."""
         return sorted({one.name for one in self.injections if one.recovered is None})
@@ -94,8 +103,9 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
     """Do a run on a stack that is up.
 
     1. Warm up.
-    2. Each fault alone: first those that do not mix, all of them, then the others until 60 % of the time is over.
-    3. The others two or three at a time until the end. With rounds instead of seconds, each alone and no mixtures.
+    2. Each fault alone: first those that do not mix, all of them, then the others until half of the time is over.
+    3. Those that mix, two or three at a time, until the end and until each has come at least once. With rounds
+       instead of seconds, each alone and no mixtures.
     4. End the load, wait until everything is quiet, reconcile.
 
     Args:
@@ -158,12 +168,15 @@ class _Session:
                 done = (number + place / len(order)) / self._plan.rounds if self._plan.rounds else self._share()
                 self._on_step(done, fault.name)
                 await asyncio.sleep(chance.uniform(0.5, 2))
-                await self._inject([fault], chance)
+                for _ in range(TRIES):
+                    if await self._inject([fault], chance):
+                        break
 
     async def inject_mixtures(self, chance: random.Random) -> None:
         """Inject two or three at a time, at random moments; those that came least often so far come first."""
         mixing = [fault for fault in self._faults if fault.mixes]
-        while time.time() < self.result.began + self._plan.seconds and len(mixing) > 1:
+        until, most = self.result.began + self._plan.seconds, time.time() + MOST
+        while len(mixing) > 1 and (time.time() < until or (self.result.never and time.time() < most)):
             times = Counter(one.name for one in self.result.injections)
             rarest = sorted(chance.sample(mixing, len(mixing)), key=lambda fault: times[fault.name])
             chosen = rarest[: chance.choice([2, 2, 3])]
@@ -174,16 +187,16 @@ class _Session:
     def _share(self) -> float:
         return min(1.0, (time.time() - self.result.began) / self._plan.seconds)
 
-    async def _inject(self, faults: Sequence[Fault], chance: random.Random) -> None:
-        """Inject at once or shortly after each other, then wait for the recovery."""
+    async def _inject(self, faults: Sequence[Fault], chance: random.Random) -> bool:
+        """Inject at once or shortly after each other, then wait for the recovery; say whether any found its victim."""
 
         async def one(fault: Fault, wait: float, mine: random.Random) -> Injection | None:
             await asyncio.sleep(wait)
             injection = Injection(name=fault.name, began=time.time())
             try:
                 await fault.inject(self._stack, mine)
-            except Missed:
-                self.result.missed.append(fault.name)
+            except Missed as why:
+                self.result.missed.append(f"{fault.name}: {why}")
                 return None
             except Exception as error:  # noqa: BLE001 - whatever a fault met belongs into the report
                 self.result.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
@@ -199,6 +212,7 @@ class _Session:
         injections = [injection for injection in made if injection is not None]
         if injections:
             await self._recover(injections)
+        return bool(injections)
 
     async def _recover(self, injections: Sequence[Injection]) -> None:
         """Wait until everything acknowledged by the end of the faults is handled, and something newer too."""
@@ -211,6 +225,7 @@ class _Session:
             if newer and await is_recovered(self._stack, ended, newer):
                 for injection in injections:
                     injection.recovered = time.time()
+                self._load.rate = min(self._plan.rate, self._load.rate * 2)
                 break
             await asyncio.sleep(0.2)
         self.result.injections += injections

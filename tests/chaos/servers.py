@@ -27,6 +27,9 @@ import redis
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+MAXMEMORY: Final = "256mb"
+"""Of Valkey."""
+
 # Becomes the command: drops to a user, asks for a signal at the end of the parent (in this order: a change of user
 # takes the request back), and goes on as the program.
 _LEASHED: Final = """
@@ -94,6 +97,7 @@ class Server:
         self._user = user
         self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
+        self._restarting = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -117,10 +121,11 @@ class Server:
         await until(self._dead, seconds=30, what=f"the end of {self.name}", every=0.01)
 
     async def restart(self, by: signal.Signals, *, down: float = 0.0) -> None:
-        """End it, leave it down for so many seconds, start it."""
-        await self.end(by)
-        await asyncio.sleep(down)
-        await self.start()
+        """End it, leave it down for so many seconds, start it; a second restart waits for the first."""
+        async with self._restarting:
+            await self.end(by)
+            await asyncio.sleep(down)
+            await self.start()
 
     def kill(self) -> None:
         """End it whatever it does."""
@@ -163,7 +168,7 @@ def postgres(home: Path) -> tuple[Server, str]:
     return Server("postgres", argv, port=port, log=log, user=user, answers=lambda: _postgres_answers(url)), password
 
 
-def valkey(home: Path, *, maxmemory: str = "256mb") -> tuple[Server, str]:
+def valkey(home: Path, *, maxmemory: str = MAXMEMORY) -> tuple[Server, str]:
     """Return a Valkey below `home` and its password."""
     data, password, port = home / "valkey", secrets.token_hex(12), free_port()
     data.mkdir()

@@ -21,7 +21,7 @@ Inject = Callable[["Stack", "random.Random"], Awaitable[None]]
 
 
 class Missed(Exception):  # noqa: N818 - says what happened
-    """The fault found no victim."""
+    """The fault found no victim; the text may say what was looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.chaos.proxy import Proxy
     from tests.chaos.stack import Stack
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 async def spring(proxy: Proxy, trap: Trap) -> None:
@@ -33,7 +33,7 @@ async def spring(proxy: Proxy, trap: Trap) -> None:
         async with asyncio.timeout(PATIENCE):
             await trap.sprung
     except TimeoutError:
-        raise Missed from None
+        raise Missed(f"nobody said {trap.word.decode()} within {PATIENCE:g} s") from None
     finally:
         proxy.lift(trap)
 
@@ -43,7 +43,7 @@ def pids(stack: Stack, name: str) -> list[int]:
     return [child.pid for child in stack.children(name)]
 
 
-@fault("kill-drain-before-commit", "kill -9 of a drain that says COMMIT; Postgres never hears it", mixes=False)
+@fault("kill-drain-before-commit", "kill -9 of a drain that says COMMIT; Postgres never hears it")
 async def kill_before_commit(stack: Stack, chance: random.Random) -> None:
     """The batch is rolled back and taken over by another drain."""
     del chance
@@ -51,7 +51,7 @@ async def kill_before_commit(stack: Stack, chance: random.Random) -> None:
     await spring(stack.postgres_proxy, trap)
 
 
-@fault("kill-drain-after-commit", "kill -9 of a drain whose COMMIT has reached Postgres", mixes=False)
+@fault("kill-drain-after-commit", "kill -9 of a drain whose COMMIT has reached Postgres")
 async def kill_after_commit(stack: Stack, chance: random.Random) -> None:
     """The batch is stored; its entries are read again and change nothing."""
     del chance
@@ -59,14 +59,14 @@ async def kill_after_commit(stack: Stack, chance: random.Random) -> None:
     await spring(stack.postgres_proxy, trap)
 
 
-@fault("kill-drain-before-ack", "kill -9 of a drain that says XACK; Redis never hears it", mixes=False)
+@fault("kill-drain-before-ack", "kill -9 of a drain that says XACK; Redis never hears it")
 async def kill_before_ack(stack: Stack, chance: random.Random) -> None:
     """The same, a moment later."""
     del chance
     await spring(stack.redis_proxy, Trap(word=b"XACK", among=lambda: pids(stack, "ingest")))
 
 
-@fault("kill-sweeper", "kill -9 of the sweeper in its transaction", mixes=False)
+@fault("kill-sweeper", "kill -9 of the sweeper in its transaction")
 async def kill_sweeper(stack: Stack, chance: random.Random) -> None:
     """It is about to commit an admission."""
     del chance
@@ -87,7 +87,7 @@ async def order(stack: Stack, what: str, moment: str) -> int:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         path.unlink(missing_ok=True)
-        raise Missed from None
+        raise Missed(f"no handler came by within {PATIENCE:g} s") from None
 
 
 def kills_at(moment: str) -> Inject:
@@ -103,16 +103,14 @@ fault("kill-handler-after-write", "kill -9 in a handler, after its writes, befor
 fault("kill-handler-outside", "kill -9 in a handler that writes outside, after it has written")(kills_at("outside"))
 
 
-@fault(
-    "kill-handler-at-commit", "kill -9 of a handler's process that says COMMIT to its writes and outcome", mixes=False
-)
+@fault("kill-handler-at-commit", "kill -9 of a handler's process that says COMMIT to its writes and outcome")
 async def kill_at_commit(stack: Stack, chance: random.Random) -> None:
     """Writes and outcome are rolled back together."""
     del chance
     await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "handlers")))
 
 
-@fault("kill-handler-after-commit", "kill -9 of a handler's process whose COMMIT has reached Postgres", mixes=False)
+@fault("kill-handler-after-commit", "kill -9 of a handler's process whose COMMIT has reached Postgres")
 async def kill_after_handlers_commit(stack: Stack, chance: random.Random) -> None:
     """Writes and outcome are committed together; nothing of it runs again."""
     del chance

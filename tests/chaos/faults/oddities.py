@@ -7,13 +7,14 @@ import signal
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import psutil
-import psycopg
 
-from tests.chaos.faults import fault
+from tests.chaos.faults import Missed, fault
 from tests.chaos.faults.postgres import send_one, trigger
 from tests.chaos.proxy import owner
+from tests.chaos.servers import until
 
 if TYPE_CHECKING:
     import random
@@ -23,14 +24,24 @@ if TYPE_CHECKING:
     from tests.chaos.stack import Stack
 
 POISON_GATE = 77_002
+BUSY_MILLISECONDS = 3000
+FULL = 100
+"""Entries that a drain reads at first, if so many wait."""
 
 
 def steps_clock(seconds: float) -> Inject:
+    """Step a clock and back; an event's id must carry the time of that clock (its storage is seen with the others')."""
+
     async def inject(stack: Stack, chance: random.Random) -> None:
-        del chance
         stack.clock.write_text(str(seconds))
-        await asyncio.sleep(4)
-        stack.clock.write_text("0")
+        try:
+            await asyncio.sleep(1)  # it looks twice a second
+            event_id = await send_one(stack, chance, f"clock-{chance.random()}", port=stack.clock_port)
+            ahead = (UUID(event_id).int >> 80) / 1000 - time.time()
+            assert abs(ahead - seconds) < 60, f"an event's id is {ahead:.0f} s ahead instead of {seconds:.0f}"
+            await asyncio.sleep(3)
+        finally:
+            stack.clock.write_text("0")
 
     return inject
 
@@ -39,10 +50,24 @@ fault("clock-forward", "the clock of an ingress jumps an hour ahead, and back af
 fault("clock-back", "the clock of an ingress jumps an hour back, and forth after 4 s")(steps_clock(-3600))
 
 
-async def run_beside(stack: Stack, *argv: str, seconds: float) -> None:
-    """Run one more process for a while."""
+def _talks_to(port: int, pid: int) -> bool:
+    with suppress(psutil.Error):
+        return any(link.raddr and link.raddr.port == port for link in psutil.Process(pid).net_connections("tcp"))
+    return False
+
+
+async def run_beside(stack: Stack, *argv: str, seconds: float, up: asyncio.Event | None = None) -> None:
+    """Run one more process; when it is connected, tell so by `up` and let it work for a while."""
     process = stack.further("-m", "celery", "-A", "workers.app", *argv)
+    await until(
+        lambda: process.poll() is not None or _talks_to(stack.redis_proxy.port, process.pid),
+        seconds=40,
+        what=f"one more {argv[0]}",
+    )
+    if up is not None:
+        up.set()
     await asyncio.sleep(seconds)
+    assert process.poll() is None, f"{argv[0]} ended by itself with status {process.returncode}"
     process.terminate()
     with suppress(TimeoutError):
         async with asyncio.timeout(15):
@@ -59,52 +84,91 @@ def worker(queue: str, slots: int) -> Sequence[str]:
     ]
 
 
-@fault("two-beats", "a second beat for 10 s")
+@fault("two-beats", "a second beat for 8 s")
 async def run_second_beat(stack: Stack, chance: random.Random) -> None:
     """Twice the ticks."""
     del chance
-    await run_beside(stack, "beat", "--schedule", str(stack.home / "beat"), seconds=10)
+    await run_beside(stack, "beat", "--schedule", str(stack.home / "beat"), seconds=8)
 
 
-@fault("two-sweepers", "a second sweeper beside the first for 10 s")
+@fault("two-sweepers", "a second sweeper beside the first for 8 s")
 async def run_second_sweeper(stack: Stack, chance: random.Random) -> None:
     """With ticks for both."""
     del chance
     await asyncio.gather(
-        run_beside(stack, *worker("housekeeping", 2), seconds=10),
-        run_beside(stack, "beat", "--schedule", str(stack.home / "beat2"), seconds=10),
+        run_beside(stack, *worker("housekeeping", 2), seconds=8),
+        run_beside(stack, "beat", "--schedule", str(stack.home / "beat2"), seconds=8),
     )
 
 
-@fault("twenty-drains", "18 more drains on the one stream for 12 s", mixes=False)
+@fault("twenty-drains", "18 more drains on the one stream for 10 s", mixes=False)
 async def run_many_drains(stack: Stack, chance: random.Random) -> None:
     """With bells for all of them: a backlog is made by stopping the two that there are."""
     del chance
     stopped = stack.children("ingest")
     for child in stopped:
         child.suspend()
-    with suppress(psutil.NoSuchProcess):
-        crowd = asyncio.create_task(run_beside(stack, *worker("ingest", 18), seconds=12))
-        await asyncio.sleep(4)
+    up = asyncio.Event()
+    crowd = asyncio.create_task(run_beside(stack, *worker("ingest", 18), seconds=10, up=up))
+    try:
+        await asyncio.wait([crowd, asyncio.ensure_future(up.wait())], return_when=asyncio.FIRST_COMPLETED)
+    finally:
         for child in stopped:
-            child.resume()
-        for _ in range(40):  # rung by hand: the ingress rings for two
+            with suppress(psutil.NoSuchProcess):
+                child.resume()
+    with suppress(psutil.NoSuchProcess):
+        most = 0
+        while not crowd.done():  # rung by hand: the ingress rings for two
             await stack.redis.delete("inbox:bell")
+            most = max(most, await _count_drains(stack))
             await asyncio.sleep(0.1)
         await crowd
+        if most <= len(stopped):
+            raise Missed("no further drain read the stream")
+
+
+async def _count_drains(stack: Stack) -> int:
+    """Return how many consumers have read the stream within the last seconds."""
+    consumers = await stack.redis.xinfo_consumers("inbox", await _group(stack))
+    return sum(consumer["idle"] < BUSY_MILLISECONDS for consumer in consumers)
+
+
+async def _group(stack: Stack) -> str:
+    (group,) = await stack.redis.xinfo_groups("inbox")
+    return str(group["name"].decode())
 
 
 @fault("kill-full-consumer", "kill -9 of all drains while each holds a full batch", mixes=False)
 async def kill_full_consumers(stack: Stack, chance: random.Random) -> None:
-    """A lock holds them before they can store what they have read."""
+    """A backlog is made by stopping them; a lock holds them before they can store what they then read of it."""
     del chance
-    with suppress(psycopg.OperationalError):
+    drains = stack.children("ingest")
+    for child in drains:
+        child.suspend()
+    try:
+        for _ in range(150):
+            if await stack.redis.xlen("inbox") >= FULL:
+                break
+            await asyncio.sleep(0.1)
         async with await stack.connect() as connection, connection.transaction():
-            await connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
-            await asyncio.sleep(3)
+            locking = asyncio.create_task(connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE"))
+            await asyncio.wait([locking], timeout=0.5)  # in vain if a drain was stopped in its transaction
+            for child in drains:
+                child.resume()
+            await locking
+            for _ in range(200):
+                held = (await stack.redis.xpending("inbox", await _group(stack)))["pending"]
+                if held >= FULL // 2:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise Missed(f"the drains held {held} entries only")
             for child in stack.children("ingest"):
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
+                child.kill()
+    finally:
+        for child in drains:
+            with suppress(psutil.NoSuchProcess):
+                child.resume()
 
 
 @fault("poison", "an entry that kills its drain every time; it must end as rejected, alone", mixes=False)

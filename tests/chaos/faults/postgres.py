@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import psycopg
 
@@ -80,18 +82,18 @@ fault("postgres-lock-deliveries", "a lock that every claim and outcome waits for
 
 @asynccontextmanager
 async def trigger(stack: Stack, table: str, body: str, *, each: str = "STATEMENT") -> AsyncIterator[None]:
-    """Run something before every insert into a table, until the block ends."""
+    """Run something before every insert into a table, until the block ends; several may stand side by side."""
+    name = f"chaos_{crc32(body.encode())}"
     await stack.query(
-        f"CREATE OR REPLACE FUNCTION chaos_{table}() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN {body} RETURN NEW; END $$"
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$"
     )
     await stack.query(
-        f"CREATE OR REPLACE TRIGGER chaos BEFORE INSERT ON {table} FOR EACH {each} EXECUTE FUNCTION chaos_{table}()"
+        f"CREATE OR REPLACE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH {each} EXECUTE FUNCTION {name}()"
     )
     try:
         yield
     finally:
-        await stack.query(f"DROP TRIGGER IF EXISTS chaos ON {table}")
+        await stack.query(f"DROP TRIGGER IF EXISTS {name} ON {table}")
 
 
 def raises(table: str, state: str, seconds: float) -> Inject:
@@ -103,35 +105,39 @@ def raises(table: str, state: str, seconds: float) -> Inject:
     return inject
 
 
-fault("postgres-disk-full", "every insert of an event fails with disk full (53100), 4 s", mixes=False)(
-    raises("events", "53100", 4)
+fault("postgres-disk-full", "every insert of an event fails with disk full (53100), 4 s")(raises("events", "53100", 4))
+fault("postgres-serialization", "every insert of an event fails with a serialization failure (40001), 2 s")(
+    raises("events", "40001", 2)
 )
-fault(
-    "postgres-serialization", "every insert of an event fails with a serialization failure (40001), 2 s", mixes=False
-)(raises("events", "40001", 2))
-fault("postgres-done-fails", "no outcome can be recorded (53100), 4 s", mixes=False)(
-    raises("deliveries_done", "53100", 4)
-)
+fault("postgres-done-fails", "no outcome can be recorded (53100), 4 s")(raises("deliveries_done", "53100", 4))
 
 
 @fault("postgres-deadlock", "a real deadlock between a drain and somebody else, which the drain loses", mixes=False)
 async def deadlock(stack: Stack, chance: random.Random) -> None:
     """Hold what the drain will want, then want what it holds: Postgres ends the one that has waited a second first."""
-    del chance
     hold = f"PERFORM pg_advisory_xact_lock_shared({GATE});"
-    async with trigger(stack, "events", hold), await stack.connect() as connection:
-        await connection.execute("SELECT pg_advisory_lock(%s)", [GATE])
-        waiting = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
-        for _ in range(200):
-            (row,) = await stack.query(waiting, [GATE])
-            if row["n"]:
-                break
-            await asyncio.sleep(0.02)
-        else:
-            raise Missed
-        with suppress(psycopg.errors.DeadlockDetected):
-            async with connection.transaction():
-                await connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
+    async with trigger(stack, "events", hold):
+        for _ in range(5):  # now and then it is we who lose
+            async with await stack.connect() as connection:
+                await connection.execute("SELECT pg_advisory_lock(%s)", [GATE])
+                await send_one(stack, chance, f"deadlock-{chance.random()}")
+                await _wait_for_a_drain_at(stack, GATE)
+                with suppress(psycopg.errors.DeadlockDetected):
+                    async with connection.transaction():
+                        await connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
+                    return
+    raise Missed("no drain lost a deadlock")
+
+
+async def _wait_for_a_drain_at(stack: Stack, gate: int) -> None:
+    """Wait until somebody waits for an advisory lock."""
+    waiting = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+    for _ in range(1000):
+        (row,) = await stack.query(waiting, [gate])
+        if row["n"]:
+            return
+        await asyncio.sleep(0.02)
+    raise Missed("no drain came to the gate")
 
 
 @fault("postgres-refuses-row", "rows that Postgres refuses (23514), among others that it takes", mixes=False)
@@ -140,14 +146,20 @@ async def refuse_rows(stack: Stack, chance: random.Random) -> None:
     body = "IF NEW.state = 'accepted' AND NEW.subject LIKE 'refused-%' THEN"
     body += " RAISE EXCEPTION 'injected' USING ERRCODE = '23514'; END IF;"
     async with trigger(stack, "events", body, each="ROW"):
-        for number in range(3):
-            await send_one(stack, chance, f"refused-{number}-{chance.random()}")
-        await asyncio.sleep(3)
+        began = time.monotonic()
+        ids = [await send_one(stack, chance, f"refused-{number}-{chance.random()}") for number in range(3)]
+        found: list[dict[str, str]] = []
+        while len(found) < len(ids):
+            assert time.monotonic() < began + 30, f"after 30 s {len(ids) - len(found)} of them are still in the inbox"
+            await asyncio.sleep(0.1)
+            found = await stack.query("SELECT state, reject_reason FROM events WHERE id = ANY (%s::uuid[])", [ids])
+        assert all(row["state"] == "rejected" and row["reject_reason"] for row in found), found
+        await asyncio.sleep(max(0.0, began + 3 - time.monotonic()))
 
 
-async def send_one(stack: Stack, chance: random.Random, session: str) -> str:
-    """Post one event of a session, until it is acknowledged; return its id."""
-    door = chance.choice(stack.doors())
+async def send_one(stack: Stack, chance: random.Random, session: str, *, port: int | None = None) -> str:
+    """Post one event of a session, at one ingress if a port is given, until it is acknowledged; return its id."""
+    door = chance.choice([door for door in stack.doors() if port in (None, door.port)])
     body = completed(session)
     connection = Connection(door.port)
     for _ in range(100):
@@ -156,4 +168,4 @@ async def send_one(stack: Stack, chance: random.Random, session: str) -> str:
             connection.close()
             return answer.body.decode()[7:43]
         await asyncio.sleep(0.1)
-    raise Missed
+    raise Missed("no event was acknowledged")

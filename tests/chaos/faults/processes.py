@@ -20,29 +20,35 @@ if TYPE_CHECKING:
     from tests.chaos.stack import Stack
 
 WORKERS = ("ingest", "handlers", "housekeeping")
+PATIENCE = 20
+"""Seconds in which a victim that is being started again must be there."""
 GRACE = 40.0
 """Seconds in which a service must have ended after SIGTERM: a handler's timeout, and what Celery's pool may add."""
 
 
-def choose_child(stack: Stack, name: str, chance: random.Random) -> psutil.Process:
-    """Return one of the children of a service."""
-    if not (children := stack.children(name)):
-        raise Missed
-    return chance.choice(children)
+async def choose_child(stack: Stack, name: str, chance: random.Random) -> psutil.Process:
+    """Return one of the children of a service, once there are any."""
+    for _ in range(PATIENCE * 10):
+        if children := stack.children(name):
+            return chance.choice(children)
+        await asyncio.sleep(0.1)
+    raise Missed(f"{name} has no children")
 
 
-def need_main(stack: Stack, name: str) -> psutil.Process:
-    """Return the main process of a service."""
-    if (main := stack.main(name)) is None:
-        raise Missed
-    return main
+async def need_main(stack: Stack, name: str) -> psutil.Process:
+    """Return the main process of a service, once there is one."""
+    for _ in range(PATIENCE * 10):
+        if (main := stack.main(name)) is not None:
+            return main
+        await asyncio.sleep(0.1)
+    raise Missed(f"{name} does not run")
 
 
 def kills_main(name: str) -> Inject:
     async def inject(stack: Stack, chance: random.Random) -> None:
         del chance
         with suppress(psutil.NoSuchProcess):
-            need_main(stack, name).kill()
+            (await need_main(stack, name)).kill()
 
     return inject
 
@@ -50,7 +56,7 @@ def kills_main(name: str) -> Inject:
 def kills_child(name: str) -> Inject:
     async def inject(stack: Stack, chance: random.Random) -> None:
         with suppress(psutil.NoSuchProcess):
-            choose_child(stack, name, chance).kill()
+            (await choose_child(stack, name, chance)).kill()
 
     return inject
 
@@ -76,7 +82,7 @@ async def restart_in_turn(stack: Stack, chance: random.Random) -> None:
     """End each service by SIGTERM; it must be gone within the grace period, and come back."""
     del chance
     for name in ("ingress", *WORKERS, "beat"):
-        main = need_main(stack, name)
+        main = await need_main(stack, name)
         main.terminate()
         await until(_gone(main), seconds=GRACE, what=f"the end of {name} after SIGTERM")
         await until(_back(stack, name, main.pid), seconds=40, what=f"a new {name}")
@@ -111,16 +117,16 @@ async def stop_for(process: psutil.Process, seconds: float) -> None:
 @fault("stop-ingress", "SIGSTOP of an ingress process for 4 s, then SIGCONT")
 async def stop_ingress(stack: Stack, chance: random.Random) -> None:
     """Stop one; the others go on, its own clients wait."""
-    await stop_for(choose_child(stack, "ingress", chance), 4)
+    await stop_for(await choose_child(stack, "ingress", chance), 4)
 
 
 @fault("stop-drain", "SIGSTOP of an ingest child for 16 s, beyond every lease, then SIGCONT")
 async def stop_drain(stack: Stack, chance: random.Random) -> None:
     """Stop a drain wherever it is; what it holds is taken over, and it comes back."""
-    await stop_for(choose_child(stack, "ingest", chance), 16)
+    await stop_for(await choose_child(stack, "ingest", chance), 16)
 
 
 @fault("stop-housekeeping", "SIGSTOP of the sweeper for 12 s, then SIGCONT")
 async def stop_housekeeping(stack: Stack, chance: random.Random) -> None:
     """Stop the sweeper wherever it is."""
-    await stop_for(choose_child(stack, "housekeeping", chance), 12)
+    await stop_for(await choose_child(stack, "housekeeping", chance), 12)
