@@ -27,6 +27,8 @@ LETTER: Final = 6.2
 COLOURS: Final = {"acknowledged": "#1f6feb", "stored": "#2da44e", "handled": "#bc4c00", "backlog": "#6e7781"}
 FAULT, RECOVERY = "#cf222e", "#d4a72c"
 MOST_STEPS: Final = 300
+HIGHEST: Final = 3.0
+"""Times the highest rate acknowledged: a backlog stored at once would flatten everything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ def draw(result: Result) -> str:
     ]
     lanes = _lanes(result, seconds)
     rows = max((row for _, row in lanes), default=0) + 1
-    rate = Panel(top=TOP, height=RATE_HEIGHT, most=_rounded(_most(rates.values())), seconds=seconds)
+    highest = min(_most(rates.values()), HIGHEST * _most([rates["acknowledged"]]))
+    rate = Panel(top=TOP, height=RATE_HEIGHT, most=_rounded(highest), seconds=seconds)
     waiting = Panel(
         top=TOP + RATE_HEIGHT + GAP, height=BACKLOG_HEIGHT, most=_rounded(_most([backlog])), seconds=seconds
     )
@@ -88,7 +91,9 @@ def draw(result: Result) -> str:
         recovered = seconds if one.recovered is None else one.recovered - result.began
         parts.append(_span(rate, began, ended, top=TOP, height=bottom - TOP, colour=FAULT, opacity=0.13))
         parts.append(_span(rate, ended, recovered, top=TOP, height=bottom - TOP, colour=RECOVERY, opacity=0.10))
-    parts += _axes(rate, "events/s") + _axes(waiting, "backlog: acknowledged, not yet handled")
+    parts += _axes(
+        rate, "events/s" + (" (peaks of a second are cut off)" if highest < _most(rates.values()) else "")
+    ) + _axes(waiting, "backlog: acknowledged, not yet handled")
     for name, points in rates.items():
         parts.append(_line(rate, points, COLOURS[name], dashed=name == "stored"))
     parts.append(_line(waiting, backlog, COLOURS["backlog"]))
