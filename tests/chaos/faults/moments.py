@@ -107,14 +107,16 @@ fault("kill-handler-outside", "kill -9 in a handler that writes outside, after i
 async def kill_at_commit(stack: Stack, chance: random.Random) -> None:
     """Writes and outcome are rolled back together."""
     del chance
-    await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "handlers")))
+    trap = Trap(word=b"COMMIT", after=b"chaos_effects", among=lambda: pids(stack, "handlers"))
+    await spring(stack.postgres_proxy, trap)
 
 
 @fault("kill-handler-after-commit", "kill -9 of a handler's process whose COMMIT has reached Postgres")
 async def kill_after_handlers_commit(stack: Stack, chance: random.Random) -> None:
     """Writes and outcome are committed together; nothing of it runs again."""
     del chance
-    await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "handlers"), delivered=True))
+    trap = Trap(word=b"COMMIT", after=b"chaos_effects", among=lambda: pids(stack, "handlers"), delivered=True)
+    await spring(stack.postgres_proxy, trap)
 
 
 def stops_at(moment: str) -> Inject:
