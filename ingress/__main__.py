@@ -29,6 +29,10 @@ GRACE_SECONDS: Final = 5
 KEEP_ALIVE_SECONDS: Final = 75
 """Idle connections: longer than a proxy's own (nginx 60 s), so that the proxy, which knows, is the one to close."""
 
+START_SECONDS: Final = 20
+"""A worker process that is silent for so long is killed and replaced. It is silent while it starts, which on a busy
+machine took longer than uvicorn's 5 s: every one was killed before it could serve."""
+
 
 def main() -> None:
     """Run the ingress."""
@@ -57,6 +61,7 @@ def main() -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=START_SECONDS,
     )
     if settings.workers > 1:
         supervisor = Multiprocess(config, sockets=[listening])

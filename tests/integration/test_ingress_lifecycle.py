@@ -32,6 +32,7 @@ from tests.ingress_process import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +241,19 @@ def test_plain_uvicorn_runs_it_too(valkey: Valkey) -> None:
         finally:
             popen.terminate()
     assert popen.returncode == 0
+
+
+SLOW_START = """
+import sys, time
+if "--multiprocessing-fork" in sys.orig_argv:
+    time.sleep(6)
+"""
+
+
+def test_processes_that_start_slower_than_uvicorn_expects_are_not_killed_before_they_serve(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    with serving(valkey.url, INGRESS_WORKERS="2", PYTHONPATH=str(tmp_path)) as process:
+        assert process.post().status_code == httpx.codes.OK
+        assert "died" not in process.log.read_text()
