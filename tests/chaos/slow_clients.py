@@ -6,11 +6,13 @@ Guarantees: the same normal traffic is measured without them and beside them, in
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import random
+import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.chaos.client import Connection, completed, post, signature
 
@@ -44,7 +46,9 @@ class Comparison:
         return self.beside.p99 / self.without.p99
 
 
-async def compare(doors: Sequence[Door], *, clients: int, seconds: float, turns: int, rate: float) -> Comparison:
+async def compare(
+    doors: Sequence[Door], *, clients: int, seconds: float, turns: int, rate: float, spread: float
+) -> Comparison:
     """Measure in turns, so that a noisy machine disturbs both alike.
 
     Args:
@@ -53,15 +57,15 @@ async def compare(doors: Sequence[Door], *, clients: int, seconds: float, turns:
         seconds: of each half of a turn.
         turns: pairs of measurements.
         rate: of normal requests a second.
+        spread: seconds over which the slow ones arrive: the server's patience with them, else they come and go at once.
     """
     without: list[tuple[float, bool]] = []
     beside: list[tuple[float, bool]] = []
     held: list[int] = []
     for _ in range(turns):
         without += await _normal(doors, seconds=seconds, rate=rate)
-        crowd = Crowd(doors, clients)
+        crowd = await Crowd.gather(doors, clients, spread=spread)
         try:
-            await crowd.gather()
             beside += await _normal(doors, seconds=seconds, rate=rate)
             held.append(crowd.connected)
         finally:
@@ -70,59 +74,40 @@ async def compare(doors: Sequence[Door], *, clients: int, seconds: float, turns:
 
 
 class Crowd:
-    """Slow clients; each comes again when the server has had enough of it."""
+    """The process of the slow clients."""
 
-    def __init__(self, doors: Sequence[Door], clients: int) -> None:
-        self._doors = doors
-        self._clients = clients
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._reading = asyncio.create_task(self._read())
         self.connected = 0
 
-    async def gather(self) -> None:
-        """Connect all of them."""
-        self._tasks = [asyncio.create_task(self._linger(number)) for number in range(self._clients)]
-        deadline = time.monotonic() + 10
-        while self.connected < self._clients * 0.95 and time.monotonic() < deadline:  # noqa: ASYNC110 - 500 events
+    @classmethod
+    async def gather(cls, doors: Sequence[Door], clients: int, *, spread: float) -> Self:
+        """Start it and wait until nearly all are connected."""
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.chaos.crowd", stdin=pipe, stdout=pipe
+        )
+        assert process.stdin
+        secret = {door: base64.b64encode(door.secret).decode() for door in doors}
+        told = [{"port": door.port, "tenant": door.tenant, "secret": secret[door]} for door in doors]
+        process.stdin.write(json.dumps({"doors": told, "clients": clients, "spread": spread}).encode() + b"\n")
+        crowd, deadline = cls(process), time.monotonic() + spread + 10
+        while crowd.connected < clients * 0.95 and time.monotonic() < deadline:  # noqa: ASYNC110 - 500 events
             await asyncio.sleep(0.05)
+        return crowd
 
     async def leave(self) -> None:
         """Disconnect all of them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        assert self._process.stdin
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reading
 
-    async def _linger(self, number: int) -> None:
-        door = self._doors[number % len(self._doors)]
-        body = completed()
-        request = post(door.path, body, signature(door.secret, body))
-        begins = [b"", request[:40], request[: len(request) - 100], request[:1]][number % 4]
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-            except OSError:
-                await asyncio.sleep(0.5)
-                continue
-            self.connected += 1
-            drip = asyncio.create_task(_drip(writer)) if number % 4 == 3 else None
-            try:
-                writer.write(begins)
-                while await reader.read(1000):
-                    pass
-            except OSError:
-                pass
-            finally:
-                self.connected -= 1
-                if drip is not None:
-                    drip.cancel()
-                writer.transport.abort()
-
-
-async def _drip(writer: asyncio.StreamWriter) -> None:
-    """Send a header's byte a second."""
-    with suppress(OSError, RuntimeError):  # uvloop says RuntimeError of a closed transport
-        while True:
-            await asyncio.sleep(1)
-            writer.write(b"x")
+    async def _read(self) -> None:
+        assert self._process.stdout
+        async for line in self._process.stdout:
+            self.connected = int(line)
 
 
 async def _normal(doors: Sequence[Door], *, seconds: float, rate: float) -> list[tuple[float, bool]]:

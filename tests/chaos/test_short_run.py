@@ -64,7 +64,7 @@ async def run_everything() -> Short:
         tally = await fuzz(stack.doors(), count=1000, seed=SEED, patience=30, on_step=lambda _: None)
         errors = errors_in(stack.logs / "ingress.log")
         say("fuzzed")
-        slow = await slow_clients.compare(stack.doors(), clients=60, seconds=2, turns=1, rate=30)
+        slow = await slow_clients.compare(stack.doors(), clients=60, seconds=2, turns=1, rate=30, spread=1)
         say("slow clients")
         capacity = await measure_capacity(stack, events=100, seconds=60)
         say(f"capacity {capacity:.0f}/s")
