@@ -18,7 +18,7 @@ from workers.store.events import Counts, StoreError, answer, store_batch
 from workers.stream import SUSPECT_DELIVERIES, RedisError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from workers.judging import Wanting
     from workers.store.connect import Connection
@@ -75,8 +75,8 @@ def drain(
 ) -> DrainCounts:
     """Store what waits in the inbox.
 
-    1. Clear the bell: from here on a new entry rings again.
-    2. Make sure that Postgres answers; else nothing is taken.
+    1. Make sure that Postgres answers; else nothing is taken.
+    2. Clear the bell: from here on a new entry rings again.
     3. Take over what dead drains left: together at first, suspects one by one.
     4. Read, judge, store, acknowledge; after each commit call `on_stored` if it made deliveries.
     5. When the inbox is empty, stop. When the time is over, ring for another drain.
@@ -93,10 +93,11 @@ def drain(
         psycopg.Error: Postgres is away or unwell; what was taken is given back.
         redis.RedisError: Redis is away; what was taken will be taken over.
     """
-    reader.clear_bell()
     answer(connection)
+    first_read = min(FIRST_READ, settings.drain_batch)
+    idle, fresh = reader.open(idle_seconds=settings.reclaim_seconds, idle_count=settings.drain_batch, count=first_read)
     run = _Run(reader, connection, wanting, on_stored, settings=settings, clock=clock)
-    if not (run.take_over() and run.read_fresh()):
+    if not (run.take_over(idle) and run.store_fresh(fresh, asked=first_read)):
         reader.ring()
     return DrainCounts(
         stored=run.counts.accepted,
@@ -140,27 +141,30 @@ class _Run:
         self.counts = Counts()
         self.read = 0
 
-    def take_over(self) -> bool:
-        """Store what dead drains left; return False if the time is over.
+    def take_over(self, idle: Mapping[bytes, int]) -> bool:
+        """Store what dead drains left, by `list_idle`; return False if the time is over.
 
         Suspects are taken one by one, so that only the one that ends this process is counted again.
         """
-        while idle := self._reader.list_idle(idle_seconds=self._idle_seconds, count=self._most):
+        while idle:
             company = {stream_id: count for stream_id, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
             suspects = [{stream_id: count} for stream_id, count in idle.items() if stream_id not in company]
             for group in (company, *suspects):
                 self.store(self._judged(self._reader.take_over(group, idle_seconds=self._idle_seconds)))
                 if self._clock() >= self._ends:
                     return False
+            idle = self._reader.list_idle(idle_seconds=self._idle_seconds, count=self._most)
         return True
 
-    def read_fresh(self) -> bool:
+    def store_fresh(self, received: Sequence[Received], *, asked: int) -> bool:
         """Store what no drain has had yet, until nothing is left; return False if the time is over.
+
+        The first of it is there already, or nothing if something was idle.
 
         While Postgres stores a full batch, a thread reads and judges the next. At rest there is no thread.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="inbox") as pool:
-            batch = self._next(min(FIRST_READ, self._most))
+            batch = self._judged(received, asked=asked) if received else self._next(asked)
             while batch.received:
                 over = self._clock() >= self._ends
                 ahead = pool.submit(self._next, batch.next_count) if batch.full and not over else None

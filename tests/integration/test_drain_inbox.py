@@ -405,6 +405,21 @@ def test_a_consumer_is_forgotten_only_when_it_holds_nothing(client: Redis, monke
 
 
 @both_protocols
+def test_nothing_fresh_is_read_while_something_of_a_dead_drain_waits(client: Redis) -> None:
+    post(client)
+    take_and_die(client)
+    fresh = post(client)
+    client.set(wire.BELL, "1")
+    until(lambda: reader(client).list_idle(idle_seconds=0.05, count=10))
+    idle, read = reader(client).open(idle_seconds=0.05, idle_count=10, count=10)
+    assert (list(idle.values()), read) == ([1], [])
+    assert not client.exists(wire.BELL)
+    idle, read = reader(client).open(idle_seconds=60, idle_count=10, count=10)
+    assert (idle, [each.fields[b"id"] for each in read]) == ({}, [fresh.bytes])
+    assert reader(client).open(idle_seconds=60, idle_count=10, count=10) == ({}, [])
+
+
+@both_protocols
 def test_of_two_that_take_over_the_same_entry_one_gets_it(client: Redis) -> None:
     post(client)
     take_and_die(client)
