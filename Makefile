@@ -22,10 +22,10 @@ test: $(INSTALLED) ## Run every test but the long ones; ARGS="-k word" picks som
 chaos: $(INSTALLED) ## Kill, cut off and starve the real processes for ten minutes, then compare every response with Postgres.
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-bench: $(INSTALLED) ## Measure everything against floors and a peer: about ten minutes; see tests/benchmarks.
+bench: $(INSTALLED) ## Measure against floors and a peer for ten minutes; ARGS=--growth-full: what grows, half an hour.
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-bench-quick: $(INSTALLED) ## Measure one round, small sizes: about two minutes.
+bench-quick: $(INSTALLED) ## Measure one round, small sizes: about three minutes.
 	$(BIN)/python -m tests.benchmarks --quick $(ARGS)
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports.

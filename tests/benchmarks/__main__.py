@@ -1,5 +1,6 @@
-"""`python -m tests.benchmarks`: about ten minutes; `--quick`: about two. Prints one table, writes JSON and pictures.
+"""`python -m tests.benchmarks`: about ten minutes; `--quick`: three; what grows: `--growth`, or `--growth-full`.
 
+It prints one table and writes JSON and pictures.
 It starts what it needs, in a folder of its own, and leaves nothing behind but `tests/benchmarks/results/` and the
 README's performance table.
 """
@@ -34,9 +35,11 @@ QUICK = Sizes(load_seconds=2.0, backlog=60_000, events=10_000, naive_events=600,
 def main() -> None:
     """Parse the command line, measure, report."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round, small sizes, no growth: about two minutes")
+    parser.add_argument("--quick", action="store_true", help="one round, small sizes: about three minutes")
     parser.add_argument("--rounds", type=int, default=3, help="how often floors, peer and ours take turns")
-    parser.add_argument("--growth", nargs="*", metavar="NAME", help=f"only these curves: {', '.join(growth.CURVES)}")
+    parser.add_argument(
+        "--growth", nargs="*", metavar="NAME", help=f"what grows instead: all, or of {', '.join(growth.CURVES)}"
+    )
     parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: half an hour")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing: print and draw the last results")
     arguments = parser.parse_args()
@@ -73,7 +76,7 @@ def describe_run() -> Results:
 
 
 def measure(ground: Ground, arguments: argparse.Namespace) -> Results:
-    """Measure floors, peer and ours in turn, then what grows; a run that is interrupted has written what it had."""
+    """Measure floors, peer and ours in turn; a run that is interrupted has written what it had."""
     began = time.monotonic()
     results = describe_run()
     for number in range(1 if arguments.quick else arguments.rounds):
@@ -87,7 +90,6 @@ def measure(ground: Ground, arguments: argparse.Namespace) -> Results:
     if not arguments.quick:
         say(began, "latency over load")
         measure_load_curve(ground, results)
-        grow(ground, results, growth.CURVES, "unfinished", began, full=False)
     (report.RESULTS / "unfinished.json").unlink(missing_ok=True)
     results["seconds"] = round(time.monotonic() - began)
     return results
