@@ -1,7 +1,7 @@
 """When the doorbell rings: at once after a rest, and in a flood a bell in a while for all that has come.
 
-Guarantees: behind every event that Redis has confirmed a bell is rung, 5 ms later at most, or Redis has refused to.
-Refuses nothing: a bell that is not rung costs time only, the sweeper makes up for it.
+Guarantees: behind every event that Redis has confirmed a bell is rung, 5 ms later at most; if Redis goes away in
+between, once more after a pause. Refuses nothing: a bell that is not rung costs time only, the sweeper makes up for it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Bell:
     def hush(self, now: float) -> None:
         """Begin the quiet: Redis has rung, or somebody else had. After a refusal the next flight rings."""
         self._quiet_ends = now + QUIET_SECONDS
+
+    def ring_in(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """See that a bell is rung after so long, unless one is before."""
+        if self._timer is None:
+            self._timer = loop.call_later(seconds, self._end_quiet)
 
     def hurry(self) -> None:
         """End the quiet if anybody waits for its end."""

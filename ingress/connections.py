@@ -67,6 +67,7 @@ class Connection(HttpToolsProtocol):
         self._timer.cancel()
         self._abandon()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn 0.54 forgets it behind a reset, and its timer holds us
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives while headers are incomplete."""
@@ -135,7 +136,12 @@ class Connection(HttpToolsProtocol):
     def _look(self) -> None:
         allowed = self._limits.headers_seconds + (0 if self._is_idle() else BUSY_SECONDS)
         left = self._since + allowed - self.loop.time()
-        waits_for_its_next_request = self._is_idle() and self.cycle is not None and not self._header_bytes
+        waits_for_its_next_request = (
+            self._is_idle()
+            and self.cycle is not None
+            and not self._header_bytes
+            and not self.transport.is_closing()  # else it waits for the client to read what is left of an answer
+        )
         if left <= 0 and not waits_for_its_next_request:  # if it does, uvicorn's keep-alive timer looks after it
             self.transport.abort()
         else:

@@ -99,6 +99,18 @@ class DirectConnection(Connection):
             self._take_the_long_way()
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP; behind an event that was appended, its own answer comes and ends the connection."""
+        direct = self._unanswered[0] if self._unanswered else None
+        if not isinstance(direct, Direct):
+            super().send_400_response(msg)
+            return
+        direct.keep_alive = False
+        self.flow.pause_reading()
+        for behind in list(self._unanswered)[1:]:
+            behind.disconnected = True
+            behind.message_event.set()
+
     def _append(self, body: bytes) -> bool:
         """Say whether the request goes the short way to its end."""
         direct = Direct(self._nobody_waits)

@@ -46,6 +46,10 @@ class Flight:
         """Say whether the next reply is the doorbell's."""
         return self.judged == len(self.batch)
 
+    def expects(self, reply: object) -> bool:
+        """Say whether a reply is of the kind that comes next: an entry's id, or the number that the bell returns."""
+        return isinstance(reply, int if self.waits_for_bell() else bytes)
+
     def judge(self, error: ReplyError | None) -> tuple[Callable[[bool], None], bool]:
         """Return whom the next reply is for, and whether it says that the entry is stored."""
         tell = self.batch[self.judged][1]

@@ -63,6 +63,7 @@ class Inbox:
         self._pause_ends = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_answering = True
+        self._is_stopping = False
         self._landed = asyncio.Event()
         self.room: float | None = None
 
@@ -72,6 +73,7 @@ class Inbox:
 
     async def stop(self) -> None:
         """Append what waits, then close the connection."""
+        self._is_stopping = True
         self._bell.hurry()
         while self._flight or self._waiting:
             self._landed.clear()
@@ -165,7 +167,7 @@ class Inbox:
         for reply in replies:
             flight = self._flight
             error = reply if isinstance(reply, ReplyError) else None
-            if flight is None or flight.is_over():
+            if flight is None or flight.is_over() or not (error or flight.expects(reply)):
                 self._fail(ConnectionResetError("Redis answered what nobody asked"))
                 break
             if not flight.waits_for_bell():
@@ -202,6 +204,8 @@ class Inbox:
         self._pause_ends = now + PAUSE_SECONDS if flight.deadline - now > PAUSE_SECONDS else 0.0
         if self._waiting:
             self._schedule(now)
+        elif flight.batch and not self._is_stopping and (self._bell.is_owed or (flight.rings and flight.judged)):
+            self._bell.ring_in(PAUSE_SECONDS, self._loop)  # once: events are stored, and nobody was called
         for _, tell in flight.batch[flight.judged :]:
             self._tell(tell, is_stored=False)
 

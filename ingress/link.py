@@ -96,14 +96,15 @@ def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
     One attempt for each command: the client's own retries would write an entry twice and double the wait. Replies have
     no timeout here: the inbox keeps it, over the whole round trip.
     """
-    return ConnectionPool.from_url(
+    pool = ConnectionPool.from_url(
         redis_url,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=None,
         socket_connect_timeout=timeout,
-        protocol=2,
         decode_responses=False,
     )
+    pool.connection_kwargs["protocol"] = 2  # whatever the URL says: nothing but replies may come
+    return pool
 
 
 async def open_link(

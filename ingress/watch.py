@@ -82,6 +82,7 @@ class Watch:
                 pipeline.info("memory")
                 pipeline.xlen(INBOX)
                 version, memory, length = await pipeline.execute()
+            self._weigh(memory)  # first: appends use the room up, whatever becomes of the rest
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
         except Exception as error:
@@ -96,7 +97,6 @@ class Watch:
         self._counts.inbox_length = length
         if self._endpoints.version is not None and self._endpoints.version.isdecimal():
             self._counts.registry_version = int(self._endpoints.version)
-        self._weigh(memory)
 
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)

@@ -152,6 +152,8 @@ def test_a_connection_cut_within_a_reply_is_503_and_the_next_event_flows(
         pytest.param(b"-READONLY You can't write against a read only replica.\r\n:0\r\n", id="a replica"),
         pytest.param(b"-LOADING Valkey is loading the dataset in memory\r\n-LOADING\r\n", id="loading"),
         pytest.param(b"no protocol at all\r\n", id="no protocol"),
+        pytest.param(b"*2\r\n$6\r\nMOVING\r\n:1\r\n:0\r\n", id="something else"),
+        pytest.param(b":1\r\n:0\r\n", id="a number"),
     ],
 )
 def test_what_is_no_confirmation_is_503_and_the_next_event_flows(
@@ -253,6 +255,19 @@ def test_pipelined_requests_mix_both_ways_in_order(place: tuple[Process, Between
     assert [body for body in stored(valkey) if body.endswith(b" in a row")] == [
         b"%d in a row" % number for number in range(6)
     ]
+
+
+@pytest.mark.parametrize("behind", [b"}\n", b"GET /x HTTP/9.9\r\n\r\n", request(b"2")[:-1] + b"\r\nnot HTTP"])
+def test_an_event_that_was_stored_is_answered_whatever_comes_behind_it(
+    place: tuple[Process, Between], valkey: Valkey, behind: bytes
+) -> None:
+    ingress, _ = place
+    body = b"in front of " + behind
+    with ingress.connect() as connection:
+        connection.sendall(request(body) + behind)
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert body in stored(valkey)
 
 
 def test_a_client_that_leaves_while_redis_is_slow_harms_nobody(place: tuple[Process, Between], valkey: Valkey) -> None:
