@@ -5,6 +5,11 @@ Guarantees: each has a one-line text that a person reads in `last_error`. Refuse
 
 from __future__ import annotations
 
+from typing import Final
+
+LONGEST_WAIT: Final = 366 * 86_400
+"""Seconds that `RetryAfter` takes at most: more is a moment that was taken for a duration."""
+
 
 class Permanent(Exception):  # noqa: N818 - reads as what the handler says: this failure is permanent
     """Raise it in a handler when trying again is pointless: the delivery is dead at once."""
@@ -17,8 +22,8 @@ class RetryAfter(Exception):  # noqa: N818 - reads as what the handler asks for
     """
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"RetryAfter takes a number of seconds, not {seconds!r}")
+        if not 0 <= seconds <= LONGEST_WAIT:
+            raise ValueError(f"RetryAfter takes seconds, at most {LONGEST_WAIT} (a year), not {seconds!r}")
         super().__init__(reason or f"asked to be tried again after {seconds:g} s")
         self.seconds = seconds
 

@@ -181,28 +181,28 @@ class _Run:
         return True
 
     def store(self, batch: _Batch) -> None:
-        """Store, then acknowledge.
+        """Store, have it admitted, acknowledge.
 
         When Postgres fails or the process is told to stop, the entries go back as if never taken. After any other
         error they stay taken: counted, they come again alone, and end as poison if they are the cause.
         """
         done = 0
-        for size in _portions(batch.entries):
-            try:
+        try:
+            for size in _portions(batch.entries):
                 counts = store_batch(self._connection, batch.entries[done : done + size])
-            except (StoreError, SystemExit, KeyboardInterrupt):
-                with suppress(RedisError):
-                    self._give_back(batch.received[done:])
-                raise
-            stored = batch.received[done : done + size]
-            done += size
-            self.counts = self.counts.plus(counts)
-            self.read += size
-            try:
-                if counts.deliveries:
-                    self._on_stored()
-            finally:
-                self._reader.acknowledge(stored)
+                stored = batch.received[done : done + size]
+                done += size
+                self.counts = self.counts.plus(counts)
+                self.read += size
+                try:
+                    if counts.deliveries:
+                        self._on_stored()
+                finally:
+                    self._reader.acknowledge(stored)
+        except (StoreError, SystemExit, KeyboardInterrupt):
+            with suppress(RedisError):
+                self._give_back(batch.received[done:])
+            raise
 
     def _next(self, count: int) -> _Batch:
         return self._judged(self._reader.read(count), asked=count)

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from workers.errors import Permanent, RetryAfter
@@ -283,6 +284,83 @@ class TestTheConnection:
         assert [state for state, _, _ in rows(connection)] == ["pending", "succeeded"]
         assert "deallocated" in (rows(connection)[0][2] or "")
         assert self.effects(connection) == 1
+
+    def test_a_connection_that_was_cut_while_it_was_idle_costs_no_attempt(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        def write(event: object, delivery: Delivery) -> None:
+            delivery.connection.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+
+        run(add_deliveries(1), write)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'pipeline handler'"
+            " AND datname = current_database()"
+        )
+        run(add_deliveries(1), write)
+        assert rows(connection) == [("succeeded", 1, None)] * 2
+        assert self.effects(connection) == 2
+
+    def test_the_connection_of_an_earlier_delivery_is_no_way_to_write(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        kept: list[Any] = []
+
+        def write(event: object, delivery: Delivery) -> None:
+            if not kept:
+                kept.append(delivery.connection)
+            kept[0].execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+
+        run(add_deliveries(2), write)
+        assert [state for state, _, _ in rows(connection)] == ["succeeded", "pending"]
+        assert "earlier delivery" in (rows(connection)[1][2] or "")
+        assert self.effects(connection) == 1
+
+    def test_a_handler_that_lets_psycopg_prepare_succeeds_and_the_next_finds_that_undone(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        seen = []
+
+        def handle(event: object, delivery: Delivery) -> None:
+            own = delivery.connection
+            seen.append(own.prepare_threshold)
+            own.prepare_threshold = 0
+            with pytest.raises(psycopg.errors.DivisionByZero), own.transaction():
+                own.execute("SELECT 1 / %s::int", [0])
+            own.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+
+        run(add_deliveries(2), handle)
+        assert rows(connection) == [("succeeded", 1, None)] * 2
+        assert seen == [None, None]
+
+    def test_other_threads_go_on_while_a_commit_takes_its_time(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        connection.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$"
+        )
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+        over, ticks = threading.Event(), 0
+
+        def tick() -> None:
+            nonlocal ticks
+            while not over.wait(0.01):
+                ticks += 1
+
+        ticker = threading.Thread(target=tick)
+
+        def write(event: object, delivery: Delivery) -> None:
+            delivery.connection.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+            ticker.start()
+
+        run(add_deliveries(1), write)
+        over.set()
+        ticker.join()
+        assert rows(connection) == [("succeeded", 1, None)]
+        assert ticks > 10
 
     def test_what_a_deferred_constraint_refuses_is_a_failure_and_leaves_nothing(
         self, connection: Connection, run: Run, add_deliveries: AddDeliveries

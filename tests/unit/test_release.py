@@ -66,6 +66,24 @@ def test_an_error_that_is_its_own_cause_is_let_go_of_too() -> None:
     release(one)
 
 
+def test_a_generator_that_others_still_use_goes_on() -> None:
+    def serve() -> Iterator[BaseException | int]:
+        number = 0
+        while True:
+            try:
+                int("no number")
+            except ValueError as error:
+                yield error
+            number += 1
+            yield number
+
+    served = serve()
+    error = next(served)
+    assert isinstance(error, ValueError)
+    release(error)
+    assert next(served) == 1
+
+
 @pytest.mark.parametrize("how", [ValueError, Retry])
 def test_a_celery_task_that_fails_leaves_no_traceback_behind(
     how: type[Exception], caplog: pytest.LogCaptureFixture

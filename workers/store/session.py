@@ -29,16 +29,23 @@ if TYPE_CHECKING:
 _BEGIN: Final = """BEGIN; SET LOCAL pipeline.delivery = '{token}'; SET LOCAL statement_timeout = {bound};
 SET LOCAL idle_in_transaction_session_timeout = {idle}"""
 # The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
-_FINISH: Final = """SET LOCAL ROLE NONE; SET LOCAL search_path = {path}; SET LOCAL plan_cache_mode = force_generic_plan;
-EXECUTE pipeline_success({event}, {handler}, {fence}, {token});
+_FINISH: Final = """SET LOCAL statement_timeout = 10000; SET LOCAL ROLE NONE; SET LOCAL search_path = {path};
+SET LOCAL plan_cache_mode = force_generic_plan; EXECUTE pipeline_success({event}, {handler}, {fence}, {token});
 COMMIT"""
-_COMMITTED: Final = 5
+_COMMITTED: Final = 6
 """Results of `_FINISH` when all of it went well."""
 # What DISCARD ALL does, but for our own prepared statement, which stays.
 _CLEAN: Final = """; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;
 SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"""
 _COUNT_PREPARED: Final = "SELECT count(*) FROM pg_prepared_statements WHERE from_sql"
 _SUCCESS: Final = "pipeline_success"
+_PATH: Final = """SELECT concat_ws(', ', string_agg(quote_ident(name), ', '), 'pg_temp')
+FROM unnest(current_schemas(false)) AS name"""
+_IN_TRANSACTION: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+_OLD: Final = (
+    "the handler used the connection of an earlier delivery; take delivery.connection anew in each delivery, and keep "
+    "nothing that holds it"
+)
 _ENDED: Final = (
     "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
 )
@@ -55,8 +62,8 @@ class HandlerSession:
 
     @property
     def used(self) -> bool:
-        """Whether the current delivery has touched the connection."""
-        return self._token is not None
+        """Whether the current delivery has touched the connection, or what an earlier one has kept of it."""
+        return self._token is not None or self._is_in_transaction()
 
     def begin(self, claimed: Claimed, *, seconds_left: float) -> psycopg.Connection[Any]:
         """Return the connection, in the transaction of this delivery.
@@ -68,13 +75,23 @@ class HandlerSession:
         Raises:
             psycopg.OperationalError: Postgres cannot be reached.
         """
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        if not self.used:
+        if self._token is None:
+            if self._is_in_transaction():
+                self.discard()
             self._token = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
             bound = max(1, int(seconds_left * 1000))
-            say(self._connection, _BEGIN.format(token=self._token, bound=bound, idle=bound + 1000))
+            commands = _BEGIN.format(token=self._token, bound=bound, idle=bound + 1000)
+            if self._connection is not None and not self._connection.closed:
+                try:
+                    say(self._connection, commands)
+                except psycopg.OperationalError:
+                    self._connection.close()  # it was cut while it was idle, through no fault of this delivery
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+                say(self._connection, commands)
+        if self._connection is None:
+            raise psycopg.OperationalError("the connection was thrown away")
         return self._connection
 
     def commit(self, handler: str, outcome: Outcome) -> None:
@@ -87,23 +104,27 @@ class HandlerSession:
         """
         connection, token, self._token = self._connection, self._token, None
         if connection is None or token is None:
-            raise TransactionMisused("no transaction was begun")
+            self.discard()
+            raise TransactionMisused(_OLD)
         try:
             self._require_open_transaction(connection)
+            if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
+                say(connection, "DEALLOCATE ALL")
+                prepare(connection, _SUCCESS, RECORD_SUCCESS)
             results = converse(connection, self._finish_commands(connection, token, handler, outcome.claimed))
             _require_commit(connection, results)
         except BaseException:
             self.discard()
             raise
-        connection.row_factory = rows.tuple_row
         has_prepared = results[_COMMITTED - 2].get_value(0, 0) != b"0"
         if has_prepared or not is_good(results[-1]):
             self.discard()  # committed all the same
+        self._forget_settings(connection)
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; a connection that cannot do that at once is thrown away."""
         connection, token, self._token = self._connection, self._token, None
-        if connection is None or token is None:
+        if connection is None or not (token or self._is_in_transaction()):
             return
         if connection.closed or connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
             self.discard()
@@ -126,6 +147,17 @@ class HandlerSession:
                 connection.cancel_safe(timeout=2.0)
         connection.close()
 
+    def _is_in_transaction(self) -> bool:
+        connection = self._connection
+        return connection is not None and connection.info.transaction_status in _IN_TRANSACTION
+
+    def _forget_settings(self, connection: psycopg.Connection[Any]) -> None:
+        """Undo what a handler has set on the connection object; what cannot be undone ends the connection."""
+        connection.row_factory = rows.tuple_row
+        is_changed = connection.autocommit or connection.cursor_factory is not psycopg.Cursor
+        if connection.closed or is_changed or connection.prepare_threshold is not None:
+            self.discard()
+
     def _connect(self) -> psycopg.Connection[Any]:
         """Open a connection on which a success can be recorded."""
         connection = psycopg.Connection.connect(
@@ -133,12 +165,15 @@ class HandlerSession:
             connect_timeout=5,
             application_name="pipeline handler",
             tcp_user_timeout=10_000,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
             options=f"{CHECK_CLIENT} -c timezone=UTC",
             # What a handler prepares would be lost, or found by the next one.
             prepare_threshold=None,
         )
-        (path,) = connection.execute("SHOW search_path").fetchone() or ("",)
-        self._search_path = f"{path}, pg_temp"
+        (path,) = connection.execute(_PATH).fetchone() or ("pg_temp",)
+        self._search_path = path
         connection.rollback()
         prepare(connection, _SUCCESS, RECORD_SUCCESS)
         return connection
@@ -146,9 +181,9 @@ class HandlerSession:
     def _end(self, connection: psycopg.Connection[Any]) -> None:
         """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
         prepared = say(connection, f"ROLLBACK{_CLEAN}; {_COUNT_PREPARED}").get_value(0, 0)
-        connection.row_factory = rows.tuple_row
         if prepared != b"0":
             self.discard()
+        self._forget_settings(connection)
 
     @staticmethod
     def _require_open_transaction(connection: psycopg.Connection[Any]) -> None:
