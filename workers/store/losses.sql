@@ -23,14 +23,13 @@ WHERE d.event_id = l.event_id AND d.handler = %(handler)s AND d.state = 'pending
 
 -- Messages that nobody will deliver: the wait is over, or no message is left anywhere (a wider `margin`).
 -- name: return_queued
-UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
-FROM (
-    SELECT event_id, handler FROM deliveries
+UPDATE deliveries SET state = 'pending', ready = true, lease_until = NULL
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM deliveries
     WHERE state = 'queued' AND lease_until < now() + make_interval(secs => %(margin)s)
     ORDER BY lease_until LIMIT 5000 FOR UPDATE SKIP LOCKED
-) AS lost
-WHERE d.event_id = lost.event_id AND d.handler = lost.handler
-RETURNING d.event_id;
+))
+RETURNING event_id;
 
 -- A worker was sent deliveries of a handler that it does not know: a failed attempt of each.
 -- name: claim_unknown
