@@ -38,7 +38,7 @@ def main() -> None:
     """Run the ingress."""
     try:
         settings = load(IngressSettings)
-        taken = take_port(settings.host, settings.port)
+        listening = listen(settings.host, settings.port)
     except SettingError as error:
         sys.stderr.write(f"ingress: {error}\n")
         raise SystemExit(2) from None
@@ -64,34 +64,30 @@ def main() -> None:
         timeout_worker_healthcheck=START_SECONDS,
     )
     if settings.workers > 1:
-        supervisor = Multiprocess(config, sockets=[taken])
+        supervisor = Multiprocess(config, sockets=[listening])
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise SystemExit(1)  # the worker has said why
     else:
-        Server(config).run(sockets=[taken])
+        Server(config).run(sockets=[listening])
 
 
-def take_port(host: str, port: int) -> socket.socket:
-    """Take the port, without listening on it yet.
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port.
 
-    Whoever serves begins to listen when it is ready to: until then clients are refused at once, and do not wait in a
-    queue for processes that may take seconds to start.
+    It listens at once: while the processes that serve it start, clients wait for them instead of being refused.
 
     Raises:
         SettingError: the address is not ours or the port is in use.
     """
     try:
-        taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if taken.family == socket.AF_INET6:
-            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        taken.bind((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise SettingError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what uses it, or set INGRESS_PORT"
+            f"cannot listen on {host} port {port}: {reason}; stop what uses it, or set INGRESS_PORT"
         ) from None
-    return taken
 
 
 def allow_many_connections() -> None:

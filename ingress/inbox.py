@@ -34,8 +34,7 @@ log: Final = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 0.05
 """Between two attempts to reach a Redis that refuses connections, so that a flood does not become a flood of them."""
-_TICK_SECONDS: Final = 0.001
-"""The loop's timers may be early by less."""
+_TICK_SECONDS: Final = 0.001  # the loop's timers may be early by less
 
 
 class Inbox:
@@ -91,8 +90,7 @@ class Inbox:
             tell: called later with the verdict, whether Redis confirmed it; never called if it was not queued.
         """
         command = pack("XADD", INBOX, "*", *chain.from_iterable(encode(envelope).items()))
-        size = len(command)
-        counts = self._counts
+        size, counts = len(command), self._counts
         if counts.waiting_bytes + size > self._bound or (self.room is not None and size > self.room):
             return False
         counts.waiting_bytes += size
@@ -230,8 +228,7 @@ class Inbox:
 
     def _drop(self) -> None:
         """Part from the connection, or from the attempt to make one."""
-        link, self._link = self._link, None
-        opening, self._opening = self._opening, None
+        link, self._link, opening, self._opening = self._link, None, self._opening, None
         if link is not None:
             link.close()
         if opening is not None:
@@ -246,9 +243,8 @@ class Inbox:
     def _tell_failure(self, error: BaseException | None) -> None:
         """Log the change between answering and not answering, not every event."""
         if error is not None and self._is_answering:
-            log.error(
-                "the inbox takes no events: %s", error or type(error).__name__, extra={"code": "inbox_unavailable"}
-            )
+            reason = str(error) or type(error).__name__
+            log.error("the inbox takes no events: %s", reason, extra={"code": "inbox_unavailable"})
         elif error is None and not self._is_answering:
             log.info("the inbox takes events again")
         self._is_answering = error is None

@@ -23,7 +23,7 @@ class RetryAfter(Exception):  # noqa: N818 - reads as what the handler asks for
 
     def __init__(self, seconds: float, reason: str = "") -> None:
         if not 0 <= seconds <= LONGEST_WAIT:
-            raise ValueError(f"RetryAfter takes seconds, at most {LONGEST_WAIT} (a year), not {seconds!r}")
+            raise ValueError(f"RetryAfter takes a number of seconds, at most {LONGEST_WAIT}, not {seconds!r}")
         super().__init__(reason or f"asked to be tried again after {seconds:g} s")
         self.seconds = seconds
 
