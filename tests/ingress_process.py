@@ -112,7 +112,8 @@ def serving(redis_url: str, *, wait_until: str = "/readyz", **settings: str) -> 
         )
     process = Process(port=port, popen=popen, log=log)
     try:
-        wait_for(lambda: answers(process, wait_until), seconds=20)
+        if wait_until:
+            wait_for(lambda: answers(process, wait_until), seconds=20)
         yield process
         if popen.poll() is None:
             assert process.stop() == 0, log.read_text()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer evaluates signatures
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -74,7 +75,7 @@ def send(
     """Send signed events to a tenant's endpoint, as the provider would, a fresh session each.
 
     Prints how many were acknowledged and in what time, counted from when each was due.
-    Ends with status 1 if not all were acknowledged or, with --wait, not all handled.
+    Ends with status 1 if not all were acknowledged or, with --wait, not all handled; Ctrl-C ends it early.
 
     Examples:
         pipeline send demo
@@ -87,7 +88,12 @@ def send(
     target = _target(url or find_context().ingress_url, path)
     started = time.monotonic()
     answers: list[Answer] = []
-    with _bar("sending", count, as_json=as_json) as bar, ids_file.open("w") if ids_file else nullcontext() as ids:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told what came of it so far, like by Ctrl-C
+    with (
+        suppress(KeyboardInterrupt),
+        _bar("sending", count, as_json=as_json) as bar,
+        ids_file.open("w") if ids_file else nullcontext() as ids,
+    ):
         for answer in post_many(target, make, count=count, rate=rate, connections=connections, timeout=timeout):
             answers.append(answer)
             bar.advance(bar.task_ids[0])
@@ -96,10 +102,12 @@ def send(
             if as_json:
                 emit([_row(answer)], as_json=True, columns=[])
     summary = _summarize(answers, time.monotonic() - started)
+    if len(answers) < count:
+        print(f"pipeline: stopped after {len(answers)} of {count}", file=sys.stderr)
     if not as_json:
         _print_answers(summary, answers, rate)
     good = summary["acknowledged"] == count
-    if wait and summary["acknowledged"]:
+    if wait and summary["acknowledged"] and len(answers) == count:
         fates = _wait(answers, patience, as_json=as_json)
         seconds = time.monotonic() - started
         summary |= {"fates": {fate.value: fates[fate] for fate in Fate}, "waited_seconds": round(seconds, 3)}

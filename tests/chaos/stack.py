@@ -313,9 +313,9 @@ def _path(*folders: Path) -> str:
 
 
 def _works(process: psutil.Process) -> bool:
-    """Say whether a child is one that works, not Python's resource tracker or a zombie."""
+    """Say whether a child is one that works, not a zombie."""
     with suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline())
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 

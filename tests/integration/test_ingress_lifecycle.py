@@ -32,7 +32,6 @@ from tests.ingress_process import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -165,28 +164,6 @@ def test_metrics_are_told_on_a_port_of_their_own(valkey: Valkey) -> None:
         wait_for(lambda: figures(port)["ingress_inbox_length"] >= 3, seconds=2)
 
 
-def test_a_worker_that_dies_is_replaced(valkey: Valkey) -> None:
-    with serving(valkey.url, INGRESS_WORKERS="2") as ingress:
-        parent = psutil.Process(ingress.popen.pid)
-
-        def workers() -> set[int]:
-            return {child.pid for child in parent.children() if is_worker(child)}
-
-        wait_for(lambda: len(workers()) == 2, seconds=20)
-        victim = min(workers())
-        psutil.Process(victim).kill()
-        wait_for(lambda: len(workers() - {victim}) == 2, seconds=20)
-        wait_for(lambda: ingress.post().status_code == 200, seconds=5)
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Tell a worker from multiprocessing's resource tracker, and from one that has just died."""
-    try:
-        return "spawn_main" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-
-
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -241,19 +218,3 @@ def test_plain_uvicorn_runs_it_too(valkey: Valkey) -> None:
         finally:
             popen.terminate()
     assert popen.returncode == 0
-
-
-SLOW_START = """
-import sys, time
-if "--multiprocessing-fork" in sys.orig_argv:
-    time.sleep(6)
-"""
-
-
-def test_processes_that_start_slower_than_uvicorn_expects_are_not_killed_before_they_serve(
-    valkey: Valkey, tmp_path: Path
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
-    with serving(valkey.url, INGRESS_WORKERS="2", PYTHONPATH=str(tmp_path)) as process:
-        assert process.post().status_code == httpx.codes.OK
-        assert "died" not in process.log.read_text()

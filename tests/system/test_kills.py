@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from tests.system.ledger import effects_of_more_than_one_run, wait_until_settled
@@ -17,9 +16,11 @@ from tests.system.waiting import until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import psutil
+
     from tests.system.stack import Stack
 
-COUNT, RATE = 5000, 300
+RATE = 300
 CHILDREN = ("handlers", "ingest", "housekeeping")
 MAINS = ("postgres", "valkey", "ingest", "handlers", "housekeeping", "beat", "flower", "ingress")
 
@@ -30,7 +31,7 @@ def test_kill_nine_of_every_process_in_turn_under_load_loses_nothing_and_repeats
 ) -> None:
     ids_file = tmp_path / "ids"
     sending = subprocess.Popen(
-        [PIPELINE, "send", "kills", f"--count={COUNT}", f"--rate={RATE}", f"--ids-file={ids_file}"],
+        [PIPELINE, "send", "kills", "--count=1000000", f"--rate={RATE}", f"--ids-file={ids_file}"],
         env=stack.environ,
         stdout=subprocess.PIPE,
         text=True,
@@ -38,14 +39,15 @@ def test_kill_nine_of_every_process_in_turn_under_load_loses_nothing_and_repeats
     try:
         until(lambda: _ids(ids_file), seconds=20, what="the first acknowledged event")
         killed = _kill_everything_in_turn(stack, ids_file)
-        assert sending.poll() is None, f"all was sent before all was killed: {killed}"
         for name in MAINS:
             until(partial(stack.is_alive, name), seconds=30, what=f"a new {name}")
     finally:
-        said, _ = sending.communicate(timeout=90)
+        sending.terminate()
+        said, _ = sending.communicate(timeout=20)
     ids = _ids(ids_file)
-    assert f"acknowledged {len(ids)} of {COUNT}" in said
-    assert len(ids) > COUNT / 2, said
+    acknowledged, sent = map(int, re.findall(r"acknowledged (\d+) of (\d+)", said)[0])
+    assert acknowledged - len(ids) in {0, 1}  # the end may come between an answer and its line
+    assert acknowledged > sent / 2, (said, killed)
     account = wait_until_settled(stack, ids, seconds=60)
     assert (account.succeeded, account.failed) == (len(ids), 0)
     (taken,) = stack.query("SELECT count(DISTINCT event_id) FROM effects WHERE event_id = ANY (%s::uuid[])", [ids])
@@ -76,12 +78,8 @@ def _kill_everything_in_turn(stack: Stack, ids_file: Path) -> list[str]:
 
 
 def _serving(stack: Stack) -> list[psutil.Process]:
-    """Return the ingress processes behind the main one that have the listening socket open for requests."""
-    serving = []
-    for child in stack.children("ingress"):
-        with suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(child.cmdline()):
-                serving.append(child)
+    """Return the ingress processes behind the main one."""
+    serving = stack.children("ingress")
     assert len(serving) == 2
     return serving
 
