@@ -36,6 +36,7 @@ def members(ingress: Process) -> set[int]:
 
 def test_one_that_dies_is_replaced_and_nobody_waits_for_it(valkey: Valkey) -> None:
     with serving(valkey.url, INGRESS_WORKERS="2") as ingress:
+        wait_for(lambda: len(members(ingress)) == 2, seconds=5)
         first = members(ingress)
         for victim in first:
             os.kill(victim, signal.SIGKILL)
@@ -64,7 +65,8 @@ def test_a_client_is_never_left_waiting_for_a_start(valkey: Valkey) -> None:
 def test_when_the_parent_is_killed_its_processes_answer_what_they_have_and_leave(valkey: Valkey) -> None:
     with serving(valkey.url, INGRESS_WORKERS="2") as ingress, ingress.connect() as connection:
         whole = request(b"the rest comes after the death")
-        connection.sendall(whole[:-5])
+        connection.sendall(request(b"the first") + whole[:-5])
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         orphans = [psutil.Process(pid) for pid in members(ingress)]
         ingress.popen.kill()
         ingress.popen.wait()
