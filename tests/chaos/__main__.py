@@ -33,13 +33,18 @@ def main() -> int:
     """Read the command line and do what it says; return the status."""
     parser = argparse.ArgumentParser(prog="make chaos", description="Kill, cut and fuzz the real pipeline.")
     parser.add_argument("what", nargs="?", default="faults", choices=[*DOES, "list"])
-    parser.add_argument("--seconds", type=float, help="of load (faults: 600, and until each has come; soak: 1200)")
+    parser.add_argument(
+        "--seconds", type=float, help="of load (faults: 600, and until each has come; soak: 1200; slow: 12)"
+    )
     parser.add_argument("--rounds", type=int, default=0, help="inject each fault so often, alone, instead")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="decides faults, moments and load")
     parser.add_argument("--faults", default="", help="comma-separated names; `list` shows them")
     parser.add_argument("--rate", type=float, default=0.0, help="events a second; default: a third of what is possible")
     parser.add_argument("--requests", type=int, default=200_000, help="of the fuzz run")
     parser.add_argument("--clients", type=int, default=500, help="slow ones")
+    parser.add_argument(
+        "--turns", type=int, default=5, help="of --seconds without slow clients and as many beside them"
+    )
     parser.add_argument("--out", type=Path, default=Path(".local/chaos"), help="folder of report.json and timeline.svg")
     chosen = parser.parse_args()
     known = load()
@@ -110,9 +115,21 @@ async def slow(chosen: argparse.Namespace, on_step: Callable[[float, str], None]
         on_step(0, f"{chosen.clients} slow clients beside normal traffic")
         before = memory_of(stack, "ingress")
         found = await slow_clients.compare(
-            stack.doors(), clients=chosen.clients, seconds=12, turns=4, rate=60, spread=10
+            stack.doors(),
+            clients=chosen.clients,
+            seconds=chosen.seconds or 12,
+            turns=chosen.turns,
+            rate=chosen.rate or 60,
+            spread=10,
+            on_turn=lambda turn: on_step(turn / chosen.turns, f"{turn} of {chosen.turns} turns"),
         )
         after = memory_of(stack, "ingress")
+    for turn in found.turns:
+        without, beside = slow_clients.latency(turn.without), slow_clients.latency(turn.beside)
+        CONSOLE.print(
+            f"p50 {without.p50:.1f} and {beside.p50:.1f} ms, p99 {without.p99:.1f} and {beside.p99:.1f} ms; {turn.held}"
+            f" slow clients were held, and took {turn.busy:.0%} of a core themselves"
+        )
     CONSOLE.print(f"without: {found.without}\nbeside {found.held:.0f}: {found.beside}\np99 ratio: {found.ratio:.2f}")
     CONSOLE.print(f"memory of the ingress processes, MB: {[*before.values()]} before, {[*after.values()]} after")
     held = found.held >= 0.9 * chosen.clients

@@ -1,6 +1,7 @@
 """Slow clients beside normal traffic: connections with no data, half a header, half a body, or a drip.
 
-Guarantees: the same normal traffic is measured without them and beside them, in turns. Refuses nothing.
+Guarantees: the same normal traffic is measured without them and beside them, in turns, half of the time without them
+before and half of it after, so that what changes by itself changes both. Refuses nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import psutil
+
 from tests.chaos.client import Connection, completed, post, signature
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.chaos.stack import Door
+
+    Sample = tuple[float, bool]
+    """Seconds of a request, and whether it was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +39,42 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Normal traffic without slow clients and beside them; `held` of them were connected on average."""
+class Turn:
+    """Normal traffic without slow clients and beside them.
 
-    without: Latency
-    beside: Latency
-    held: float
+    Attributes:
+        without: half of it before they came, half after they went.
+        beside: while they were there.
+        held: of them were connected at its end.
+        busy: share of a core that they took themselves.
+    """
+
+    without: list[Sample]
+    beside: list[Sample]
+    held: int
+    busy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What the turns say together."""
+
+    turns: Sequence[Turn]
+
+    @property
+    def without(self) -> Latency:
+        """Without slow clients."""
+        return latency([sample for turn in self.turns for sample in turn.without])
+
+    @property
+    def beside(self) -> Latency:
+        """Beside them."""
+        return latency([sample for turn in self.turns for sample in turn.beside])
+
+    @property
+    def held(self) -> float:
+        """How many were connected, on average."""
+        return sum(turn.held for turn in self.turns) / len(self.turns)
 
     @property
     def ratio(self) -> float:
@@ -47,30 +83,40 @@ class Comparison:
 
 
 async def compare(
-    doors: Sequence[Door], *, clients: int, seconds: float, turns: int, rate: float, spread: float
+    doors: Sequence[Door],
+    *,
+    clients: int,
+    seconds: float,
+    turns: int,
+    rate: float,
+    spread: float,
+    on_turn: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
     """Measure in turns, so that a noisy machine disturbs both alike.
 
     Args:
         doors: endpoints.
         clients: slow ones at any time.
-        seconds: of each half of a turn.
+        seconds: without them, and again beside them, in each turn.
         turns: pairs of measurements.
         rate: of normal requests a second.
         spread: seconds over which the slow ones arrive: the server's patience with them, else they come and go at once.
+        on_turn: called with the number of turns that are over.
     """
-    without: list[tuple[float, bool]] = []
-    beside: list[tuple[float, bool]] = []
-    held: list[int] = []
-    for _ in range(turns):
-        without += await _normal(doors, seconds=seconds, rate=rate)
+    found: list[Turn] = []
+    for turn in range(turns):
+        before = await _normal(doors, seconds=seconds / 2, rate=rate)
         crowd = await Crowd.gather(doors, clients, spread=spread)
         try:
-            beside += await _normal(doors, seconds=seconds, rate=rate)
-            held.append(crowd.connected)
+            spent, started = crowd.cpu_seconds(), time.monotonic()
+            beside = await _normal(doors, seconds=seconds, rate=rate)
+            held, busy = crowd.connected, (crowd.cpu_seconds() - spent) / (time.monotonic() - started)
         finally:
             await crowd.leave()
-    return Comparison(without=_latency(without), beside=_latency(beside), held=sum(held) / len(held))
+        after = await _normal(doors, seconds=seconds / 2, rate=rate)
+        found.append(Turn(without=before + after, beside=beside, held=held, busy=busy))
+        on_turn(turn + 1)
+    return Comparison(turns=found)
 
 
 class Crowd:
@@ -97,6 +143,11 @@ class Crowd:
             await asyncio.sleep(0.05)
         return crowd
 
+    def cpu_seconds(self) -> float:
+        """Return what it has computed so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
+
     async def leave(self) -> None:
         """Disconnect all of them."""
         assert self._process.stdin
@@ -110,11 +161,11 @@ class Crowd:
             self.connected = int(line)
 
 
-async def _normal(doors: Sequence[Door], *, seconds: float, rate: float) -> list[tuple[float, bool]]:
-    """Send requests at their time; return the seconds of each and whether it was acknowledged."""
+async def _normal(doors: Sequence[Door], *, seconds: float, rate: float) -> list[Sample]:
+    """Send requests at their time, which is when their latency begins."""
     chance = random.Random(1)  # noqa: S311 - the same traffic each time
     idle = [Connection(door.port) for door in doors for _ in range(4)]
-    found: list[tuple[float, bool]] = []
+    found: list[Sample] = []
     tasks: list[asyncio.Task[None]] = []
 
     async def send(due: float) -> None:
@@ -136,7 +187,8 @@ async def _normal(doors: Sequence[Door], *, seconds: float, rate: float) -> list
     return found
 
 
-def _latency(found: list[tuple[float, bool]]) -> Latency:
+def latency(found: Sequence[Sample]) -> Latency:
+    """Sum requests up."""
     times = sorted(seconds * 1000 for seconds, _ in found)
     return Latency(
         requests=len(times),
