@@ -332,6 +332,65 @@ class TestTheConnection:
         assert rows(connection) == [("succeeded", 1, None)] * 2
         assert seen == [None, None]
 
+    @pytest.mark.parametrize("ends", ["returns", "raises", "raises outside of its transaction"])
+    def test_what_a_handler_sets_on_the_connection_object_is_gone_at_the_next_delivery(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries, ends: str
+    ) -> None:
+        seen, heard = [], []
+
+        class Loud(psycopg.adapt.Loader):
+            def load(self, data: Any) -> str:
+                return f"loaded {bytes(data).decode()}"
+
+        class LoudDumper(psycopg.adapt.Dumper):
+            def dump(self, obj: object) -> bytes:
+                return b"dumped"
+
+        def handle(event: object, delivery: Delivery) -> None:
+            own = delivery.connection
+            heard.clear()
+            own.execute("DO $$ BEGIN RAISE NOTICE 'heard'; END $$")
+            values = own.execute("SELECT %s::text, pg_backend_pid()", ["quiet"]).fetchone()
+            factories = (own.row_factory, own.cursor_factory, own.server_cursor_factory)
+            modes = (own.prepare_threshold, own.prepared_max, own.autocommit, own.isolation_level, own.read_only)
+            seen.append((values, factories, modes, [*heard]))
+            own.adapters.register_loader("text", Loud)
+            own.adapters.register_dumper(str, LoudDumper)
+            own.add_notice_handler(heard.append)
+            own.row_factory = psycopg.rows.dict_row
+            own.cursor_factory = psycopg.ClientCursor
+            own.server_cursor_factory = type("Other", (psycopg.ServerCursor,), {})
+            assert own.execute("SELECT %s::text AS told", ["quiet"]).fetchone() == {"told": "loaded dumped"}
+            own.prepare_threshold, own.prepared_max = 3, 7
+            if ends != "returns":
+                if ends != "raises":
+                    own.rollback()
+                    own.isolation_level, own.read_only = psycopg.IsolationLevel.SERIALIZABLE, True
+                    own.autocommit = True
+                raise ValueError("after all of it")
+
+        run(add_deliveries(3), handle)
+        assert [state for state, _, _ in rows(connection)] == ["succeeded" if ends == "returns" else "pending"] * 3
+        assert len(seen) == 3
+        assert seen[0] == seen[1] == seen[2], "one session, and every time as new"
+        assert seen[0][0][0] == "quiet"
+
+    def test_statements_that_psycopg_prepared_are_gone_even_if_the_handler_hides_it(
+        self, connection: Connection, run: Run, add_deliveries: AddDeliveries
+    ) -> None:
+        def handle(event: object, delivery: Delivery) -> None:
+            own = delivery.connection
+            own.prepare_threshold = 0
+            own.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+            own.prepare_threshold = None
+            if delivery.attempt == 1 and delivery.event_id == ids[0]:
+                raise ValueError("after the statement was prepared")
+
+        run(ids := add_deliveries(3), handle, schedule=(0.0,))
+        run(ids[:1], handle)
+        assert [state for state, _, _ in rows(connection)] == ["succeeded"] * 3
+        assert self.effects(connection) == 3
+
     def test_other_threads_go_on_while_a_commit_takes_its_time(
         self, connection: Connection, run: Run, add_deliveries: AddDeliveries
     ) -> None:

@@ -161,7 +161,7 @@ INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, w
 SELECT event_id, handler, CASE WHEN current_setting('pipeline.delivery', true) = $4 THEN tenant END, 'succeeded',
        attempt, fence, worker, last_error, created_at
 FROM (SELECT) AS one LEFT JOIN finished ON true
-RETURNING (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE from_sql);
+RETURNING (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE name <> 'pipeline_success');
 
 -- name: hand_back
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL

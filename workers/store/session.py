@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import errors, pq, rows
+from psycopg import errors, pq
 
 from workers.errors import Fenced, TransactionMisused
 from workers.store.connect import CHECK_CLIENT
@@ -37,8 +37,8 @@ _COMMITTED: Final = 6
 # What DISCARD ALL does, but for our own prepared statement, which stays.
 _CLEAN: Final = """; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;
 SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"""
-_COUNT_PREPARED: Final = "SELECT count(*) FROM pg_prepared_statements WHERE from_sql"
 _SUCCESS: Final = "pipeline_success"
+_IS_OURS_ALONE: Final = f"SELECT bool_and(name = '{_SUCCESS}') FROM pg_prepared_statements"
 _PATH: Final = """SELECT concat_ws(', ', string_agg(quote_ident(name), ', '), 'pg_temp')
 FROM unnest(current_schemas(false)) AS name"""
 _IN_TRANSACTION: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -119,7 +119,8 @@ class HandlerSession:
         has_prepared = results[_COMMITTED - 2].get_value(0, 0) != b"0"
         if has_prepared or not is_good(results[-1]):
             self.discard()  # committed all the same
-        self._forget_settings(connection)
+        else:
+            _make_as_new(connection)
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; a connection that cannot do that at once is thrown away."""
@@ -151,13 +152,6 @@ class HandlerSession:
         connection = self._connection
         return connection is not None and connection.info.transaction_status in _IN_TRANSACTION
 
-    def _forget_settings(self, connection: psycopg.Connection[Any]) -> None:
-        """Undo what a handler has set on the connection object; what cannot be undone ends the connection."""
-        connection.row_factory = rows.tuple_row
-        is_changed = connection.autocommit or connection.cursor_factory is not psycopg.Cursor
-        if connection.closed or is_changed or connection.prepare_threshold is not None:
-            self.discard()
-
     def _connect(self) -> psycopg.Connection[Any]:
         """Open a connection on which a success can be recorded."""
         connection = psycopg.Connection.connect(
@@ -169,9 +163,8 @@ class HandlerSession:
             keepalives_interval=2,
             keepalives_count=3,
             options=f"{CHECK_CLIENT} -c timezone=UTC",
-            # What a handler prepares would be lost, or found by the next one.
-            prepare_threshold=None,
         )
+        _make_as_new(connection)
         (path,) = connection.execute(_PATH).fetchone() or ("pg_temp",)
         self._search_path = path
         connection.rollback()
@@ -180,10 +173,11 @@ class HandlerSession:
 
     def _end(self, connection: psycopg.Connection[Any]) -> None:
         """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
-        prepared = say(connection, f"ROLLBACK{_CLEAN}; {_COUNT_PREPARED}").get_value(0, 0)
-        if prepared != b"0":
+        is_ours_alone = say(connection, f"ROLLBACK{_CLEAN}; {_IS_OURS_ALONE}").get_value(0, 0)
+        if is_ours_alone == b"t":
+            _make_as_new(connection)
+        else:
             self.discard()
-        self._forget_settings(connection)
 
     @staticmethod
     def _require_open_transaction(connection: psycopg.Connection[Any]) -> None:
@@ -207,6 +201,15 @@ class HandlerSession:
             fence=claimed.fence,
             token=f"'{token}'",
         )
+
+
+def _make_as_new(connection: psycopg.Connection[Any]) -> None:
+    """Undo what a handler has set on the connection object: adapters, factories, callbacks, whatever there is.
+
+    The object begins again, around the same session: 7 us, and nothing that psycopg may add to it is forgotten here.
+    """
+    psycopg.Connection.__init__(connection, connection.pgconn)
+    connection.prepare_threshold = None  # what a handler prepares would be lost, or found by the next one
 
 
 def _require_commit(connection: psycopg.Connection[Any], results: Sequence[PGresult]) -> None:
