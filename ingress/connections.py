@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 HEADER_BYTES: Final = 65_536
 """Bound of the headers of one request; what arrives in one read may be above it."""
-BUSY_SECONDS: Final = 20.0
-"""Added to the time for headers: beyond it a request is stuck, with a client that does not read its answer."""
+BUSY_SECONDS: Final = 10.0
+"""Added to the time for headers and body: beyond it a request is stuck, with a client that does not read its answer."""
+PIPELINED: Final = 100
+"""Bound of the requests that a client may send before it has the answer to the first of them."""
 GOODBYE_SECONDS: Final = 0.3
 """How long an idle connection may still bring a request after shutdown has begun."""
 
@@ -39,7 +41,8 @@ class Limits:
 
     Attributes:
         connections: bound of open connections in this process.
-        headers_seconds: from the connection, later from a request's first byte, to the end of its headers.
+        headers_seconds: from the connection, later from a request's first byte, to the end of its headers; a body has
+            as long again.
     """
 
     connections: int
@@ -83,7 +86,9 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """Start the request."""
+        """Start the request, or let it wait behind those that were sent before it."""
+        if len(self._unanswered) >= PIPELINED:
+            raise OverflowError("too many requests wait for their answers")  # to the parser: no more is parsed
         self._header_bytes = 0
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
@@ -97,6 +102,8 @@ class Connection(HttpToolsProtocol):
         self._unanswered.popleft()
         self._joined.flush()
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn 0.54 resumes at each answer, and parses another 256 kB of requests
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
@@ -134,7 +141,8 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def _look(self) -> None:
-        allowed = self._limits.headers_seconds + (0 if self._is_idle() else BUSY_SECONDS)
+        seconds = self._limits.headers_seconds
+        allowed = seconds if self._is_idle() else 2 * seconds + BUSY_SECONDS
         left = self._since + allowed - self.loop.time()
         waits_for_its_next_request = (
             self._is_idle()
