@@ -95,6 +95,23 @@ def test_a_new_version_replaces_the_whole() -> None:
     assert endpoints.find("moveris/acme") is UNKNOWN_ENDPOINT
 
 
+def test_only_what_has_changed_is_opened_again() -> None:
+    def field(label: str) -> bytes:
+        one = Endpoint(provider="moveris", tenant="any", scheme="moveris", enabled=True, secrets=(secret(label),))
+        return encode(one)
+
+    stays, before, after = field("a"), field("b"), field("c")
+    endpoints = Endpoints(CIPHER)
+    endpoints.replace({b"version": b"1", b"moveris/stays": stays, b"moveris/changes": before, b"moveris/goes": stays})
+    doors = {name: endpoints.find(f"moveris/{name}") for name in ("stays", "changes", "goes")}
+    endpoints.replace({b"version": b"2", b"moveris/stays": stays, b"moveris/changes": after})
+    assert endpoints.find("moveris/stays") is doors["stays"]
+    assert endpoints.find("moveris/goes") is UNKNOWN_ENDPOINT
+    changed = endpoints.find("moveris/changes")
+    assert isinstance(changed, Door)
+    assert [key.label for key in changed.keys] == ["c"]
+
+
 def test_ten_thousand_endpoints_are_taken_over_without_holding_the_loop() -> None:
     one = Endpoint(provider="moveris", tenant="acme", scheme="moveris", enabled=True, secrets=(secret("a"),))
     value = encode(one)
