@@ -49,6 +49,8 @@ class Watch:
         self._counts = counts
         self._is_full = False
         self._has_bad_policy = False
+        self._silence = ""
+        """Why Redis does not answer, as it was told."""
         self._is_over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -89,10 +91,13 @@ class Watch:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
                 log.exception("unexpected error in the watch", extra={"code": "internal_error"})
-            if self._counts.redis_answers:
-                log.warning("Redis does not answer: %s", error or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            if reason != self._silence:
+                log.warning("Redis does not answer: %s", reason)
+            self._silence = reason
             self._counts.redis_answers = False
             return
+        self._silence = ""
         self._counts.redis_answers = True
         self._counts.inbox_length = length
         if self._endpoints.version is not None and self._endpoints.version.isdecimal():

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,11 +147,18 @@ def wait_for(condition: Callable[[], bool], *, seconds: float) -> float:
 
 
 class Valkey:
-    """A Valkey that a test may stop, pause and fill; its data survive a stop."""
+    """A Valkey that a test may stop, pause and fill; its data survive a stop.
+
+    Attributes:
+        url: of its port.
+        socket: of the file system, where it listens too.
+    """
 
     def __init__(self, home: Path, *, maxmemory: str) -> None:
         self._home = home
-        self._server = prepare_valkey(home, port=free_port(), password="test", maxmemory=maxmemory)
+        self.socket = home / "valkey.sock"
+        server = prepare_valkey(home, port=free_port(), password="test", maxmemory=maxmemory)
+        self._server = replace(server, argv=[*server.argv, "--unixsocket", str(self.socket)])
         self._popen: subprocess.Popen[bytes] | None = None
         self.url = self._server.url
 

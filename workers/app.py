@@ -16,6 +16,7 @@ from celery import Celery, signals
 from shared import telemetry, wire
 from shared.settings import SettingError, load
 from workers import registration
+from workers.broker import broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
 
@@ -29,7 +30,7 @@ try:
 except (SettingError, RegistrationError) as refusal:
     sys.exit(f"workers: {refusal}")
 
-app = Celery("pipeline", broker=settings.redis_url, include=["workers.tasks"])
+app = Celery("pipeline", broker=broker_url(settings.redis_url), include=["workers.tasks"])
 app.conf.update(
     accept_content=["json"],
     task_serializer="json",

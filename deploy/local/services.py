@@ -21,6 +21,7 @@ from deploy.local.errors import StackError
 from deploy.local.service import Service
 from ingress.settings import IngressSettings
 from shared.settings import load
+from workers.broker import broker_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,7 +147,7 @@ def _answers(url: str) -> Callable[[], bool]:
 def _pongs(redis_url: str, node: str) -> bool:
     """Say whether a worker takes messages: its main process answers a ping between two of them."""
     try:
-        with Celery("probe", broker=redis_url, set_as_current=False) as probe:
+        with Celery("probe", broker=broker_url(redis_url), set_as_current=False) as probe:
             probe.conf.broker_transport_options = {"socket_timeout": 2, "socket_connect_timeout": 2}
             return bool(probe.control.ping(destination=[node], timeout=1.0))
     except (OperationalError, OSError):
