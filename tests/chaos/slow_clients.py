@@ -146,7 +146,7 @@ class Crowd:
     def cpu_seconds(self) -> float:
         """Return what it has computed so far."""
         times = psutil.Process(self._process.pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     async def leave(self) -> None:
         """Disconnect all of them."""

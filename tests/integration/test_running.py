@@ -336,7 +336,8 @@ class TestTheConnection:
     def test_what_a_handler_sets_on_the_connection_object_is_gone_at_the_next_delivery(
         self, connection: Connection, run: Run, add_deliveries: AddDeliveries, ends: str
     ) -> None:
-        seen, heard = [], []
+        seen: list[tuple[Any, ...]] = []
+        heard: list[psycopg.errors.Diagnostic] = []
 
         class Loud(psycopg.adapt.Loader):
             def load(self, data: Any) -> str:
