@@ -2,8 +2,8 @@
 
 Nearly every webhook comes in one piece. Such a request needs no coroutine that could wait for more of it, no scope, no
 messages to and fro: what uvicorn and asyncio spend on these is more than half of a request. Whatever is not plain (a
-body in pieces, another method, a query, an escape, pipelining, a question of a provider, a refusal before the inbox)
-takes the way through ASGI, `ingress.app`, and is answered there.
+body in pieces, another method, a query, an escape, pipelining, a question of a provider) takes the way through ASGI,
+`ingress.app`, and is answered there.
 
 Guarantees: the same answers as through ASGI, in the order of the requests. Refuses: the same.
 """
@@ -116,13 +116,16 @@ class DirectConnection(Connection):
         direct = Direct(self._nobody_waits)
         try:
             name = self.url[len(_PREFIX) :].decode("ascii")
-            is_taken = self._webhooks.append(name, self.headers, body, partial(self._answer, direct))
+            verdict = self._webhooks.append(name, self.headers, body, partial(self._answer, direct))
         except Exception:  # noqa: BLE001 on the long way it happens again, is logged and answered
             return False
-        if is_taken:
-            self.cycle = cast("RequestResponseCycle", direct)
-            self._unanswered.append(self.cycle)
-        return is_taken
+        if verdict is False:
+            return False
+        self.cycle = cast("RequestResponseCycle", direct)
+        self._unanswered.append(self.cycle)
+        if isinstance(verdict, Refusal):
+            self._answer(direct, verdict)
+        return True
 
     def _answer(self, direct: Direct, outcome: str | Refusal) -> None:
         direct.response_complete = True

@@ -98,7 +98,9 @@ class Webhooks:
         else:
             self._requests[outcome.value] += 1
 
-    def append(self, name: str, headers: list[Header], body: bytes, answer: Callable[[str | Refusal], None]) -> bool:
+    def append(
+        self, name: str, headers: list[Header], body: bytes, answer: Callable[[str | Refusal], None]
+    ) -> bool | Refusal:
         """Append a POST whose body is complete, if nothing speaks against it.
 
         Args:
@@ -108,17 +110,23 @@ class Webhooks:
             answer: called later with the event's id, or why there is none.
 
         Returns:
-            False if anything did; nothing was done then, and the request is answered through ASGI.
+            True if it will be answered; why it is refused, to be answered at once; or False if it is no plain event:
+            nothing was done then, and the request is answered through ASGI.
         """
         if name.count("/") != 1 or len(body) > self._reader.max_bytes:
             return False
         door = self._endpoints.find(name)
         if isinstance(door, Refusal):
-            return False
+            return False  # a query or an escape may be in the name: ASGI takes them apart
         judged = judge(door, headers, body)
-        if not isinstance(judged, Envelope):
-            return False
-        return self._inbox.append(judged, partial(self._conclude, str(judged.id), answer))
+        if isinstance(judged, Envelope):
+            if self._inbox.append(judged, partial(self._conclude, str(judged.id), answer)):
+                return True
+            judged = INBOX_UNAVAILABLE
+        if isinstance(judged, Refusal):
+            self._requests[judged.code] += 1
+            return judged
+        return False
 
     def _conclude(self, event_id: str, answer: Callable[[str | Refusal], None], is_stored: bool) -> None:  # noqa: FBT001 see settle
         self._requests[ACCEPTED if is_stored else INBOX_UNAVAILABLE.code] += 1

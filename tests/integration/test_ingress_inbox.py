@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.wire import BELL, INBOX, INGEST_QUEUE
-from tests.ingress_process import Process, Valkey, answers, endpoint, inbox, own_valkey, publish, serving, wait_for
+from tests.ingress_process import (
+    Process,
+    Valkey,
+    answers,
+    endpoint,
+    inbox,
+    own_valkey,
+    publish,
+    request,
+    serving,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +128,12 @@ def test_beyond_the_high_water_events_are_503_while_celery_can_still_write(valke
         for name in ballast:
             client.set(name, b"x" * 2**20)  # 50 of 64 MB: above 75 %
         wait_for(lambda: not is_acknowledged(ingress), seconds=2)
+        with ingress.connect() as connection:
+            for _ in range(2):  # one that arrives whole, and the connection goes on behind it
+                connection.sendall(request(b"{}"))
+                answer = connection.recv(65_536)
+                assert answer.startswith(b"HTTP/1.1 503")
+                assert b"retry-after: 5\r\n" in answer
         assert client.lpush(INGEST_QUEUE, "Celery's own") >= 1
         client.delete(*ballast)
         wait_for(lambda: is_acknowledged(ingress), seconds=2)

@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.servers import free_port
 from tests.ingress_process import (
+    PATH,
+    SECRET,
     Process,
     Valkey,
     answers,
@@ -154,9 +156,17 @@ def test_metrics_are_told_on_a_port_of_their_own(valkey: Valkey) -> None:
         for _ in range(3):
             ingress.post()
         ingress.post(headers={})
+        for path, secret in ((PATH, b"another one"), ("/webhooks/moveris/nobody", SECRET)):
+            for extra in ("", "expect: 100-continue\r\n"):  # refused on either way, each is counted once
+                ingress.talk(request(b"{}", path=path, secret=secret, extra=f"{extra}connection: close\r\n"))
+            with ingress.connect() as connection:
+                connection.sendall(request(b"{}", path=path, secret=secret))
+                assert connection.recv(65_536).startswith(b"HTTP/1.1 40")
         told = figures(port)
         assert told["ingress_requests_total[accepted]"] == 3
         assert told["ingress_requests_total[missing_signature]"] == 1
+        assert told["ingress_requests_total[invalid_signature]"] == 3
+        assert told["ingress_requests_total[unknown_endpoint]"] == 3
         assert told["ingress_flush_entries_sum"] == 3
         assert told["ingress_flush_seconds_count"] == 3
         assert (told["ingress_waiting_bytes"], told["ingress_redis_answers"]) == (0, 1)

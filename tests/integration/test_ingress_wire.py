@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from shared.wire import BELL, INGEST_QUEUE
 from tests.ingress_process import (
+    SECRET,
     Process,
     Valkey,
     answers,
@@ -232,15 +234,17 @@ def test_a_request_in_two_pieces_is_answered_like_one_in_one(
     assert body in stored(valkey)
 
 
-def test_both_ways_answer_alike(place: tuple[Process, Between]) -> None:
+@pytest.mark.parametrize("secret", [SECRET, b"another one"], ids=["accepted", "refused"])
+def test_both_ways_answer_alike(place: tuple[Process, Between], secret: bytes) -> None:
     ingress, _ = place
     heads = []
     for extra in ("", "expect: 100-continue\r\n"):
         with ingress.connect() as connection:
-            connection.sendall(request(b"alike", extra=extra))
-            answer = b""
-            while not answer.endswith(b'"}'):
-                answer += connection.recv(65_536)
+            for _ in range(2):  # the connection goes on behind the answer
+                connection.sendall(request(b"alike", extra=extra, secret=secret))
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += connection.recv(65_536)
         head = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")[0]
         heads.append([line.partition(b":")[0] for line in head.split(b"\r\n")])
     assert heads[0] == heads[1]
@@ -248,10 +252,12 @@ def test_both_ways_answer_alike(place: tuple[Process, Between]) -> None:
 
 def test_pipelined_requests_mix_both_ways_in_order(place: tuple[Process, Between], valkey: Valkey) -> None:
     ingress, _ = place
-    several = b"".join(request(b"%d in a row" % number) for number in range(5))
+    forged = request(b"forged", secret=b"another one")
+    several = b"".join(request(b"%d in a row" % number) + forged for number in range(5))
     with ingress.connect() as connection:
-        connection.sendall(several + request(b"5 in a row", extra="connection: close\r\n"))
-        assert until_closed(connection).count(b"HTTP/1.1 200") == 6
+        connection.sendall(forged + several + request(b"5 in a row", extra="connection: close\r\n"))
+        statuses = re.findall(rb"HTTP/1.1 (\d+)", until_closed(connection))
+    assert statuses == [b"401", *[b"200", b"401"] * 5, b"200"]
     assert [body for body in stored(valkey) if body.endswith(b" in a row")] == [
         b"%d in a row" % number for number in range(6)
     ]
