@@ -16,7 +16,7 @@ from celery import Celery, signals
 from shared import telemetry, wire
 from shared.settings import SettingError, load
 from workers import registration
-from workers.broker import broker_url
+from workers.broker import PatientAMQP, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
 
@@ -30,7 +30,7 @@ try:
 except (SettingError, RegistrationError) as refusal:
     sys.exit(f"workers: {refusal}")
 
-app = Celery("pipeline", broker=broker_url(settings.redis_url), include=["workers.tasks"])
+app = Celery("pipeline", broker=broker_url(settings.redis_url), include=["workers.tasks"], amqp=PatientAMQP)
 app.conf.update(
     accept_content=["json"],
     task_serializer="json",
@@ -50,6 +50,10 @@ app.conf.update(
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # Redis full or read-only is an answer, not a lost connection: without this it ends the worker's main process, and a
+    # second such end within 30 s waits for its restart.
+    broker_channel_error_retry=True,
+    worker_consumer="workers.broker:PatientConsumer",
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_default_queue=wire.HOUSEKEEPING_QUEUE,
     task_create_missing_queues=True,

@@ -1,13 +1,34 @@
-"""The URL of Redis as Celery reads it.
+"""How Celery's processes find Redis and keep to it: they come back soon by themselves, whatever Redis answered with.
 
 Guarantees: Celery reaches the Redis that every other part reaches by the same URL, and trusts the same certificates:
-kombu 5.7 knows no `unix://`, and over `rediss://` trusts everybody unless the URL asks for a certificate. Refuses
-nothing.
+kombu 5.7 knows no `unix://`, and over `rediss://` trusts everybody unless the URL asks for a certificate. While Redis refuses (full, read-only, loading) or is away, a worker and beat try again every half second to
+two seconds, and no worker ends because of it; a worker that ends for another reason ends within `END_SECONDS`, so that
+it can be started again. Refuses nothing.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import random
+import threading
+import time
+from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from celery.app.amqp import AMQP
+from celery.worker.consumer import Consumer
+from kombu.connection import Connection
+from redis.exceptions import ResponseError
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between two attempts to connect. kombu's own pauses grow to 30 s, and by those the pipeline stood still
+after Redis had come back."""
+END_SECONDS: Final = 30.0
+"""In which a worker finishes what runs and ends, after an error that it cannot go on with. Without that bound one was
+seen to wait for ever for a child that it had not told to end: it lived, and did nothing."""
 
 
 def broker_url(redis_url: str) -> str:
@@ -21,3 +42,63 @@ def broker_url(redis_url: str) -> str:
         password = parts.password or quote(query.get("password", ""), safe="")
         return f"redis+socket://{user}:{password}@{parts.path}?virtual_host={query.get('db', '0')}"
     return redis_url
+
+
+class PatientConnection(Connection):
+    """A connection whose next attempt is never far away."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect, whenever that becomes possible."""
+        pauses = {"interval_start": _jitter(0.3, 0.7), "interval_step": 0.3, "interval_max": LONGEST_PAUSE}
+        return super().ensure_connection(*args, **{**pauses, **kwargs})
+
+
+class PatientAMQP(AMQP):
+    """What makes the app's connections."""
+
+    Connection = PatientConnection
+
+
+class PatientConsumer(Consumer):
+    """The part of a worker that takes messages; with `broker_channel_error_retry` it outlives what Redis refuses."""
+
+    def start(self) -> None:
+        """Take messages until the worker ends."""
+        try:
+            super().start()
+        except Exception:
+            _end_within(END_SECONDS)
+            raise
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Wait a moment before the next attempt."""
+        super().on_connection_error_before_connected(exc)
+        _pause_if_refused(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Connect anew: at once after a cut, in a moment after a refusal."""
+        super().on_connection_error_after_connected(exc)
+        _pause_if_refused(exc)
+
+
+def _pause_if_refused(error: Exception) -> None:
+    """Wait: Redis is there, so nothing else would."""
+    if isinstance(error, ResponseError):
+        time.sleep(_jitter(0.3, 0.9))
+
+
+def _jitter(low: float, high: float) -> float:
+    """Return seconds, so that not all processes come at the same moment."""
+    return random.uniform(low, high)  # noqa: S311 - nothing to guess
+
+
+def _end_within(seconds: float) -> None:
+    """End this process, should it not have ended by then; what its children had in hand comes again."""
+
+    def end() -> None:
+        log.critical("the worker does not end by itself after its error", extra={"code": "worker_stuck"})
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

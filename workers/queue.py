@@ -5,10 +5,12 @@ Guarantees: messages carry ids only. Refuses nothing: an error of Redis reaches 
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from shared import wire
 
@@ -50,18 +52,20 @@ class CeleryQueue:
         """Send one message as the handler's own task."""
         self._redis.lpush(wire.HANDLERS_QUEUE, pack(message))
 
-    def is_empty(self) -> bool:
-        """Say whether no message of a handler waits, in the queue or in the hands of a worker that has not begun.
+    def list_named(self) -> set[tuple[UUID, str]]:
+        """Return event and handler of what a message will bring: one in the queue, or just taken by a worker.
 
         A worker claims as soon as it takes a message. One that was taken longer ago is at work, or lost with its worker
-        or its connection: kombu keeps those for a minute or two, in which their deliveries would wait.
+        or its connection: kombu keeps those for a minute or two, in which their deliveries would wait. Others are lost
+        between the queue and `unacked`: kombu takes a message first, and then Redis may refuse to note that.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.llen(wire.HANDLERS_QUEUE)
+        pipeline.lrange(wire.HANDLERS_QUEUE, 0, -1)  # as short as admission keeps it
         pipeline.hgetall(UNACKED)
         pipeline.zrangebyscore(UNACKED_INDEX, self._clock() - CLAIM_SECONDS, "+inf")
-        length, held, lately = pipeline.execute()
-        return length == 0 and not any(_routing_key(held.get(tag, b"")) == wire.HANDLERS_QUEUE for tag in lately)
+        waiting, held, lately = pipeline.execute()
+        taken = (_message_of(held.get(tag, b"")) for tag in lately)
+        return {pair for message in (*map(_read, waiting), *taken) for pair in _named_by(message)}
 
 
 def pack(message: Message) -> str:
@@ -101,9 +105,26 @@ class Means:
             self._shared[handler] = recent
 
 
-def _routing_key(entry: bytes) -> Any:
-    """Return the queue of a message in kombu's hash: a JSON list of message, exchange and routing key."""
+def _read(text: bytes) -> Any:
+    """Return what JSON says, or None."""
     try:
-        return json.loads(entry)[2]
-    except (ValueError, IndexError, TypeError, KeyError):
+        return json.loads(text)
+    except ValueError:
         return None
+
+
+def _message_of(entry: bytes) -> Any:
+    """Return a message of `handlers` in kombu's hash, a JSON list of message, exchange and routing key; else None."""
+    match _read(entry):
+        case [message, _, wire.HANDLERS_QUEUE]:
+            return message
+    return None
+
+
+def _named_by(message: Any) -> list[tuple[UUID, str]]:
+    """Return what a message names: nothing if it cannot be read, for then no worker can either."""
+    try:
+        (argument,) = json.loads(base64.b64decode(message["body"]))[0]
+        return [(UUID(each.rpartition("/")[2]), message["headers"]["task"]) for each in argument]
+    except (ValueError, IndexError, TypeError, KeyError, AttributeError):
+        return []

@@ -9,14 +9,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from workers.admission import QUEUED_SECONDS
 from workers.registration import Handler
 from workers.retry import delay
 from workers.store import deliveries, losses
 from workers.store.deliveries import Claimed, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
     from uuid import UUID
 
     from workers.registration import Handlers
@@ -26,7 +25,6 @@ LOST: Final = "WorkerLost: the process that ran it ended or did not answer befor
 LOST_IN_COMPANY: Final = (
     "WorkerLost: its process was lost while it held several deliveries; not counted, runs alone next"
 )
-EMPTY_SECONDS: Final = 2.0
 
 
 def expire_leases(connection: Connection, handlers: Handlers) -> int:
@@ -50,9 +48,16 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
     return len(expired)
 
 
-def return_queued(connection: Connection, *, queue_is_empty: bool) -> int:
-    """Return queued deliveries that no message will bring: late ones, or all older than two seconds if none is left."""
-    return losses.return_queued(connection, margin=QUEUED_SECONDS - EMPTY_SECONDS if queue_is_empty else 0.0)
+def return_queued(connection: Connection, *, list_named: Callable[[], Collection[tuple[UUID, str]]]) -> int:
+    """Return queued deliveries that no message will bring; return how many.
+
+    Args:
+        connection: outside a transaction.
+        list_named: returns the (event, handler) pairs of the messages that are left; asked only if one seems late.
+    """
+    if not losses.have_queued_late(connection):
+        return 0
+    return losses.return_queued(connection, list_named())
 
 
 def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> int:

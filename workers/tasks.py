@@ -135,7 +135,7 @@ def sweep() -> None:
     connection = process.link.connection
     publish_if_stale(connection, process.redis)
     sweeper.expire_leases(connection, handlers)
-    sweeper.return_queued(connection, queue_is_empty=process.queue.is_empty())
+    sweeper.return_queued(connection, list_named=process.queue.list_named)
     _admit()
 
 

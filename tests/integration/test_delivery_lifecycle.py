@@ -252,14 +252,18 @@ class Life(RuleBasedStateMachine):
                 changes[key] = row._replace(state="pending", attempt=row.attempt + 1)
         self.expect(changes)
 
-    @rule(is_empty=st.booleans())
-    def return_queued(self, is_empty: bool) -> None:  # noqa: FBT001 - hypothesis passes rules their arguments by name
-        before = self.seen
-        sweeper.return_queued(self.connection, queue_is_empty=is_empty)
-        after = look(self.connection)
-        changed = [key for key in after if after[key] != before[key]]
-        assert all(before[key].state == "queued" for key in changed)
-        self.expect({key: before[key]._replace(state="pending") for key in changed})
+    @rule(data=st.data())
+    def return_queued(self, data: st.DataObject) -> None:
+        query = "SELECT event_id, handler FROM deliveries WHERE state = 'queued' AND lease_until < now()"
+        late = [(row["event_id"], row["handler"]) for row in self.connection.execute(query)]
+        named = data.draw(st.sets(st.sampled_from(late))) if late else set()
+        assert sweeper.return_queued(self.connection, list_named=lambda: named) == len(late) - len(named)
+        self.expect({key: self.seen[key]._replace(state="pending") for key in late if key not in named})
+
+    @rule()
+    def wait_for_messages(self) -> None:
+        self.connection.execute("UPDATE deliveries SET lease_until = now() WHERE state = 'queued'")
+        self.expect({})
 
     @rule(state=st.sampled_from(["dead", "cancelled"]), tenant=st.sampled_from([None, "acme", "small"]))
     def retry(self, state: Any, tenant: str | None) -> None:
@@ -424,7 +428,7 @@ class Race:
                 "UPDATE deliveries SET lease_until = now() WHERE (event_id, handler) IN (SELECT event_id, handler"
                 " FROM deliveries WHERE state = 'queued' ORDER BY event_id FOR UPDATE SKIP LOCKED)"
             )
-            sweeper.return_queued(connection, queue_is_empty=False)
+            sweeper.return_queued(connection, list_named=list)
         self._over.wait(0.003)
 
     def _intervene(self, connection: Connection, chance: random.Random) -> None:

@@ -79,25 +79,37 @@ def test_two_sweepers_charge_a_loss_once(
     assert {row["attempt"] for row in rows(connection)} == {1}
 
 
-def test_queued_work_returns_at_once_only_when_no_message_is_left(
+def queue_all(connection: Connection, *, seconds_ago: float) -> None:
+    """Let everything have been queued so long ago."""
+    connection.execute(
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %s)",
+        [QUEUED_SECONDS - seconds_ago],
+    )
+
+
+def test_queued_work_returns_soon_if_no_message_names_it_though_others_wait(
     connection: Connection, add_deliveries: AddDeliveries
 ) -> None:
-    add_deliveries(2)
-    connection.execute(
-        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %s)",
-        [QUEUED_SECONDS - 3],
-    )
-    assert return_queued(connection, queue_is_empty=False) == 0
-    assert return_queued(connection, queue_is_empty=True) == 2
+    lost, waiting = add_deliveries(2)
+    (other,) = add_deliveries(1, handler="acme.other")
+    queue_all(connection, seconds_ago=3)
+    named = {(waiting, "acme.run"), (lost, "acme.other"), (other, "acme.other")}
+    assert return_queued(connection, list_named=lambda: named) == 1
+    pending = connection.execute("SELECT event_id, handler FROM deliveries WHERE state = 'pending'").fetchall()
+    assert pending == [{"event_id": lost, "handler": "acme.run"}]
+    assert return_queued(connection, list_named=set) == 2
 
 
-def test_work_queued_a_moment_ago_is_left(connection: Connection, add_deliveries: AddDeliveries) -> None:
+def test_work_queued_a_moment_ago_is_left_and_redis_is_not_asked(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
     add_deliveries(1)
-    connection.execute(
-        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %s)",
-        [QUEUED_SECONDS - 0.5],
-    )
-    assert return_queued(connection, queue_is_empty=True) == 0
+    queue_all(connection, seconds_ago=0.5)
+
+    def refuse() -> set[tuple[uuid.UUID, str]]:
+        raise AssertionError
+
+    assert return_queued(connection, list_named=refuse) == 0
 
 
 def test_a_handler_that_no_worker_knows_is_a_failed_attempt(

@@ -139,7 +139,7 @@ def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -
     Args:
         connection: in the transaction that holds the lock of admission.
         chosen: what was dealt.
-        wait: seconds after which a queued delivery counts as lost.
+        wait: seconds after which a queued delivery counts as lost, unless a message still names it.
 
     Returns:
         What tells, after the commit, the (event, handler) pairs that still could be marked.

@@ -12,7 +12,7 @@ from workers.store.deliveries import Claimed
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from workers.store.connect import Connection
@@ -40,9 +40,18 @@ def keep_alone(connection: Connection, handler: str, event_ids: Sequence[UUID]) 
     connection.execute(_QUERIES["keep_alone"], {"handler": handler, "event_ids": list(event_ids)})
 
 
-def return_queued(connection: Connection, *, margin: float) -> int:
-    """Return queued deliveries whose wait ends within `margin` seconds; return how many."""
-    return connection.execute(_QUERIES["return_queued"], {"margin": margin}).rowcount
+def have_queued_late(connection: Connection) -> bool:
+    """Say whether some queued delivery has waited so long that its message may be lost."""
+    return any(row["late"] for row in connection.execute(_QUERIES["have_queued_late"]))
+
+
+def return_queued(connection: Connection, named: Collection[tuple[UUID, str]]) -> int:
+    """Return queued deliveries whose wait is over, but for the (event, handler) pairs named; return how many."""
+    parameters = {
+        "event_ids": [event_id for event_id, _ in named],
+        "handlers": [handler for _, handler in named],
+    }
+    return connection.execute(_QUERIES["return_queued"], parameters).rowcount
 
 
 def claim_unknown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> list[Claimed]:

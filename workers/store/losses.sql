@@ -21,12 +21,17 @@ UPDATE deliveries AS d SET alone = true
 FROM unnest(%(event_ids)b::uuid[]) AS l(event_id)
 WHERE d.event_id = l.event_id AND d.handler = %(handler)s AND d.state = 'pending';
 
--- Messages that nobody will deliver: the wait is over, or no message is left anywhere (a wider `margin`).
+-- name: have_queued_late
+SELECT EXISTS (SELECT FROM deliveries WHERE state = 'queued' AND lease_until < now()) AS late;
+
+-- Messages that nobody will deliver: the wait is over, and none that is left names the delivery.
 -- name: return_queued
 UPDATE deliveries SET state = 'pending', ready = true, lease_until = NULL
 WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM deliveries
-    WHERE state = 'queued' AND lease_until < now() + make_interval(secs => %(margin)s)
+    WHERE state = 'queued' AND lease_until < now() AND (event_id, handler) NOT IN (
+        SELECT * FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[])
+    )
     ORDER BY lease_until LIMIT 5000 FOR UPDATE SKIP LOCKED
 ))
 RETURNING event_id;

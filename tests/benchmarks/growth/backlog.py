@@ -104,4 +104,4 @@ class Backlog:
     def _sweep(self) -> None:
         for _ in range(SWEEPS):
             sweeper.expire_leases(self.inside.link.connection, self.inside.handlers)
-            sweeper.return_queued(self.inside.link.connection, queue_is_empty=False)
+            sweeper.return_queued(self.inside.link.connection, list_named=list)

@@ -42,7 +42,12 @@ def explain(connection: Connection) -> dict[str, str]:
             {"wait": 15.0, "event_ids": chosen["event_id"], "handlers": chosen["handler"]},
         ),
         "list_expired": _plan(connection, losses._QUERIES, "list_expired", {}),
-        "return_queued": _plan(connection, losses._QUERIES, "return_queued", {"margin": 0.0}),
+        "return_queued": _plan(
+            connection,
+            losses._QUERIES,
+            "return_queued",
+            {"event_ids": chosen["event_id"], "handlers": chosen["handler"]},
+        ),
     }
     there = connection.execute("SELECT reltuples FROM pg_class WHERE oid = 'deliveries'::regclass").fetchone()
     if not there or there["reltuples"] < FEW:

@@ -1,0 +1,131 @@
+"""A real worker whose Redis refuses: it stays, and works again as soon as Redis does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from redis import Redis
+
+from deploy.local.servers import free_port
+from shared import wire
+from tests.conftest import SECRETS_KEY
+from tests.ingress_process import wait_for
+from workers.broker import LONGEST_PAUSE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+SOON = 5.0
+"""Seconds from the end of a refusal to the next drain; a worker's restart alone takes that on a busy machine."""
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def environ(redis_url: str, database_url: str) -> dict[str, str]:
+    servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY}
+    return {**os.environ, **servers}
+
+
+@pytest.fixture
+def worker(environ: dict[str, str], redis: Redis, tmp_path: Path) -> Iterator[psutil.Popen]:
+    """A worker that drains the inbox, and has done so once."""
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--queues=ingest", "--concurrency=1"]
+    with (tmp_path / "log").open("wb") as log:
+        process = psutil.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+        try:
+            store_one(redis, seconds=30)
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGCONT)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def ring(redis: Redis) -> None:
+    keys, arguments = wire.ring_arguments(2)
+    redis.eval(wire.RING, len(keys), *keys, *arguments)
+
+
+def store_one(redis: Redis, *, seconds: float) -> None:
+    """Append something that will be stored as rejected, and wait until it is."""
+    redis.xadd(wire.INBOX, {"v": "0"})
+    ring(redis)
+    wait_for(lambda: redis.xlen(wire.INBOX) == 0, seconds=seconds)
+
+
+@contextmanager
+def full(redis: Redis) -> Iterator[None]:
+    """Let Redis refuse what takes memory."""
+    before = redis.config_get("maxmemory")["maxmemory"]
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
+    try:
+        yield
+    finally:
+        redis.config_set("maxmemory", before or 0)
+
+
+@contextmanager
+def read_only(redis: Redis) -> Iterator[None]:
+    """Make Redis the replica of nobody."""
+    redis.replicaof("127.0.0.1", 1)
+    try:
+        yield
+    finally:
+        redis.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize("refusing", [full, read_only])
+def test_a_worker_outlives_a_redis_that_refuses_and_drains_as_soon_as_it_takes_writes_again(
+    worker: psutil.Popen, redis: Redis, refusing: Callable[[Redis], AbstractContextManager[None]], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    worker.suspend()  # what it has not taken yet it takes while Redis refuses to note that
+    ring(redis)
+    with refusing(redis):
+        worker.resume()
+        wait_for(
+            lambda: log.read_bytes().count(b"Trying to re") > 2 or b"Unrecoverable" in log.read_bytes(), seconds=15
+        )
+    store_one(redis, seconds=SOON)
+    assert worker.poll() is None
+
+
+ATTEMPTS = """
+from kombu.exceptions import OperationalError
+from workers.app import app
+with app.connection_for_write() as connection:
+    try:
+        connection.ensure_connection(lambda error, pause: print(pause), max_retries=4)
+    except OperationalError:
+        pass
+"""
+
+
+def test_while_redis_is_away_the_next_attempt_to_connect_is_never_far(environ: dict[str, str]) -> None:
+    away = {**environ, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    done = subprocess.run([sys.executable, "-c", ATTEMPTS], env=away, capture_output=True, text=True, check=True)
+    pauses = [float(line) for line in done.stdout.split()]
+    assert len(pauses) == 4
+    assert all(0 < pause <= LONGEST_PAUSE for pause in pauses)
+    assert pauses == sorted(pauses)
+
+
+def test_a_worker_that_cannot_end_by_itself_is_ended(environ: dict[str, str]) -> None:
+    script = "import threading; from workers import broker; broker._end_within(0.2); threading.Event().wait()"
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert b"does not end by itself" in done.stderr
