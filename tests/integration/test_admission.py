@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 from workers.admission import Message, admit
-from workers.store import deliveries
+from workers.store import deliveries, losses
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tests.integration.conftest import AddDeliveries
+    from workers.store.sql import Queries
 
 
 class Sent:
@@ -119,10 +121,12 @@ def test_a_retry_is_admitted_when_its_time_has_come(connection: Connection, add_
     assert queue.messages[0].event_ids == [early]
 
 
-def plan_of(connection: Connection, name: str, parameters: dict[str, Any]) -> str:
+def plan_of(
+    connection: Connection, name: str, parameters: dict[str, Any], *, queries: Queries = deliveries._QUERIES
+) -> str:
     """Return the plan that workers run: made once, whatever the parameters."""
     numbers = {parameter: f"${number}" for number, parameter in enumerate(parameters, 1)}
-    query = re.sub(r"%\((\w+)\)[sb]", lambda found: numbers[found[1]], deliveries._QUERIES[name])
+    query = re.sub(r"%\((\w+)\)[sb]", lambda found: numbers[found[1]], queries[name])
     connection.execute("SET plan_cache_mode = force_generic_plan", prepare=False)
     connection.execute(f"PREPARE it AS {query}", prepare=False)
     values = f"({', '.join(['%s'] * len(parameters))})" if parameters else ""
@@ -154,7 +158,15 @@ def check_plans(connection: Connection, *, lanes_expected: int) -> None:
         plan_of(connection, "list_lanes", {"tenant": "t05000", "handler": "acme.run", "most": 256}),
         plan_of(connection, "list_candidates", names | {"depth": -(-256 // len(lanes))}),
         plan_of(connection, "promote_due", {}),
+        plan_of(connection, "have_queued_late", {}, queries=losses._QUERIES),
+        plan_of(
+            connection,
+            "return_queued",
+            {"event_ids": [uuid.uuid4()], "handlers": ["acme.run"]},
+            queries=losses._QUERIES,
+        ),
     ]
     for plan in plans:
         assert "Seq Scan on deliveries" not in plan, plan
     assert "Sort" not in plans[1], plans[1]
+    assert "hashed" in plans[-1], plans[-1]
