@@ -1,9 +1,10 @@
 """How Celery's processes find Redis and keep to it: they come back soon by themselves, whatever Redis answered with.
 
 Guarantees: Celery reaches the Redis that every other part reaches by the same URL, and trusts the same certificates:
-kombu 5.7 knows no `unix://`, and over `rediss://` trusts everybody unless the URL asks for a certificate. While Redis refuses (full, read-only, loading) or is away, a worker and beat try again every half second to
-two seconds, and no worker ends because of it; a worker that ends for another reason ends within `END_SECONDS`, so that
-it can be started again. Refuses nothing.
+kombu 5.7 knows no `unix://`, and over `rediss://` trusts everybody unless the URL asks for a certificate. While Redis
+refuses (full, read-only, loading) or is away, a worker and beat try again every half second to two seconds, and no
+worker ends because of it; a worker that ends for another reason ends within `END_SECONDS`, so that it can be started
+again. Refuses nothing.
 """
 
 from __future__ import annotations
