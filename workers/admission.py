@@ -7,6 +7,7 @@ last, within each tenant's cap and pause; cost follows what is admitted. Refuses
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from workers.store import deliveries
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from workers.store.connect import Connection
-    from workers.store.deliveries import Candidate, Lane
+    from workers.store.deliveries import Candidate
 
 MOST_PER_MESSAGE: Final = 256
 """Deliveries in one message, at the most. A message costs Celery and an admission some milliseconds: measured on two
@@ -58,7 +59,7 @@ class HandlerQueue(Protocol):
 
 def deal(
     candidates: Sequence[Candidate],
-    lanes: Sequence[Lane],
+    allowances: Mapping[str, int],
     *,
     room: int,
     capacities: Mapping[str, int],
@@ -70,12 +71,12 @@ def deal(
        handler's capacity. What runs alone has a message of its own.
 
     Args:
-        candidates: the oldest of each lane.
-        lanes: where they come from, in the order of service.
+        candidates: the oldest of each lane, oldest first.
+        allowances: deliveries that may still be queued, by tenant; without an entry, any number.
         room: messages that may be sent.
         capacities: deliveries that fit one message, by handler.
     """
-    chosen = _take_turns(candidates, lanes)
+    chosen = _take_turns(candidates, allowances)
     share = -(-len(chosen) // room) if room > 0 else 0
     messages: list[list[Candidate]] = []
     filling: dict[str, list[Candidate]] = {}
@@ -94,22 +95,22 @@ def deal(
     return [Message(handler=message[0].handler, deliveries=tuple(message)) for message in messages]
 
 
-def _take_turns(candidates: Sequence[Candidate], lanes: Sequence[Lane]) -> list[Candidate]:
+def _take_turns(candidates: Sequence[Candidate], allowances: Mapping[str, int]) -> list[Candidate]:
     """Order candidates by turn, then by lane; leave out what a pause or a cap does not admit."""
-    allowances: dict[str, int | None] = {lane.tenant: 0 if lane.paused else lane.allowance for lane in lanes}
-    turns = dict.fromkeys(range(len(lanes)), 0)
+    turns: dict[int, int] = {}
     ranked: list[tuple[int, int, Candidate]] = []
     for candidate in candidates:
-        ranked.append((turns[candidate.place], candidate.place, candidate))
-        turns[candidate.place] += 1
+        turn = turns[candidate.place] = turns.get(candidate.place, 0) + 1
+        ranked.append((turn, candidate.place, candidate))
     ranked.sort(key=lambda entry: entry[:2])
+    left = dict(allowances)
     chosen = []
     for _, _, candidate in ranked:
-        allowance = allowances[candidate.tenant]
+        allowance = left.get(candidate.tenant)
         if allowance is not None:
             if allowance <= 0:
                 continue
-            allowances[candidate.tenant] = allowance - 1
+            left[candidate.tenant] = allowance - 1
         chosen.append(candidate)
     return chosen
 
@@ -148,24 +149,23 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
 def _queue_what_is_due(
     connection: Connection, means: Mapping[str, float], *, room: int, message_seconds: float, wait: bool
 ) -> list[Message]:
-    """Do steps 2 and 3 of `admit` in one transaction, of four round trips."""
+    """Do steps 2 and 3 of `admit` in one transaction, of three round trips."""
     most = room * MOST_PER_MESSAGE
     with connection.pipeline(), connection.transaction():
         after = deliveries.lock_admission(connection, wait=wait)
         if after is None:
             return []
-        lanes = deliveries.list_lanes(connection, after=after, most=most)
-        if not lanes:
+        candidates, allowances = deliveries.list_candidates(connection, after=after, most=most)
+        if not candidates:
             return []
-        candidates = deliveries.list_candidates(connection, lanes, depth=-(-most // len(lanes)))
         capacities = {
-            lane.handler: capacity(means.get(lane.handler), message_seconds=message_seconds) for lane in lanes
+            handler: capacity(means.get(handler), message_seconds=message_seconds)
+            for handler in {candidate.handler for candidate in candidates}
         }
-        dealt = deal(candidates, lanes, room=room, capacities=capacities)
+        dealt = deal(candidates, allowances, room=room, capacities=capacities)
         chosen = [candidate for message in dealt for candidate in message.deliveries]
         marks = deliveries.queue(connection, chosen, wait=QUEUED_SECONDS)
-        served = max((candidate.place for candidate in chosen), default=len(lanes) - 1)
-        deliveries.move_admission(connection, lanes[served])
+        deliveries.move_admission(connection, max(chosen or candidates, key=attrgetter("place")))
     marked = marks()
     kept = (
         Message(

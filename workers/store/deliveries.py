@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from psycopg.rows import tuple_row
+
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
@@ -26,18 +28,8 @@ RECORD_SUCCESS: Final = _QUERIES["record_success"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
-    """A (tenant, handler) with due work; `allowance` is what the tenant's cap still admits, None without a cap."""
-
-    tenant: str
-    handler: str
-    paused: bool
-    allowance: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Due work that may be queued; `place` is its lane's in the list of lanes."""
+    """Due work that may be queued; `place` is its lane's in the order of service."""
 
     event_id: UUID
     tenant: str
@@ -108,29 +100,27 @@ def lock_admission(connection: Connection, *, wait: bool) -> tuple[str, str] | N
     return (row["tenant"], row["handler"]) if row else None
 
 
-def list_lanes(connection: Connection, *, after: tuple[str, str], most: int) -> list[Lane]:
-    """Return lanes that have due work, from the one behind `after` on, once around."""
+def list_candidates(
+    connection: Connection, *, after: tuple[str, str], most: int
+) -> tuple[list[Candidate], dict[str, int]]:
+    """Find due work, spread evenly over the lanes, (tenant, handler), that have some.
+
+    Args:
+        connection: in the transaction that holds the lock of admission.
+        after: tenant and handler of the lane served last.
+        most: lanes to look at; deliveries too, rounded up to as many of each lane.
+
+    Returns:
+        The oldest due deliveries of the lanes from the one behind `after` on, once around; and what pauses and caps
+        still admit, by tenant, of those that have one.
+    """
     parameters = {"tenant": after[0], "handler": after[1], "most": most}
-    return [Lane(**row) for row in connection.execute(_QUERIES["list_lanes"], parameters)]
-
-
-def list_candidates(connection: Connection, lanes: Sequence[Lane], *, depth: int) -> list[Candidate]:
-    """Return the oldest `depth` due deliveries of each lane."""
-    parameters = {
-        "tenants": [lane.tenant for lane in lanes],
-        "handlers": [lane.handler for lane in lanes],
-        "depth": depth,
-    }
-    return [
-        Candidate(
-            event_id=row["event_id"],
-            tenant=lanes[row["place"] - 1].tenant,
-            handler=lanes[row["place"] - 1].handler,
-            place=row["place"] - 1,
-            alone=row["alone"],
-        )
-        for row in connection.execute(_QUERIES["list_candidates"], parameters)
+    rows = connection.cursor(row_factory=tuple_row).execute(_QUERIES["list_candidates"], parameters).fetchall()
+    candidates = [
+        Candidate(event_id=event_id, tenant=tenant, handler=handler, place=place, alone=alone)
+        for event_id, tenant, handler, place, alone, _ in rows
     ]
+    return candidates, {tenant: allowance for _, tenant, _, _, _, allowance in rows if allowance is not None}
 
 
 def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> Callable[[], set[tuple[UUID, str]]]:
@@ -149,13 +139,13 @@ def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -
         "handlers": [candidate.handler for candidate in chosen],
         "wait": wait,
     }
-    marked = connection.execute(_QUERIES["queue"], parameters)
-    return lambda: {(row["event_id"], row["handler"]) for row in marked}
+    marked = connection.cursor(row_factory=tuple_row).execute(_QUERIES["queue"], parameters)
+    return lambda: set(marked.fetchall())
 
 
-def move_admission(connection: Connection, lane: Lane) -> None:
+def move_admission(connection: Connection, served: Candidate) -> None:
     """Remember the lane served last."""
-    connection.execute(_QUERIES["move_admission"], {"tenant": lane.tenant, "handler": lane.handler})
+    connection.execute(_QUERIES["move_admission"], {"tenant": served.tenant, "handler": served.handler})
 
 
 def unqueue(connection: Connection, handler: str, event_ids: Sequence[UUID]) -> None:

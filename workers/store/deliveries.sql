@@ -20,68 +20,75 @@ WHERE ctid = ANY (ARRAY(
     ORDER BY due_at LIMIT 2000 FOR UPDATE SKIP LOCKED
 ));
 
--- A loose index scan: from one lane with due work to the next, beginning behind the lane served last, once around.
--- Its cost is one index probe per lane returned, whatever waits in it.
--- name: list_lanes
+-- A loose index scan: from the oldest due work of one lane to that of the next, beginning behind the lane served last,
+-- once around; then, if fewer lanes than rows were found, as many more of each as make them up. Its cost is one index
+-- probe per lane, whatever waits in it. The rows of a lane come oldest first; its place is its turn in the service.
+-- The constant LIMIT is for the planner, which takes a computed one for a tenth of all rows and would sort the backlog;
+-- LIMIT 1 on tenants keeps it from reading all of them.
+-- name: list_candidates
 WITH RECURSIVE ahead AS (
     (
-        SELECT tenant, handler, 1 AS place FROM deliveries
+        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries
         WHERE ready AND (tenant, handler) > (%(tenant)s, %(handler)s)
-        ORDER BY tenant, handler LIMIT 1
+        ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, following.handler, ahead.place + 1
+    SELECT following.tenant, following.handler, following.event_id, following.alone, ahead.place + 1
     FROM ahead CROSS JOIN LATERAL (
-        SELECT tenant, handler FROM deliveries
+        SELECT tenant, handler, event_id, alone FROM deliveries
         WHERE ready AND (tenant, handler) > (ahead.tenant, ahead.handler)
-        ORDER BY tenant, handler LIMIT 1
+        ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
     WHERE ahead.place < %(most)s
 ), behind AS (
     (
-        SELECT tenant, handler, 1 AS place FROM deliveries
+        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries
         WHERE ready AND (SELECT count(*) FROM ahead) < %(most)s
-        ORDER BY tenant, handler LIMIT 1
+        ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, following.handler, behind.place + 1
+    SELECT following.tenant, following.handler, following.event_id, following.alone, behind.place + 1
     FROM behind CROSS JOIN LATERAL (
-        SELECT tenant, handler FROM deliveries
+        SELECT tenant, handler, event_id, alone FROM deliveries
         WHERE ready AND (tenant, handler) > (behind.tenant, behind.handler)
-        ORDER BY tenant, handler LIMIT 1
+        ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
     WHERE behind.place < %(most)s - (SELECT count(*) FROM ahead)
       AND (following.tenant, following.handler) <= (%(tenant)s, %(handler)s)
-), lanes AS (
-    SELECT tenant, handler, place FROM ahead
-    UNION ALL
-    SELECT tenant, handler, place + (SELECT count(*) FROM ahead) FROM behind
-    WHERE (tenant, handler) <= (%(tenant)s, %(handler)s)
+), lanes AS MATERIALIZED (
+    SELECT lane.tenant, lane.handler, lane.event_id, lane.alone, lane.place, bounds.allowance
+    FROM (
+        SELECT tenant, handler, event_id, alone, place FROM ahead
+        UNION ALL
+        SELECT tenant, handler, event_id, alone, place + (SELECT count(*) FROM ahead) FROM behind
+        WHERE (tenant, handler) <= (%(tenant)s, %(handler)s)
+    ) AS lane LEFT JOIN LATERAL (
+        SELECT CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight - (
+                   SELECT count(*) FROM deliveries AS d WHERE d.tenant = lane.tenant AND d.state <> 'pending'
+               ) END AS allowance
+        FROM tenants AS t
+        WHERE t.name = lane.tenant AND (t.paused_at IS NOT NULL OR t.max_in_flight IS NOT NULL) LIMIT 1
+    ) AS bounds ON true
 )
-SELECT lanes.tenant, lanes.handler, t.paused_at IS NOT NULL AS paused,
-       t.max_in_flight - CASE WHEN t.max_in_flight IS NOT NULL THEN
-           (SELECT count(*) FROM deliveries AS d WHERE d.tenant = lanes.tenant AND d.state <> 'pending')
-       END AS allowance
-FROM lanes LEFT JOIN tenants AS t ON t.name = lanes.tenant
-ORDER BY lanes.place;
-
--- The oldest due work of each lane. The constant LIMIT is for the planner, which takes a parameter for a tenth of all
--- rows and would sort the backlog.
--- name: list_candidates
-SELECT lane.place, waiting.event_id, waiting.alone
-FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) WITH ORDINALITY AS lane(tenant, handler, place)
-CROSS JOIN LATERAL (
+SELECT event_id, tenant, handler, place, alone, allowance FROM lanes
+UNION ALL
+SELECT younger.event_id, lanes.tenant, lanes.handler, lanes.place, younger.alone, lanes.allowance
+FROM lanes CROSS JOIN LATERAL (
     SELECT event_id, alone FROM (
         SELECT event_id, alone FROM deliveries AS d
-        WHERE d.ready AND d.tenant = lane.tenant AND d.handler = lane.handler
+        WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler
         ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 100000
-    ) AS oldest LIMIT %(depth)s
-) AS waiting;
+    ) AS oldest OFFSET 1 LIMIT (SELECT (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
+) AS younger
+WHERE (SELECT count(*) FROM lanes) < %(most)s;
 
+-- In the order of the primary key: what many lanes have chosen lies all over the table.
 -- name: queue
 UPDATE deliveries AS d SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %(wait)s)
-FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS chosen(event_id, handler)
-WHERE d.event_id = chosen.event_id AND d.handler = chosen.handler AND d.ready
+FROM (
+    SELECT id, handler FROM unnest(%(event_ids)b::uuid[], %(handlers)b::text[]) AS it(id, handler) ORDER BY id
+) AS chosen
+WHERE d.event_id = chosen.id AND d.handler = chosen.handler AND d.ready
 RETURNING d.event_id, d.handler;
 
 -- name: move_admission

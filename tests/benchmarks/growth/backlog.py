@@ -21,6 +21,9 @@ ROUNDS = 5
 SWEEPS = 100
 SMALL_DRAINS = 10
 HANDLER = "bench.nothing"
+_TENANTS = """
+INSERT INTO tenants (name) SELECT replace(%(tenant)s, '*', n::text) FROM generate_series(0, %(tenants)s - 1) AS n
+"""
 
 
 def measure_inbox(ground: Ground, results: dict[str, Any], *, full: bool) -> None:
@@ -81,6 +84,8 @@ class Backlog:
         self.inside = Inside(place)
         self._connection = place.connect()
         self._lanes = {"tenant": tenant, "tenants": tenants}
+        self._connection.execute(_TENANTS, {"tenant": tenant, "tenants": tenants})
+        self._connection.execute("VACUUM ANALYZE tenants")
         self._fill(pending)
 
     def measure(self, meter: Meter, at: int | None = None) -> None:

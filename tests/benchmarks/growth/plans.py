@@ -25,15 +25,13 @@ def explain(connection: Connection) -> dict[str, str]:
     Raises:
         RuntimeError: one of them reads or sorts the backlog.
     """
-    some = "SELECT event_id, tenant, handler FROM deliveries WHERE ready ORDER BY tenant, handler, due_at LIMIT 64"
+    some = "SELECT event_id, handler FROM deliveries WHERE ready ORDER BY tenant, handler, due_at LIMIT 64"
     rows = connection.execute(some, prepare=False).fetchall()
-    lanes = sorted({(row["tenant"], row["handler"]) for row in rows})
-    tenants, handlers = zip(*lanes, strict=True)
-    lists = {"tenants": list(tenants), "handlers": list(handlers), "depth": 256}
     chosen = {name: [row[name] for row in rows] for name in ("event_id", "handler")}
     plans = {
-        "list_lanes": _plan(connection, deliveries._QUERIES, "list_lanes", {"tenant": "", "handler": "", "most": 256}),
-        "list_candidates": _plan(connection, deliveries._QUERIES, "list_candidates", lists),
+        "list_candidates": _plan(
+            connection, deliveries._QUERIES, "list_candidates", {"tenant": "", "handler": "", "most": 256}
+        ),
         "promote_due": _plan(connection, deliveries._QUERIES, "promote_due", {}),
         "queue": _plan(
             connection,
