@@ -55,6 +55,14 @@ def _admit(*, wait: bool = True) -> int:
     )
 
 
+def _admit_if_redis_lets() -> None:
+    """Top the queue up after a drain's commit; a Redis that is full must not keep the drain from making room."""
+    try:
+        _admit()
+    except RedisError as error:
+        log.warning("no admission after a drain: %s", error, extra={"code": "admission_failed"})
+
+
 def _make_handler_task(handler: Handler) -> None:
     """Register the Celery task of one handler, under the handler's name."""
 
@@ -115,7 +123,13 @@ def drain_inbox() -> dict[str, int]:
     """Store what waits in the inbox; return the counts."""
     process = _process()
     reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
-    counts = drain(reader, process.link.connection, wanting=handlers.wanting, settings=settings, on_stored=_admit)
+    counts = drain(
+        reader,
+        process.link.connection,
+        wanting=handlers.wanting,
+        settings=settings,
+        on_stored=_admit_if_redis_lets,
+    )
     return {"stored": counts.stored, "duplicates": counts.duplicates, "rejected": counts.rejected}
 
 

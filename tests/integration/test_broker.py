@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import psutil
@@ -15,6 +16,7 @@ from redis import Redis
 
 from deploy.local.servers import free_port
 from shared import wire
+from shared.envelope import Envelope, encode, new_event_id
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
 from workers.broker import LONGEST_PAUSE
@@ -102,6 +104,24 @@ def test_a_worker_outlives_a_redis_that_refuses_and_drains_as_soon_as_it_takes_w
         )
     store_one(redis, seconds=SOON)
     assert worker.poll() is None
+
+
+DRAIN = "from workers.tasks import drain_inbox; print(drain_inbox()['stored'])"
+
+
+def test_a_full_redis_does_not_keep_a_drain_from_making_room(environ: dict[str, str], redis: Redis) -> None:
+    redis.xgroup_create(wire.INBOX, wire.INBOX_GROUP, id="0", mkstream=True)  # as ever but for the first drain of all
+    for number in range(250):  # more than a drain reads at first
+        now = datetime.now(UTC)
+        envelope = Envelope(
+            id=new_event_id(now), provider="in-house", tenant="acme", secret_label="first", received_at=now, headers=(),
+            body=b'{"number": %d}' % number,
+        )  # fmt: skip
+        redis.xadd(wire.INBOX, encode(envelope))  # type: ignore[arg-type]
+    with full(redis):
+        done = subprocess.run([sys.executable, "-c", DRAIN], env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["250"], done.stderr
+    assert redis.xlen(wire.INBOX) == 0
 
 
 ATTEMPTS = """
