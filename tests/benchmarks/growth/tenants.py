@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 REQUESTS = 10_000
-ROUNDS = 3
+ROUNDS = 5
 PENDING = 40_000
 PATH = "/webhooks/moveris/tenant-*"
 HEADINGS = ("endpoints", "memory, MB", "p50 at 500/s, ms", "p99, ms", "publish, ms", "in use after, ms")
