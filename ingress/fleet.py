@@ -1,9 +1,10 @@
 """The processes that serve: forked from one that has imported everything, replaced when they die or hang.
 
 Guarantees: a process that dies is replaced at once, and its successor serves within milliseconds, because it imports
-nothing (started afresh, as uvicorn does it, one took seconds on a busy machine); one whose event loop stands still is
-killed and replaced; SIGTERM or SIGINT stops all of them and waits for them; none outlives this process by more than
-its own grace. Refuses: to go on when one cannot be set up (`STARTUP_FAILURE`); it has said why.
+nothing (started afresh, as uvicorn does it, one took seconds on a busy machine); while the system has no room for it,
+the others go on; one whose event loop stands still is killed and replaced; SIGTERM or SIGINT stops all of them and
+waits for them; none outlives this process by more than its own grace. Refuses: to go on when one cannot be set up
+(`STARTUP_FAILURE`); it has said why.
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ class Fleet:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # none may reach it while it has our handlers
         try:
             process.start()
+        except OSError as error:  # no memory or no process id is left for now; the others go on serving
+            log.error("no process can be started: %s", error)  # noqa: TRY400 the text says it all
+            place.process, place.due = None, place.born + SHORTEST_LIFE
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

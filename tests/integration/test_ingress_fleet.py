@@ -106,6 +106,39 @@ def test_one_that_hangs_is_killed_and_replaced_and_the_others_stay() -> None:
         assert popen.wait(10) == 0
 
 
+NO_ROOM = """
+import os
+fork, forks = os.fork, []
+
+def fork_if_there_is_room():
+    forks.append(True)
+    if len(forks) == 3:
+        raise BlockingIOError("no room")
+    return fork()
+
+os.fork = fork_if_there_is_room
+"""
+
+
+def test_one_that_cannot_be_replaced_at_once_is_replaced_later() -> None:
+    command = [sys.executable, "-c", NO_ROOM + FLEET]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as popen:
+        try:
+            assert popen.stdout is not None
+            for _ in range(2):
+                assert popen.stdout.readline() == b"serves\n"
+            first = {child.pid for child in psutil.Process(popen.pid).children()}
+            os.kill(min(first), signal.SIGKILL)
+            assert popen.stdout.readline() == b"serves\n"
+            assert max(first) in {child.pid for child in psutil.Process(popen.pid).children()}
+            popen.terminate()
+            assert popen.wait(10) == 0
+            assert popen.stderr is not None
+            assert b"no process can be started: no room" in popen.stderr.read()
+        finally:
+            popen.kill()
+
+
 def test_all_stopped_together_and_woken_up_later_go_on() -> None:
     with subprocess.Popen([sys.executable, "-c", FLEET], stdout=subprocess.PIPE, start_new_session=True) as popen:
         try:
