@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.ingress_process import Process, endpoint, own_valkey, publish, request, serving, until_closed, wait_for
+from tests.ingress_process import (
+    Process,
+    answers,
+    endpoint,
+    own_valkey,
+    publish,
+    request,
+    serving,
+    until_closed,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +93,8 @@ def test_who_never_reads_the_answers_loses_the_connection(ingress: Process) -> N
                 is_cut = True
             except TimeoutError:
                 pass
-            time.sleep(0.02)  # for their answers: there are never many requests without one
+            assert answers(ingress, "/livez")  # so it has read them: there are never many requests without an answer
+            time.sleep(0.02)
             assert memory(ingress) < before + 8 * MB
     assert is_cut
     assert time.monotonic() - started > 2 * SECONDS + 10, "it was not for the answers that nobody read"
