@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -158,6 +159,38 @@ def test_unknown_fields_stay_reachable() -> None:
 
 def test_two_session_ids_that_contradict_each_other_are_rejected() -> None:
     assert rejection(changed("data.session_id", "other")).reason == "session_mismatch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An event as it is stored."""
+
+    type: str
+    body: bytes
+    provider: str = "moveris"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+FAILED = {"event": "verification.failed", "session_id": SESSION, "timestamp": "2026-03-27T15:26:42Z", "data": {}}
+
+
+@pytest.mark.parametrize("payload", [COMPLETED, FAILED, COMPLETED | {"event": "verification.reviewed"}])
+def test_a_stored_event_is_loaded_as_it_was_parsed(payload: dict[str, Any]) -> None:
+    assert events.load(Row(type=payload["event"], body=json.dumps(payload).encode())) == parse(payload).event
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (changed("data.session_id", "other"), "session_mismatch"),
+        (FAILED | {"data": {"session_id": "other"}}, "session_mismatch"),
+        (changed("data.score", 101), "schema_mismatch"),
+    ],
+)
+def test_a_stored_event_that_todays_model_refuses_is_not_loaded(payload: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Rejected) as raised:
+        events.load(Row(type=payload["event"], body=json.dumps(payload).encode()))
+    assert raised.value.reason == reason
 
 
 def test_a_failed_verification_has_no_verdict() -> None:

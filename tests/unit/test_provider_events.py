@@ -237,6 +237,7 @@ class Row:
     """An event as it is stored."""
 
     provider: str
+    type: str
     body: bytes
     headers: dict[str, str]
 
@@ -244,5 +245,5 @@ class Row:
 def test_a_stored_event_is_loaded_with_the_type_that_its_headers_gave() -> None:
     body = json.dumps(TestGitHub.PULL).encode()
     headers: Headers = ((b"x-github-event", b"pull_request"),)
-    stored = Row(provider="github", body=body, headers={"x-github-event": "pull_request"})
+    stored = Row(provider="github", type="pull_request.opened", body=body, headers={"x-github-event": "pull_request"})
     assert events.load(stored) == events.parse("github", body, headers).event

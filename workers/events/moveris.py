@@ -7,7 +7,7 @@ their range, a missing field, times without a zone, two session ids that contrad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,6 +37,7 @@ PROVIDER: Final = "moveris"
 # Strict: "0.94" and true are no numbers. Open: unknown fields are kept and reachable as attributes.
 _OPEN: Final = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
+_Model = TypeVar("_Model", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Instant = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
@@ -139,23 +140,19 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         raise Rejected("schema_mismatch", f"event: a text of 1 to {MAX_NAME} characters is expected")
     event: VerificationCompleted | VerificationFailed | GenericEvent
     fingerprint: bytes | None = None
-    try:
-        if kind == "verification.completed":
-            event = VerificationCompleted.model_validate_json(body)
-            fingerprint = _identify(event)
-        elif kind == "verification.failed":
-            event = VerificationFailed.model_validate_json(body)
-            _refuse_two_sessions(event.session_id, event.data.get("session_id"))
-        else:
-            event = GenericEvent(
-                provider=provider,
-                type=kind,
-                subject=name_or_none(tree.get("session_id")),
-                occurred_at=instant_or_none(tree.get("timestamp")),
-                body=body,
-            )
-    except ValidationError as error:
-        raise Rejected("schema_mismatch", _describe(error)) from None
+    if kind == "verification.completed":
+        event = _load_completed(body)
+        fingerprint = _identify(event)
+    elif kind == "verification.failed":
+        event = _load_failed(body)
+    else:
+        event = GenericEvent(
+            provider=provider,
+            type=kind,
+            subject=name_or_none(tree.get("session_id")),
+            occurred_at=instant_or_none(tree.get("timestamp")),
+            body=body,
+        )
     return Parsed(
         type=kind,
         subject=event.subject,
@@ -166,13 +163,35 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
     )
 
 
+def _load_completed(body: bytes) -> VerificationCompleted:
+    event = _validate(VerificationCompleted, body)
+    _refuse_two_sessions(event.session_id, event.data.session_id)
+    return event
+
+
+def _load_failed(body: bytes) -> VerificationFailed:
+    event = _validate(VerificationFailed, body)
+    _refuse_two_sessions(event.session_id, event.data.get("session_id"))
+    return event
+
+
+LOADERS: Final = {"verification.completed": _load_completed, "verification.failed": _load_failed}
+
+
+def _validate(model: type[_Model], body: bytes) -> _Model:
+    """Read a body by its model alone."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise Rejected("schema_mismatch", _describe(error)) from None
+
+
 def _identify(event: VerificationCompleted) -> bytes:
     """Return the fingerprint: a session may be judged by several models, and by one model again later.
 
     `created_at` counts as an instant, not as text, so that "Z" and "+00:00" are the same event.
     """
     data = event.data
-    _refuse_two_sessions(event.session_id, data.session_id)
     since = data.created_at - EPOCH
     created = f"{since.days}:{since.seconds}:{since.microseconds}"
     return identity_fingerprint(PROVIDER, event.event, event.session_id, data.model, created)
