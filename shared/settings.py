@@ -162,7 +162,9 @@ def fernet_keys(text: str) -> tuple[str, ...]:
 class SharedSettings:
     """What ingress and workers must agree on."""
 
-    redis_url: str = setting("REDIS_URL", None, redis_url, "Redis >= 7 or Valkey >= 8, such as redis://host:6379/0")
+    redis_url: str = setting(
+        "REDIS_URL", None, redis_url, "Redis >= 7 or Valkey >= 8: redis://host:6379/0, rediss:// or unix:///path?db=0"
+    )
     secrets_key: tuple[str, ...] = setting(
         "SECRETS_KEY",
         None,

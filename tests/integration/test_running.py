@@ -474,7 +474,7 @@ def test_a_slow_handler_does_not_hold_its_neighbours(
                     time.sleep(0.01)
                 neighbours.extend(state for state, _, _ in rows(own))
 
-    run(ids, handle, budget=0.2)
+    run(ids, handle, budget=1)
     assert neighbours == ["succeeded", "running", "pending"]
 
 
