@@ -6,6 +6,7 @@ paths with `unknown_endpoint`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -88,11 +89,7 @@ class Ingress:
     async def _live(self, _: Starlette) -> AsyncIterator[dict[str, Any]]:
         """Run what runs beside the requests; the server calls the end of it when the last request is answered."""
         settings = self._settings
-        stop_metrics = (
-            serve(self._counts, host=settings.host, first_port=settings.metrics_port, workers=settings.workers)
-            if settings.metrics_port
-            else None
-        )
+        metrics = asyncio.create_task(self._serve_metrics(), name="metrics")
         self._inbox.start()
         await self._watch.start()
         settle_memory()
@@ -102,8 +99,13 @@ class Ingress:
         }
         await self._watch.stop()
         await self._inbox.stop()
-        if stop_metrics is not None:
-            stop_metrics()
+        metrics.cancel()
+        await asyncio.wait([metrics])
+
+    async def _serve_metrics(self) -> None:
+        settings = self._settings
+        if settings.metrics_port:
+            await serve(self._counts, host=settings.host, first_port=settings.metrics_port, workers=settings.workers)
 
 
 def settle_memory() -> None:

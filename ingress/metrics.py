@@ -6,10 +6,10 @@ Refuses: labels that callers choose (tenant names are ours, paths are theirs).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from bisect import bisect_left
 from collections import Counter
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
     from threading import Thread
     from wsgiref.simple_server import WSGIServer
 
@@ -29,6 +29,9 @@ log: Final = logging.getLogger(__name__)
 
 ACCEPTED: Final = "accepted"
 HANDSHAKES: Final = "handshake"
+
+AGAIN_SECONDS: Final = 1.0
+"""Between two attempts to find a free port."""
 
 
 class Tally:
@@ -98,23 +101,34 @@ class Counts(Collector):
             yield HistogramMetricFamily(name, about, buckets=tally.buckets(), sum_value=tally.total)
 
 
-def serve(counts: Counts, *, host: str, first_port: int, workers: int) -> Callable[[], None]:
-    """Serve `/metrics` on the first free port of `workers` many, and return what stops it.
+async def serve(counts: Counts, *, host: str, first_port: int, workers: int) -> None:
+    """Serve `/metrics` on the first free port of `workers` many, until cancelled.
 
-    Each process has a port of its own, so that a figure is never a mixture and none outlives its process.
+    Each process has a port of its own, so that a figure is never a mixture and none outlives its process. If none is
+    free, one will be: a predecessor that still answers its last requests has it.
     """
-    for port in range(first_port, first_port + workers):
+    ports = range(first_port, first_port + workers)
+    is_told = False
+    while (taken := _take(counts, host, ports)) is None:
+        if not is_told:
+            log.error("no port for metrics: %d to %d are taken; trying again", ports[0], ports[-1])
+        is_told = True
+        await asyncio.sleep(AGAIN_SECONDS)
+    server, thread = taken
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _take(counts: Counts, host: str, ports: Iterable[int]) -> tuple[WSGIServer, Thread] | None:
+    for port in ports:
         try:
-            server, thread = start_http_server(port, host, counts.registry)
+            taken = start_http_server(port, host, counts.registry)
         except OSError:
             continue
         log.info("metrics on port %d", port)
-        return partial(_stop, server, thread)
-    log.error("no port for metrics: %d to %d are taken", first_port, first_port + workers - 1)
-    return lambda: None
-
-
-def _stop(server: WSGIServer, thread: Thread) -> None:
-    server.shutdown()
-    server.server_close()
-    thread.join()
+        return taken
+    return None

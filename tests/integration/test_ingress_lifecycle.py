@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -172,6 +173,17 @@ def test_metrics_are_told_on_a_port_of_their_own(valkey: Valkey) -> None:
         assert (told["ingress_waiting_bytes"], told["ingress_redis_answers"]) == (0, 1)
         assert told["ingress_registry_version"] == 1
         wait_for(lambda: figures(port)["ingress_inbox_length"] >= 3, seconds=2)
+
+
+def test_metrics_are_told_as_soon_as_a_predecessor_leaves_their_port(valkey: Valkey) -> None:
+    with (
+        socket.create_server(("127.0.0.1", port := free_port())) as predecessor,
+        serving(valkey.url, INGRESS_METRICS_PORT=str(port)) as ingress,
+    ):
+        assert "no port for metrics" in ingress.log.read_text()
+        predecessor.close()
+        wait_for(lambda: f"metrics on port {port}" in ingress.log.read_text(), seconds=10)
+        assert figures(port)["ingress_redis_answers"] == 1
 
 
 @pytest.mark.parametrize(
