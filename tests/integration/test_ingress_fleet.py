@@ -76,12 +76,12 @@ def test_when_the_parent_is_killed_its_processes_answer_what_they_have_and_leave
         assert not psutil.wait_procs(orphans, timeout=10)[1]
 
 
-FLEET = """
-import signal, sys, time
+FLEET = r"""
+import os, sys, time
 from ingress.fleet import Fleet
 
 def serve(beat):
-    print("serves", flush=True)
+    os.write(1, b"serves\n")
     while beat():
         time.sleep(0.05)
 
@@ -156,6 +156,6 @@ def test_all_stopped_together_and_woken_up_later_go_on() -> None:
 
 
 def test_one_that_cannot_be_set_up_ends_all() -> None:
-    program = FLEET.replace('print("serves", flush=True)', "sys.exit(3)")
+    program = FLEET.replace('os.write(1, b"serves\\n")', "sys.exit(3)")
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=20, capture_output=True)
     assert (done.returncode, done.stderr) == (1, b"")
