@@ -76,6 +76,7 @@ class Fleet:
         # the collector leaves alone what lives as long as the process: so its memory stays shared
         gc.collect()
         gc.freeze()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as who started us may have left it, it hides deaths
         news, bell = socket.socketpair()
         for end in (news, bell):
             end.setblocking(False)

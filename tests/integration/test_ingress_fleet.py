@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -137,6 +138,20 @@ def test_one_that_cannot_be_replaced_at_once_is_replaced_later() -> None:
             assert b"no process can be started: no room" in popen.stderr.read()
         finally:
             popen.kill()
+
+
+def test_one_that_dies_is_replaced_though_the_caller_ignored_the_death_of_children() -> None:
+    program = f"import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n{FLEET}"  # as if inherited
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as popen:
+        try:
+            assert popen.stdout is not None
+            for _ in range(2):
+                assert popen.stdout.readline() == b"serves\n"
+            os.kill(psutil.Process(popen.pid).children()[0].pid, signal.SIGKILL)
+            wait_for(lambda: bool(select.select([popen.stdout], [], [], 0)[0]), seconds=10)
+        finally:
+            popen.terminate()
+        assert popen.wait(10) == 0
 
 
 def test_all_stopped_together_and_woken_up_later_go_on() -> None:
