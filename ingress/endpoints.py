@@ -96,7 +96,7 @@ class Endpoints:
         return door
 
     def _open(self, field: bytes, value: bytes) -> Door | Refusal:
-        """Decode and decrypt one endpoint; called once for each in a snapshot."""
+        """Decode and decrypt one endpoint; called once for each state of it."""
         try:
             endpoint = decode(field, value)
             if not endpoint.enabled:

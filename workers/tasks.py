@@ -81,7 +81,7 @@ def _make_handler_task(handler: Handler) -> None:
         except UNREACHABLE as error:
             for failure in run.failures:
                 release(failure.error)
-            # The message stays: what it names and is still queued would else wait a minute for the sweeper.
+            # The message stays: what it names and is still queued would else wait for the sweeper, seconds.
             time.sleep(AWAY_SECONDS)
             raise Reject(str(error), requeue=True) from error
         try:
