@@ -135,9 +135,13 @@ class Fleet:
         signal.set_wakeup_fd(-1)
         for number in STOPS:
             signal.signal(number, leave)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        is_deaf = True
 
         def beat() -> bool:
+            nonlocal is_deaf
+            if is_deaf:  # until now: a stop amid the start would leave it half done, and say so
+                is_deaf = False
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
             self._beats[slot] = time.monotonic()
             return os.getppid() == parent
 
