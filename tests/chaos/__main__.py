@@ -96,8 +96,10 @@ async def faults(chosen: argparse.Namespace, on_step: Callable[[float, str], Non
 async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], None]) -> int:
     """Fuzz the HTTP surface."""
     async with Stack(settings={"INGRESS_BODY_TIMEOUT": "2"}, with_clock=False) as stack:
-        await fuzz(stack.doors(), count=2000, seed=chosen.seed + 1, patience=30, on_step=lambda _: None)  # warm
-        before, total = memory_of(stack, "ingress"), chosen.requests
+        total = chosen.requests
+        on_step(0, "a tenth as many before, until pools and caches are filled and pages are no longer shared")
+        await fuzz(stack.doors(), count=total // 10, seed=chosen.seed + 1, patience=30, on_step=lambda _: None)
+        before = memory_of(stack, "ingress")
         tally = await fuzz(
             stack.doors(), count=total, seed=chosen.seed, patience=30, on_step=lambda n: on_step(n / total, f"{n:,}")
         )
