@@ -1,20 +1,25 @@
-"""Rows to work on, put in place by plain SQL."""
+"""Rows to work on, put in place by plain SQL, and a message run as a worker runs it."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shared.envelope import new_event_id
+from workers.registration import Handler
+from workers.running import MessageRun
+from workers.store.connect import Link
+from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 AddDeliveries = Callable[..., list[uuid.UUID]]
+Run = Callable[..., MessageRun]
 
 
 @pytest.fixture
@@ -37,3 +42,25 @@ def add_deliveries(connection: Connection) -> AddDeliveries:
         return ids
 
     return add
+
+
+@pytest.fixture
+def run(connection: Connection, database_url: str) -> Iterator[Run]:
+    """Return a function that queues deliveries and runs them as one message."""
+    link, session = Link(database_url, name="test"), HandlerSession(database_url)
+
+    def run_message(ids: list[uuid.UUID], function: Callable[..., Any], **policy: Any) -> MessageRun:
+        connection.execute(
+            "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '1 min'"
+            " WHERE event_id = ANY (%s) AND state = 'pending'",
+            [ids],
+        )
+        budget = policy.pop("budget", 1.0)
+        handler = Handler(name="acme.run", function=function, **policy)
+        message = MessageRun(handler, link=link, session=session, message_seconds=budget)
+        message.run(ids)
+        return message
+
+    yield run_message
+    link.close()
+    session.discard()
