@@ -108,10 +108,13 @@ def measure_naive_acks(ground: Ground, sizes: Sizes) -> Figures:
 
 
 def measure_latency(ground: Ground, sizes: Sizes, rate: float) -> Figures:
-    """Our latency and the floor's at the same rate; ours also with Redis' file in memory, which leaves out the disk."""
-    port = free_port()
-    with ground.fresh() as place, run_web(place, "tests.benchmarks.floors.verify:app", port):
-        runs = {"verify": load("opened", port=port, rate=rate, seconds=sizes.load_seconds)}
+    """Our latency and the floors' at the same rate; ours also with Redis' file in memory, which leaves out the disk."""
+    runs, port = {}, free_port()
+    for floor in ("verify", "durable"):
+        file = ground.home / "durable"
+        with ground.fresh() as place, run_web(place, f"tests.benchmarks.floors.{floor}:app", port, DURABLE_FILE=file):
+            runs[floor] = load("opened", port=port, rate=rate, seconds=sizes.load_seconds)
+        file.unlink(missing_ok=True)
     with ground.fresh() as place, our_ingress(place) as port:
         runs["ack"] = load("opened", port=port, rate=rate, seconds=sizes.load_seconds)
     if MEMORY.is_dir():
