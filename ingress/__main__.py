@@ -23,8 +23,6 @@ from shared.telemetry import configure
 
 GRACE_SECONDS: Final = 5
 """After SIGTERM, for requests whose body still arrives; complete ones are answered within a second anyway."""
-KEEP_ALIVE_SECONDS: Final = 75
-"""Idle connections: longer than a proxy's own (nginx 60 s), so that the proxy, which knows, is the one to close."""
 
 
 def main() -> None:
@@ -51,7 +49,6 @@ def main() -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     if settings.workers > 1:

@@ -94,7 +94,11 @@ class Ingress:
         await self._watch.start()
         settle_memory()
         yield {
-            "limits": Limits(connections=settings.connections, headers_seconds=settings.body_timeout),
+            "limits": Limits(
+                connections=settings.connections,
+                headers_seconds=settings.body_timeout,
+                idle_seconds=settings.keep_alive,
+            ),
             "webhooks": self._webhooks,
         }
         await self._watch.stop()

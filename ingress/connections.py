@@ -1,9 +1,10 @@
 """HTTP connections: uvicorn's protocol with the limits that it lacks.
 
 Guarantees: a client that is slow with its headers, drips empty lines, or never reads its answers loses its connection
-(uvicorn 0.54 keeps these for ever: its keep-alive timer ends at the first byte and starts at the first answer); headers
-are bounded; past the bound of connections the answer is a 503 in our form. On shutdown an idle connection stays open
-for a moment, so that a request on its way to us is answered and not reset. Refuses: 400, 431 and 503, as JSON.
+(uvicorn 0.54 keeps these for ever: its keep-alive timer ends at the first byte and starts at the first answer), and so
+does one that is idle for too long; headers are bounded; past the bound of connections the answer is a 503 in our form.
+On shutdown an idle connection stays open for a moment, so that a request on its way to us is answered and not reset.
+Refuses: 400, 431 and 503, as JSON.
 
 A proxy in front is still needed for what one process cannot know: limits for each address, TLS, and buffering of slow
 bodies, so that they never reach us.
@@ -43,10 +44,12 @@ class Limits:
         connections: bound of open connections in this process.
         headers_seconds: from the connection, later from a request's first byte, to the end of its headers; a body has
             as long again.
+        idle_seconds: from an answer to the first byte of the next request.
     """
 
     connections: int
     headers_seconds: float
+    idle_seconds: float
 
 
 class Connection(HttpToolsProtocol):
@@ -70,7 +73,6 @@ class Connection(HttpToolsProtocol):
         self._timer.cancel()
         self._abandon()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn 0.54 forgets it behind a reset, and its timer holds us
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives while headers are incomplete."""
@@ -97,13 +99,22 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
-        """Start the clock of a request that may already wait behind this one."""
+        """Start the clock of what comes next, and the request that already waits, if one does.
+
+        It takes the place of uvicorn's own, which sets a timer for each answer and cancels it at the next request.
+        """
         self._since = self.loop.time()
         self._unanswered.popleft()
         self._joined.flush()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
         if self.pipeline:
-            self.flow.pause_reading()  # uvicorn 0.54 resumes at each answer, and parses another 256 kB of requests
+            self._start_asgi_task(*self.pipeline.pop())
+        if self.pipeline:  # uvicorn 0.54 resumes at each answer, and parses another 256 kB of requests
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
@@ -141,16 +152,23 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def _look(self) -> None:
-        seconds = self._limits.headers_seconds
-        allowed = seconds if self._is_idle() else 2 * seconds + BUSY_SECONDS
-        left = self._since + allowed - self.loop.time()
+        limits = self._limits
+        seconds = limits.headers_seconds
         waits_for_its_next_request = (
             self._is_idle()
             and self.cycle is not None
             and not self._header_bytes
             and not self.transport.is_closing()  # else it waits for the client to read what is left of an answer
         )
-        if left <= 0 and not waits_for_its_next_request:  # if it does, uvicorn's keep-alive timer looks after it
-            self.transport.abort()
+        if waits_for_its_next_request:
+            allowed = limits.idle_seconds
         else:
-            self._timer = self.loop.call_later(max(left, 1.0), self._look)
+            allowed = seconds if self._is_idle() else 2 * seconds + BUSY_SECONDS
+        left = self._since + allowed - self.loop.time()
+        if left <= 0 and not waits_for_its_next_request:
+            self.transport.abort()
+            return
+        if left <= 0:
+            self.transport.close()
+        # what begins meanwhile is looked at in time, too
+        self._timer = self.loop.call_later(max(min(left, seconds), 1.0), self._look)

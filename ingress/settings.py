@@ -56,6 +56,12 @@ class IngressSettings(SharedSettings):
     body_timeout: float = setting(
         "INGRESS_BODY_TIMEOUT", "10", seconds, "time that a client has for its headers, and again for its body, seconds"
     )
+    keep_alive: float = setting(
+        "INGRESS_KEEP_ALIVE",
+        "75",
+        seconds,
+        "time that an idle connection stays open, seconds; longer than in the proxy (nginx: 60): that closes first",
+    )
     connections: int = setting(
         "INGRESS_CONNECTIONS", "1000", integer(at_least=1), "open connections a worker serves; more are answered 503"
     )

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 SECONDS = 1.0
 """What a client has for its headers, and again for its body."""
+KEEP_ALIVE = 4.0
+"""How long a connection may be idle."""
 
 
 @pytest.fixture(scope="module")
 def ingress() -> Iterator[Process]:
     with own_valkey() as server:
         publish(server.url, 1, endpoint())
-        with serving(server.url, INGRESS_BODY_TIMEOUT=str(SECONDS), INGRESS_CONNECTIONS="20") as process:
+        limits = {"INGRESS_BODY_TIMEOUT": str(SECONDS), "INGRESS_KEEP_ALIVE": str(KEEP_ALIVE)}
+        with serving(server.url, INGRESS_CONNECTIONS="20", **limits) as process:
             yield process
 
 
@@ -70,6 +73,14 @@ def test_an_idle_connection_is_kept_for_the_next_request(ingress: Process) -> No
             assert exchange(connection).startswith(b"HTTP/1.1 200")
             time.sleep(SECONDS + 1.2)  # longer than the time for headers: nothing may happen, so nothing can be awaited
         assert exchange(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_is_closed_when_its_time_is_over(ingress: Process) -> None:
+    with ingress.connect() as connection:
+        assert exchange(connection).startswith(b"HTTP/1.1 200")
+        answered = time.monotonic()
+        assert until_closed(connection) == b""
+        assert KEEP_ALIVE - 0.1 < time.monotonic() - answered < KEEP_ALIVE + 3
 
 
 def test_endless_headers_are_431(ingress: Process) -> None:
