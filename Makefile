@@ -22,7 +22,7 @@ test: $(INSTALLED) ## Run every test but the long ones; ARGS="-k word" picks som
 chaos: $(INSTALLED) ## Kill, cut off and starve the real processes for ten minutes, then compare every response with Postgres.
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-bench: $(INSTALLED) ## Measure against floors and a peer for ten minutes; ARGS=--growth-full: what grows, half an hour.
+bench: $(INSTALLED) ## Measure against floors and a peer for 10 to 20 minutes; ARGS=--growth-full: what grows, an hour.
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 bench-quick: $(INSTALLED) ## Measure one round, small sizes: about three minutes.

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks`: about ten minutes; `--quick`: three; what grows: `--growth`, or `--growth-full`.
+"""`python -m tests.benchmarks`: 10 to 20 minutes; `--quick`: three; what grows: `--growth`, or `--growth-full`.
 
 It prints one table and writes JSON and pictures.
 It starts what it needs, in a folder of its own, and leaves nothing behind but `tests/benchmarks/results/` and the
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--growth", nargs="*", metavar="NAME", help=f"what grows instead: all, or of {', '.join(growth.CURVES)}"
     )
-    parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: half an hour")
+    parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: an hour")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing: print and draw the last results")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and processes are ended

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -108,13 +109,15 @@ def measure_naive_acks(ground: Ground, sizes: Sizes) -> Figures:
 
 
 def measure_latency(ground: Ground, sizes: Sizes, rate: float) -> Figures:
-    """Our latency and the floors' at the same rate; ours also with Redis' file in memory, which leaves out the disk."""
-    runs, port = {}, free_port()
-    for floor in ("verify", "durable"):
-        file = ground.home / "durable"
-        with ground.fresh() as place, run_web(place, f"tests.benchmarks.floors.{floor}:app", port, DURABLE_FILE=file):
-            runs[floor] = load("opened", port=port, rate=rate, seconds=sizes.load_seconds)
-        file.unlink(missing_ok=True)
+    """Our latency and the floor's at the same rate; then what the disk adds to either.
+
+    The floor beside a process that flushes as many bodies to a file, and ours with Redis' file in memory.
+    """
+    port, runs = free_port(), {}
+    with ground.fresh() as place, run_web(place, "tests.benchmarks.floors.verify:app", port):
+        runs["verify"] = load("opened", port=port, rate=rate, seconds=sizes.load_seconds)
+        with flushing(place, rate):
+            runs["flushing_verify"] = load("opened", port=port, rate=rate, seconds=sizes.load_seconds)
     with ground.fresh() as place, our_ingress(place) as port:
         runs["ack"] = load("opened", port=port, rate=rate, seconds=sizes.load_seconds)
     if MEMORY.is_dir():
@@ -125,6 +128,17 @@ def measure_latency(ground: Ground, sizes: Sizes, rate: float) -> Figures:
         for name, run in runs.items()
         for percentile in ("p50", "p99", "p99.9")
     }
+
+
+@contextmanager
+def flushing(place: Place, rate: float) -> Iterator[None]:
+    """Run a process that flushes so many bodies a second to a file beside that of Redis."""
+    file = place.home / "flushed"
+    argv = [sys.executable, "-m", "tests.benchmarks.floors.flush", "--file", str(file), "--rate", str(rate)]
+    with started(argv, place.home / "flush.log", place.environ()):
+        wait_until(lambda: file.exists() and file.stat().st_size > 0)
+        yield
+    file.unlink()
 
 
 @contextmanager
