@@ -82,14 +82,14 @@ def test_a_secret_is_rotated_without_a_gap(valkey: Valkey, ingress: Process) -> 
     with valkey.client() as client:
         client.delete(INBOX)
     old, new = secret(b"one", label="old"), secret(b"two", label="new")
-    change(valkey, endpoint(old))
-    wait_for(lambda: status(ingress, b"one") == 200, seconds=VISIBLE)
-    change(valkey, endpoint(secret(b"one", label="old", expires_at=in_an_hour()), new))
-    wait_for(lambda: status(ingress, b"two") == 200, seconds=VISIBLE)
-    assert status(ingress, b"one") == 200
-    change(valkey, endpoint(secret(b"one", label="old", expires_at=datetime.now(UTC)), new))
-    wait_for(lambda: status(ingress, b"one") == 401, seconds=VISIBLE)
-    assert status(ingress, b"two") == 200
+    change(valkey, endpoint(old, tenant="rotated"))
+    wait_for(lambda: status(ingress, b"one", "rotated") == 200, seconds=VISIBLE)
+    change(valkey, endpoint(secret(b"one", label="old", expires_at=in_an_hour()), new, tenant="rotated"))
+    wait_for(lambda: status(ingress, b"two", "rotated") == 200, seconds=VISIBLE)
+    assert status(ingress, b"one", "rotated") == 200
+    change(valkey, endpoint(secret(b"one", label="old", expires_at=datetime.now(UTC)), new, tenant="rotated"))
+    wait_for(lambda: status(ingress, b"one", "rotated") == 401, seconds=VISIBLE)
+    assert status(ingress, b"two", "rotated") == 200
     labels = [entry.secret_label for entry in inbox(valkey.url)]
     assert (labels[0], labels[-1], set(labels)) == ("old", "new", {"old", "new"})
 
