@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from tests.benchmarks import documents, growth, report
 from tests.benchmarks.draw import draw_all
 from tests.benchmarks.ground import stand_on
+from tests.benchmarks.measuring import Sizes
 from tests.benchmarks.memory import measure_memory
-from tests.benchmarks.rounds import Sizes, run_round
+from tests.benchmarks.rounds import run_round
 from tests.benchmarks.sweep import measure_load_curve
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tests.benchmarks.processes import load, run_ours
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground
-    from tests.benchmarks.rounds import Figures
+    from tests.benchmarks.measuring import Figures
 
 
 def measure_memory(ground: Ground, results: dict[str, Any], requests: int) -> Figures:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.servers import free_port
+from tests.benchmarks.acknowledging import our_ingress
 from tests.benchmarks.processes import load, run_web
-from tests.benchmarks.rounds import our_ingress
 from tests.benchmarks.targets import middle
 
 if TYPE_CHECKING:

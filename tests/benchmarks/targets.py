@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.benchmarks.rounds import Figures
+    from tests.benchmarks.measuring import Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from shared import wire
 from tests.benchmarks.bodies import TENANT
 from tests.benchmarks.fill import fill_inbox, fill_pending
 from tests.benchmarks.growth.meter import Meter
+from tests.benchmarks.measuring import wait_until
+from tests.benchmarks.notices import Notices
 from tests.benchmarks.processes import run_ours
-from tests.benchmarks.rounds import Notices, wait_until
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground, Place

@@ -13,7 +13,7 @@ from tests.benchmarks.fill import fill_inbox
 from tests.benchmarks.growth.inside import Inside
 from tests.benchmarks.growth.meter import Meter, cpu_of
 from tests.benchmarks.processes import load, run_ours
-from tests.benchmarks.rounds import watch_drain
+from tests.benchmarks.storing import watch_drain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

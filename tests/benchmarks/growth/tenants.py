@@ -18,8 +18,8 @@ from tests.benchmarks.bodies import SECRET, make_body, make_request
 from tests.benchmarks.growth.backlog import Backlog
 from tests.benchmarks.growth.meter import Meter, cpu_of
 from tests.benchmarks.growth.plans import explain
+from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours
-from tests.benchmarks.rounds import wait_until
 from workers.publishing import publish
 
 if TYPE_CHECKING:
