@@ -1,11 +1,7 @@
-"""The life of deliveries under any order of events: a state machine drawn by hypothesis, and workers that race."""
+"""The life of deliveries under any order of events: a state machine drawn by hypothesis, on a real Postgres."""
 
 from __future__ import annotations
 
-import random
-import threading
-import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -20,71 +16,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.integration.open_work import HANDLERS, NAMES, Key, Queue, Row, look, outcome_of
 from workers import sweeper
 from workers.admission import Message, admit
-from workers.registration import Handler, Handlers
 from workers.store import deliveries, manual
-from workers.store.connect import Connection, connect
-from workers.store.deliveries import Claimed, Outcome
 from workers.store.manual import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from uuid import UUID
+    from collections.abc import Sequence
 
     from tests.integration.conftest import AddDeliveries
+    from workers.store.connect import Connection
+    from workers.store.deliveries import Claimed
 
-HANDLERS = Handlers(
-    Handler(name=name, function=lambda event, delivery: None, max_attempts=2, schedule=(0.0,))
-    for name in ("acme.mail", "acme.run")
-)
-NAMES = sorted(handler.name for handler in HANDLERS)
 CAP = 3
-RACING = 40
 OPEN, FINAL = ("pending", "queued", "running"), ("succeeded", "dead", "cancelled")
-EVERYTHING = Selection()
 BACK = st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 5, 8, 13])
 """How many messages or claims ago: mostly the latest, whose deliveries still wait for what comes next."""
-
-Key = tuple["UUID", str]
-
-
-class Row(NamedTuple):
-    """A delivery at one moment."""
-
-    state: str
-    attempt: int
-    fence: int
-    alone: bool
-    tenant: str
-
-
-def look(connection: Connection) -> dict[Key, Row]:
-    """Return every delivery, open or finished; each is in one place only."""
-    query = (
-        "SELECT event_id, handler, state, attempt, fence, alone, tenant FROM deliveries UNION ALL"
-        " SELECT event_id, handler, state, attempt, fence, false, tenant FROM deliveries_done"
-    )
-    rows = connection.execute(query).fetchall()
-    found = {(row.pop("event_id"), row.pop("handler")): Row(**row) for row in rows}
-    assert len(found) == len(rows), "a delivery is open and finished"
-    return found
-
-
-class Queue:
-    """Keeps messages instead of sending them; some it loses, some it refuses."""
-
-    def __init__(self, *, fails_at: int | None = None) -> None:
-        self.sent: list[Message] = []
-        self._fails_at = fails_at
-
-    def state(self) -> tuple[int, Mapping[str, float]]:
-        return 0, {}
-
-    def send(self, message: Message) -> None:
-        if len(self.sent) == self._fails_at:
-            raise ConnectionError("Redis is away")
-        self.sent.append(message)
 
 
 class Run(NamedTuple):
@@ -92,14 +40,6 @@ class Run(NamedTuple):
 
     handler: str
     claims: tuple[Claimed, ...]
-
-
-def outcome_of(claimed: Claimed, kind: str) -> Outcome:
-    if kind == "succeeded":
-        return Outcome(claimed=claimed, state="succeeded")
-    if kind == "dead":
-        return Outcome(claimed=claimed, state="dead", error="Permanent: no")
-    return Outcome(claimed=claimed, state=None, error="ValueError: no", retry_in=0.0 if kind == "again" else 3600.0)
 
 
 class Life(RuleBasedStateMachine):
@@ -354,115 +294,3 @@ def test_thousands_of_orders_of_steps_keep_every_delivery_in_one_place(
     connection: Connection, add_deliveries: AddDeliveries
 ) -> None:
     live(connection, add_deliveries, examples=1500, steps=50, fixed=False)
-
-
-class Race:
-    """Workers, sweepers and people at the same time on the same few deliveries, each with its own connection."""
-
-    def __init__(self, database_url: str, seed: int) -> None:
-        self._database_url = database_url
-        self._seed = seed
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._messages: list[Message] = []
-        self.claimed: Counter[tuple[Key, int]] = Counter()
-        self.counted: Counter[tuple[Key, int]] = Counter()
-        self.faults: list[BaseException] = []
-
-    def run(self, seconds: float) -> None:
-        roles: list[Callable[[Connection, random.Random], None]] = [
-            *([self._work] * 4),
-            *([self._sweep] * 2),
-            *([self._admit] * 2),
-            self._intervene,
-            self._watch,
-        ]
-        threads = [
-            threading.Thread(target=self._repeat, args=[role, self._seed + number]) for number, role in enumerate(roles)
-        ]
-        for thread in threads:
-            thread.start()
-        self._over.wait(seconds)
-        self._over.set()
-        for thread in threads:
-            thread.join()
-
-    def _repeat(self, role: Callable[[Connection, random.Random], None], seed: int) -> None:
-        chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
-        try:
-            with connect(self._database_url, name="race") as connection:
-                while not self._over.is_set():
-                    role(connection, chance)
-        except BaseException as fault:  # noqa: BLE001 - told by the main thread
-            self.faults.append(fault)
-            self._over.set()
-
-    def _admit(self, connection: Connection, chance: random.Random) -> None:
-        queue = Queue()
-        admit(connection, queue, slots=chance.randint(1, 3), message_seconds=0.2, wait=chance.random() < 0.5)
-        with self._lock:  # every message twice, and now and then none
-            self._messages += queue.sent * chance.choice([0, 1, 2, 2])
-        self._over.wait(0.002)
-
-    def _work(self, connection: Connection, chance: random.Random) -> None:
-        with self._lock:
-            message = self._messages.pop(chance.randrange(len(self._messages))) if self._messages else None
-        if message is None:
-            self._over.wait(0.001)
-            return
-        lease = chance.choice([0.005, 0.02, 5.0])
-        claimed, _ = deliveries.claim(connection, message.handler, message.event_ids, worker="w", lease=lease)
-        if not claimed:
-            return
-        with self._lock:
-            self.claimed.update(((one.event_id, message.handler), one.fence) for one in claimed)
-        time.sleep(chance.random() * 0.02)  # the handler
-        kept = [one for one in claimed if chance.random() < 0.9]
-        deliveries.hand_back(connection, message.handler, [one for one in claimed if one not in kept])
-        outcomes = [outcome_of(one, chance.choice(["succeeded", *["again", "dead"] * 5])) for one in kept]
-        if outcomes and chance.random() < 0.9:  # else the worker is killed here
-            fences = {one.event_id: one.fence for one in kept}
-            for event_id in deliveries.record(connection, message.handler, outcomes):
-                with self._lock:
-                    self.counted[(event_id, message.handler), fences[event_id]] += 1
-
-    def _sweep(self, connection: Connection, chance: random.Random) -> None:
-        sweeper.expire_leases(connection, HANDLERS)
-        if chance.random() < 0.3:
-            connection.execute(
-                "UPDATE deliveries SET lease_until = now() WHERE (event_id, handler) IN (SELECT event_id, handler"
-                " FROM deliveries WHERE state = 'queued' ORDER BY event_id FOR UPDATE SKIP LOCKED)"
-            )
-            sweeper.return_queued(connection, list_named=list)
-        self._over.wait(0.003)
-
-    def _intervene(self, connection: Connection, chance: random.Random) -> None:
-        if chance.random() < 0.3:
-            next(manual.cancel(connection, Selection(handler=chance.choice(NAMES))), None)
-        for state in ("dead", "cancelled"):
-            list(manual.retry(connection, EVERYTHING, state=state))
-        self._over.wait(0.02)
-
-    def _watch(self, connection: Connection, chance: random.Random) -> None:
-        del chance
-        query = "SELECT count(*) AS rows, count(DISTINCT (event_id, handler)) AS keys FROM all_deliveries"
-        (row,) = connection.execute(query)
-        assert row == {"rows": RACING, "keys": RACING}
-
-
-def test_workers_that_race_count_every_attempt_once(
-    connection: Connection, database_url: str, add_deliveries: AddDeliveries
-) -> None:
-    for name in NAMES:
-        add_deliveries(RACING // len(NAMES), handler=name)
-    race = Race(database_url, seed=7)
-    race.run(4.0)
-    assert not race.faults, race.faults
-    assert len(race.claimed) > 200
-    assert set(race.claimed.values()) == {1}, "two claims had the same fence"
-    assert set(race.counted.values()) == {1}, "an outcome counted twice"
-    assert set(race.counted) <= set(race.claimed)
-    found = look(connection)
-    assert len(found) == RACING
-    for key, fence in race.claimed:
-        assert found[key].fence >= fence

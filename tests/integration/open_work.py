@@ -1,0 +1,69 @@
+"""What the tests of deliveries share: two handlers, what the tables hold, and a queue that keeps its messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from workers.registration import Handler, Handlers
+from workers.store.deliveries import Claimed, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from workers.admission import Message
+    from workers.store.connect import Connection
+
+HANDLERS = Handlers(
+    Handler(name=name, function=lambda event, delivery: None, max_attempts=2, schedule=(0.0,))
+    for name in ("acme.mail", "acme.run")
+)
+NAMES = sorted(handler.name for handler in HANDLERS)
+
+Key = tuple["UUID", str]
+
+
+class Row(NamedTuple):
+    """A delivery at one moment."""
+
+    state: str
+    attempt: int
+    fence: int
+    alone: bool
+    tenant: str
+
+
+def look(connection: Connection) -> dict[Key, Row]:
+    """Return every delivery, open or finished; each is in one place only."""
+    query = (
+        "SELECT event_id, handler, state, attempt, fence, alone, tenant FROM deliveries UNION ALL"
+        " SELECT event_id, handler, state, attempt, fence, false, tenant FROM deliveries_done"
+    )
+    rows = connection.execute(query).fetchall()
+    found = {(row.pop("event_id"), row.pop("handler")): Row(**row) for row in rows}
+    assert len(found) == len(rows), "a delivery is open and finished"
+    return found
+
+
+class Queue:
+    """Keeps messages instead of sending them; some it loses, some it refuses."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        self.sent: list[Message] = []
+        self._fails_at = fails_at
+
+    def state(self) -> tuple[int, Mapping[str, float]]:
+        return 0, {}
+
+    def send(self, message: Message) -> None:
+        if len(self.sent) == self._fails_at:
+            raise ConnectionError("Redis is away")
+        self.sent.append(message)
+
+
+def outcome_of(claimed: Claimed, kind: str) -> Outcome:
+    if kind == "succeeded":
+        return Outcome(claimed=claimed, state="succeeded")
+    if kind == "dead":
+        return Outcome(claimed=claimed, state="dead", error="Permanent: no")
+    return Outcome(claimed=claimed, state=None, error="ValueError: no", retry_in=0.0 if kind == "again" else 3600.0)
