@@ -83,8 +83,16 @@ def _set_up_logging(**_: Any) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
-@signals.worker_process_init.connect
-def _spare_the_collector(**_: Any) -> None:
-    """Leave what came with the fork alone: it lives as long as the process, and stays shared with the others."""
+@signals.worker_before_create_process.connect
+def _share_memory(**_: Any) -> None:
+    """Let the collector leave alone what comes with the fork: it lives as long as the process, and stays shared so.
+
+    This is in the main process: a new one collects while it starts, and its collector writes to all that it looks at.
+    """
+    gc.collect()
     gc.freeze()
+
+
+@signals.worker_process_init.connect
+def _collect_seldom(**_: Any) -> None:
     gc.set_threshold(COLLECT_EVERY, 10, 10)

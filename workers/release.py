@@ -25,7 +25,8 @@ _MAY_GO_ON: Final = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 def release(error: BaseException) -> None:
     """Clear the frames of an error, its causes and contexts, and the errors of a group; then drop the tracebacks.
 
-    Both: a traceback's frames hold those that called them, and these what they have in hand, as long as it lives.
+    Both: a traceback's frames hold those that called them, and these what they have in hand, as long as it lives. An
+    error that is one of its own arguments loses these: it would hold itself.
     """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -36,6 +37,8 @@ def release(error: BaseException) -> None:
         seen.add(id(one))
         _clear(one.__traceback__)
         one.__traceback__ = None
+        if any(argument is one for argument in one.args):  # so it is with Celery's Retry
+            one.args = ()
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions

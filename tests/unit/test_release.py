@@ -112,9 +112,9 @@ def test_a_celery_task_that_fails_leaves_no_traceback_behind(
             trace("one", [], {}, request)  # the first fills caches
             with no_collector():
                 before = len(gc.get_objects())
-                for _ in range(5):
+                for _ in range(50):
                     trace("one", [], {}, request)
-                assert len(gc.get_objects()) - before < 200  # thousands, without
+                assert len(gc.get_objects()) - before < 50  # tens of thousands, without
         finally:
             signals.task_postrun.disconnect(let_go)
     assert not held
