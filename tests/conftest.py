@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import redis
 from cryptography.fernet import Fernet
+from hypothesis import HealthCheck, settings
 
 from deploy.local.servers import Server, free_port, prepare_postgres, prepare_valkey
 from workers.store.connect import Connection, connect
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECRETS_KEY = Fernet.generate_key().decode()
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -164,6 +164,7 @@ class Valkey:
 
     def start(self) -> None:
         if self._popen is not None:
+            self._popen.send_signal(signal.SIGCONT)
             return
         self._popen = self._server.start(self._home / "valkey.log")
         wait_for(self._server.is_ready, seconds=20)

@@ -55,7 +55,7 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
             " WHERE event_id = ANY (%s) AND state = 'pending'",
             [ids],
         )
-        budget = policy.pop("budget", 1.0)
+        budget = policy.pop("budget", 60.0)
         handler = Handler(name="acme.run", function=function, **policy)
         message = MessageRun(handler, link=link, session=session, message_seconds=budget)
         message.run(ids)

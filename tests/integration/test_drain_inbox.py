@@ -422,12 +422,13 @@ def test_nothing_fresh_is_read_while_something_of_a_dead_drain_waits(client: Red
 @both_protocols
 def test_of_two_that_take_over_the_same_entry_one_gets_it(client: Redis) -> None:
     post(client)
-    take_and_die(client)
+    dying = reader(client)
+    dying.give_back(dying.read(1), idle_seconds=30)
     first, second = reader(client), reader(client)
-    until(lambda: first.list_idle(idle_seconds=0.05, count=10))
-    idle = first.list_idle(idle_seconds=0.05, count=10)
-    assert second.list_idle(idle_seconds=0.05, count=10) == idle
-    taken = [len(each.take_over(idle, idle_seconds=0.05)) for each in (first, second)]
+    idle = first.list_idle(idle_seconds=30, count=10)
+    assert len(idle) == 1
+    assert second.list_idle(idle_seconds=30, count=10) == idle
+    taken = [len(each.take_over(idle, idle_seconds=30)) for each in (first, second)]
     assert taken == [1, 0]
 
 

@@ -34,7 +34,9 @@ def exchange(connection: socket.socket) -> bytes:
     connection.sendall(request(b"{}"))
     answer = b""
     while not answer.endswith(b"}"):
-        answer += connection.recv(65_536)
+        chunk = connection.recv(65_536)
+        assert chunk, f"closed behind {answer!r}"
+        answer += chunk
     return answer
 
 
@@ -77,10 +79,10 @@ def test_an_idle_connection_is_kept_for_the_next_request(ingress: Process) -> No
 
 def test_an_idle_connection_is_closed_when_its_time_is_over(ingress: Process) -> None:
     with ingress.connect() as connection:
+        asked = time.monotonic()
         assert exchange(connection).startswith(b"HTTP/1.1 200")
-        answered = time.monotonic()
         assert until_closed(connection) == b""
-        assert KEEP_ALIVE - 0.1 < time.monotonic() - answered < KEEP_ALIVE + 3
+        assert KEEP_ALIVE <= time.monotonic() - asked < KEEP_ALIVE + 3
 
 
 def test_endless_headers_are_431(ingress: Process) -> None:
@@ -100,9 +102,10 @@ def test_endless_headers_are_431(ingress: Process) -> None:
 
 def test_one_connection_too_many_is_503_and_others_are_served(ingress: Process) -> None:
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(ingress.connect()) for _ in range(20)]
-        for connection in held:
-            assert exchange(connection).startswith(b"HTTP/1.1 200")
+        held = []
+        for _ in range(20):
+            held.append(stack.enter_context(ingress.connect()))
+            assert exchange(held[-1]).startswith(b"HTTP/1.1 200")
         answer = until_closed(stack.enter_context(ingress.connect()))
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 5\r\n" in answer

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -30,8 +31,12 @@ def valkey() -> Iterator[Valkey]:
 
 def members(ingress: Process) -> set[int]:
     """Return the process ids of those that serve."""
-    parent = psutil.Process(ingress.popen.pid)
-    return {child.pid for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE}
+    found = set()
+    for child in psutil.Process(ingress.popen.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it may go between the list and the look
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+    return found
 
 
 def test_one_that_dies_is_replaced_and_nobody_waits_for_it(valkey: Valkey) -> None:

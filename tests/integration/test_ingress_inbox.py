@@ -70,7 +70,7 @@ def is_acknowledged(ingress: Process, body: bytes = b"{}") -> bool:
     started = time.monotonic()
     answer = ingress.post(body)
     took = time.monotonic() - started
-    assert took < 1.2, f"answered after {took:.2f} s"  # a second, and what a new client costs
+    assert took < 1.5, f"answered after {took:.2f} s"  # one timeout of 0.8 s, not two
     if answer.status_code == 200:
         return True
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "inbox_unavailable")
@@ -165,7 +165,7 @@ def test_a_doorbell_that_cannot_ring_refuses_nothing(valkey: Valkey, ingress: Pr
         client.delete(INGEST_QUEUE, BELL)
         assert bodies(valkey) == [b"silent"]
         assert is_acknowledged(ingress)
-        assert client.llen(INGEST_QUEUE) == 1
+        wait_for(lambda: client.llen(INGEST_QUEUE) >= 1, seconds=5)  # quiet for some ms after the bell before
 
 
 def test_an_inbox_of_another_type_is_503_and_its_repair_is_enough(valkey: Valkey, ingress: Process) -> None:
@@ -178,13 +178,13 @@ def test_an_inbox_of_another_type_is_503_and_its_repair_is_enough(valkey: Valkey
 
 
 def test_no_more_than_the_bound_waits_for_redis(valkey: Valkey) -> None:
-    with serving(valkey.url, INGRESS_WAITING_BYTES="1000000") as ingress:
+    with serving(valkey.url, INGRESS_WAITING_BYTES="1000000", INBOX_TIMEOUT="0.95") as ingress:
         valkey.signal(signal.SIGSTOP)
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: timed(ingress, b"x" * 300_000), range(8)))
         valkey.signal(signal.SIGCONT)
         assert {status for status, _ in answers} == {503}
-        assert sum(took < 0.5 for _, took in answers) >= 4, "three fit into the bound, the others are refused at once"
+        assert sum(took < 0.9 for _, took in answers) >= 4, "three fit into the bound, the others are refused at once"
 
 
 def timed(ingress: Process, body: bytes) -> tuple[int, float]:

@@ -159,6 +159,7 @@ def test_making_partitions_under_concurrent_inserts_loses_and_rejects_nothing(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "_PAUSE", 0.01)
+    monkeypatch.setattr(partitions, "_ATTEMPTS", 200)
     days = [TODAY + timedelta(days=ahead) for ahead in range(4)]
     over = threading.Event()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +14,6 @@ import pytest
 
 from tests.integration.outcomes import error_of, rows
 from workers.errors import Permanent, RetryAfter
-from workers.store import deliveries
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -180,13 +179,15 @@ def test_a_process_killed_in_a_message_leaves_its_deliveries_claimed(
 ) -> None:
     ids = add_deliveries(2)
     connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now()")
-    child = os.fork()
-    if child == 0:
-        own = connect(database_url, name="child")
-        deliveries.claim(own, "acme.run", ids, worker="child", lease=0.01)
-        os.kill(os.getpid(), signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    script = (
+        "import os, signal, sys; from uuid import UUID\n"
+        "from workers.store import deliveries; from workers.store.connect import connect\n"
+        "own = connect(sys.argv[1], name='child')\n"
+        "deliveries.claim(own, 'acme.run', [UUID(it) for it in sys.argv[2:]], worker='child', lease=0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    argv = [sys.executable, "-c", script, database_url, *map(str, ids)]
+    assert subprocess.run(argv, check=False).returncode == -signal.SIGKILL
     assert {row["fence"] for row in connection.execute("SELECT fence FROM deliveries WHERE state = 'running'")} == {1}
 
 

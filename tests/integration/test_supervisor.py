@@ -217,5 +217,4 @@ def test_services_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     supervisor.kill()
     supervisor.wait()
     supervisor.stdout.close()
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
-    assert not is_alive(pid)
+    asyncio.run(until(lambda: not is_alive(pid)))

@@ -117,7 +117,7 @@ def test_ten_thousand_endpoints_are_taken_over_without_holding_the_loop() -> Non
     value = encode(one)
     fields = {b"version": b"1", **{f"moveris/t{number}".encode(): value for number in range(10_000)}}
     endpoints = Endpoints(CIPHER)
-    started = time.perf_counter()
+    started = time.thread_time()
     endpoints.replace(fields)
-    assert time.perf_counter() - started < 0.01
+    assert time.thread_time() - started < 0.01
     assert isinstance(endpoints.find("moveris/t9999"), Door)
