@@ -217,9 +217,9 @@ class Stack:
         try:
             members = json.loads((self._folder / "stack.json").read_text())["members"]
             process = psutil.Process(next(member["pid"] for member in members if member["name"] == name))
+            return None if process.status() == psutil.STATUS_ZOMBIE else process
         except (OSError, ValueError, StopIteration, psutil.NoSuchProcess):
             return None
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
 
     def children(self, name: str) -> list[psutil.Process]:
         """Return the children of a service's main process: ingress workers, pool processes."""

@@ -5,6 +5,7 @@ Guarantees: every id counts, those of duplicates through the event that came fir
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,18 +66,15 @@ def account(stack: Stack, event_ids: Sequence[str]) -> Account:
 
 
 def wait_until_settled(stack: Stack, event_ids: Sequence[str], *, seconds: float) -> Account:
-    """Wait until everything is stored and every delivery finished; fail with what is missing otherwise."""
-    seen = account(stack, event_ids)
-
-    def look() -> bool:
-        nonlocal seen
-        seen = account(stack, event_ids)
-        return seen.is_settled
-
-    try:
-        until(look, seconds=seconds, what="the end of all deliveries", every=0.2)
-    except AssertionError as late:
-        raise AssertionError(f"{late}; {seen}; {open_deliveries(stack, event_ids)}") from None
+    """Wait until everything is stored and every delivery finished; fail if nothing has changed for so many seconds."""
+    seen, changed = account(stack, event_ids), time.monotonic()
+    while not seen.is_settled:
+        if time.monotonic() > changed + seconds:
+            raise AssertionError(f"no change for {seconds:g} s: {seen}; {open_deliveries(stack, event_ids)}")
+        time.sleep(0.2)
+        before, seen = seen, account(stack, event_ids)
+        if seen != before:
+            changed = time.monotonic()
     return seen
 
 

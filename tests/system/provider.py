@@ -74,8 +74,11 @@ class Endpoint:
         return self.client.post(self.url, content=body, headers=signed, timeout=timeout)
 
     def deliver(self, body: bytes) -> str:
-        """Post one body that must be acknowledged; return the id that the answer gives."""
-        answer = self.post(body)
+        """Post one body until it is acknowledged, as a provider would after a 503; return the id of the answer."""
+        patience = time.monotonic() + 10
+        while (answer := self.post(body)).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            assert time.monotonic() < patience, answer.text
+            time.sleep(0.1)
         assert answer.status_code == httpx.codes.OK, f"{answer.status_code}: {answer.text}"
         return str(answer.json()["id"])
 

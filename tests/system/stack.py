@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -43,10 +44,16 @@ LEASHED: Final = (
 )
 
 
+_RANGE: Final = 10_000 + 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4)
+
+
 def free_port() -> int:
-    """Return a TCP port that is free now, below the range of outgoing connections."""
+    """Return a TCP port that is free now, below those of outgoing connections and in a range of this test process.
+
+    The last 2,000 of these ten thousand are those of the fault run.
+    """
     while True:
-        port = 10_000 + secrets.randbelow(10_000)
+        port = _RANGE + secrets.randbelow(2_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -99,7 +106,7 @@ class Stack:
 
     # The whole ------------------------------------------------------------------------------------------------------
 
-    def start(self, *, seconds: float = 90.0) -> None:
+    def start(self, *, seconds: float = 240.0) -> None:
         """Start everything and wait until it is ready."""
         with self.output.open("ab") as output:
             self._up = subprocess.Popen(
@@ -191,7 +198,7 @@ class Stack:
         self.supervisor.suspend()
         try:
             process.send_signal(by)
-            until(lambda: is_gone(process), seconds=10, what=f"the end of {name}")
+            until(lambda: is_gone(process), seconds=30, what=f"the end of {name}")  # behind a checkpoint, perhaps
             yield
         finally:
             self.supervisor.resume()
@@ -253,9 +260,15 @@ class Stack:
         return done.stdout
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
-        """Run one statement in Postgres and return its rows."""
+        """Run one statement in Postgres and return its rows; wait for Postgres while it is being started again."""
         url = json.loads((self.home / "stack.json").read_text())["database_url"]
-        with psycopg.connect(url, autocommit=True, row_factory=rows.dict_row, connect_timeout=5) as connection:
+
+        def reach() -> psycopg.Connection[dict[str, Any]] | None:
+            with suppress(psycopg.OperationalError):
+                return psycopg.connect(url, autocommit=True, row_factory=rows.dict_row, connect_timeout=5)
+            return None
+
+        with until(reach, seconds=60, what="Postgres") as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description is not None else []
 
@@ -288,7 +301,13 @@ class Stack:
         )
         last = self.endpoint(names[-1]).url
         until(lambda: self.client.post(last).status_code == httpx.codes.UNAUTHORIZED, seconds=10, what="the endpoints")
-        time.sleep(0.5)  # every ingress process looks by itself four times a second, and only one was asked
+        # one process has answered, and so told of the version in its log; each looks by itself
+        until(self._is_told_by_all, seconds=10, what="the endpoints in every ingress process")
+
+    def _is_told_by_all(self) -> bool:
+        log = (self.home / "logs" / "ingress.log").read_text()
+        told = re.findall(r"the registry has \d+ endpoints at version (\d+)", log)
+        return bool(told) and told.count(max(told, key=int)) >= int(self.environ.get("INGRESS_WORKERS", "1"))
 
     def endpoint(self, tenant: str, *, secret: bytes | None = None, ingress_url: str = "") -> Endpoint:
         """Return where a tenant's events are posted; the secret is the one of `add_tenants` unless another is given."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ import time
 import httpx
 import pytest
 from cryptography.fernet import Fernet
+
+from tests.system.stack import free_port
 
 pytestmark = pytest.mark.system
 
@@ -36,9 +37,7 @@ def test_it_refuses_to_listen_to_everybody_without_a_password() -> None:
 
 
 def test_with_a_password_it_asks_for_it(redis_url: str, database_url: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environ = {
         **os.environ,
         "REDIS_URL": redis_url,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +18,12 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
+from tests.system.stack import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "deploy" / "locks"
@@ -72,7 +73,7 @@ def started(python: Path, *arguments: str, **environ: str) -> Iterator[subproces
         text=True,
         start_new_session=True,
     )
-    watchdog = threading.Timer(60, lambda: os.killpg(process.pid, signal.SIGKILL))
+    watchdog = threading.Timer(200, lambda: os.killpg(process.pid, signal.SIGKILL))
     watchdog.start()
     try:
         yield process
@@ -85,9 +86,7 @@ def started(python: Path, *arguments: str, **environ: str) -> Iterator[subproces
 def test_the_ingress_installs_alone_and_starts(tmp_path: Path, wheel: Path, redis_url: str) -> None:
     python = install(tmp_path, wheel, "ingress")
     assert not [module for module in ("celery", "kombu", "psycopg", "pydantic", "flower") if imports(python, module)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     with started(python, "-m", "ingress", REDIS_URL=redis_url, INGRESS_PORT=port) as process:
         while True:
             assert process.poll() is None, process.communicate()[0]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 
 from tests.system.ledger import attempts, delivery, effects
 from tests.system.provider import other
@@ -25,7 +24,6 @@ OPEN_TRANSACTIONS = (
 )
 
 
-@pytest.mark.timeout(150)
 def test_writes_of_a_worker_stopped_beyond_its_lease_are_undone_when_it_comes_back(stack: Stack) -> None:
     """Stop a worker with two deliveries in hand, one before and one after its write.
 

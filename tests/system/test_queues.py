@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.system.ledger import account, effects, effects_of_more_than_one_run, wait_until_settled
 from tests.system.waiting import until
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from tests.system.stack import Stack
 
 DELETED_COUNT = 1000
-SHUTDOWN_COUNT = 400
+SHUTDOWN_COUNT = 1000
 CELERY_KEYS = ("ingest", "handlers", "housekeeping", "unacked", "unacked_index", "unacked_mutex")
 
 
@@ -30,7 +28,6 @@ def _store_backlog(stack: Stack, tenant: str, count: int, ids_file: Path) -> lis
     return ids
 
 
-@pytest.mark.timeout(150)
 def test_deleting_every_celery_queue_while_deliveries_wait_loses_none(stack: Stack, tmp_path: Path) -> None:
     ids = _store_backlog(stack, "flushed", DELETED_COUNT, tmp_path / "ids")
     with stack.redis() as redis:
@@ -45,7 +42,6 @@ def test_deleting_every_celery_queue_while_deliveries_wait_loses_none(stack: Sta
     assert effects_of_more_than_one_run(stack) == []
 
 
-@pytest.mark.timeout(150)
 def test_workers_told_to_stop_under_load_hand_their_work_back(stack: Stack, tmp_path: Path) -> None:
     ids = _store_backlog(stack, "shutdown", SHUTDOWN_COUNT, tmp_path / "ids")
     until(lambda: account(stack, ids).succeeded > 0, seconds=30, what="progress")
@@ -53,7 +49,8 @@ def test_workers_told_to_stop_under_load_hand_their_work_back(stack: Stack, tmp_
         former = stack.main(name)
         former.terminate()
         stack.successor(name, former)
-    assert account(stack, ids).open > 0
+        if name == "handlers":  # its successor has only been started: some time later it may have done everything
+            assert account(stack, ids).open > 0
     done = wait_until_settled(stack, ids, seconds=60)
     assert (done.succeeded, done.failed) == (SHUTDOWN_COUNT, 0)
     charged = stack.query("SELECT error FROM attempts WHERE event_id = ANY (%s::uuid[])", [ids])

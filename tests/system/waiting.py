@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:
+def until(look: Callable[[], T | None], *, seconds: float, what: str, every: float = 0.05) -> T:
     """Return the first true value of `look`.
 
     Args:

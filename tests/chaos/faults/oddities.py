@@ -146,7 +146,7 @@ async def kill_full_consumers(stack: Stack, chance: random.Random) -> None:
     for child in drains:
         child.suspend()
     try:
-        for _ in range(150):
+        for _ in range(600):
             if await stack.redis.xlen("inbox") >= FULL:
                 break
             await asyncio.sleep(0.1)

@@ -50,7 +50,7 @@ async def asynchronous(event: Event, delivery: Delivery) -> None:
 def slowly(event: Event, delivery: Delivery) -> None:
     """Take effect after some work, so that there is a backlog."""
     write(delivery)
-    time.sleep(0.01)
+    time.sleep(0.03)
 
 
 @handler("effects.kept", event="verification.completed", tenant="kills", **QUICK)
