@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from shared.envelope import EPOCH
 from workers.events.model import (
+    CACHE_STRINGS,
     EARLIEST,
     LATEST,
     MAX_NAME,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 PROVIDER: Final = "moveris"
 
 # Strict: "0.94" and true are no numbers. Open: unknown fields are kept and reachable as attributes.
-_OPEN: Final = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+_OPEN: Final = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False, cache_strings=CACHE_STRINGS)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
-from workers.events.model import Rejected
+from workers.events.model import CACHE_STRINGS, Rejected
 
 MAX_DEPTH: Final = 64
 """Objects and arrays inside one another; the parser itself stops at 200."""
@@ -37,7 +37,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     if body.startswith(_BOM):
         raise Rejected("byte_order_mark")
     try:
-        tree = from_json(body, allow_inf_nan=False)
+        tree = from_json(body, allow_inf_nan=False, cache_strings=CACHE_STRINGS)
     except ValueError as error:
         raise _explain(body, error) from None
     if type(tree) is not dict:
@@ -110,7 +110,7 @@ def _explain(body: bytes, error: ValueError) -> Rejected:
     if text.startswith("number out of range"):
         return Rejected("integer_too_large", "beyond 64 bits")
     try:
-        from_json(body, allow_inf_nan=True)
+        from_json(body, allow_inf_nan=True, cache_strings=CACHE_STRINGS)
     except ValueError:
         return Rejected("invalid_json", text)
     return Rejected("non_finite_number", text)
