@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,7 @@ class Sent:
 
     Attributes:
         kind: fresh, duplicate, malformed or forged.
+        tenant: whose endpoint it was sent to.
         digest: SHA-256 of the body.
         at: Unix seconds when it was sent.
         answered: Unix seconds of its outcome.
@@ -48,6 +50,7 @@ class Sent:
     """
 
     kind: str
+    tenant: str
     digest: bytes
     at: float
     port: int
@@ -126,11 +129,13 @@ class Load:
         while idle and not idle[-1].is_open:
             idle.pop().close()
         connection = idle.pop() if idle else Connection(door.port)
-        sent = Sent(kind=kind, digest=hashlib.sha256(body).digest(), at=time.time(), port=door.port)
+        digest = hashlib.sha256(body).digest()
+        sent = Sent(kind=kind, tenant=door.tenant, digest=digest, at=time.time(), port=door.port)
         self.sent.append(sent)
         answer = await connection.send(post(door.path, body, signed), seconds=PATIENCE)
         sent.answered, sent.outcome = time.time(), answer.outcome
         if answer.status == 200:
-            sent.event_id = json.loads(answer.body)["id"]
+            with suppress(ValueError, KeyError):  # without an id it counts as lost
+                sent.event_id = json.loads(answer.body)["id"]
         if connection.is_open:
             idle.append(connection)

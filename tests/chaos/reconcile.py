@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos.client import HUNG
-from tests.chaos.load import FORGED, FRESH
+from tests.chaos.load import FORGED, FRESH, MALFORMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,14 +54,18 @@ class Account:
         requests: that were sent.
         outcomes: by status, or refused, cut, hung.
         acknowledged: answered 200.
-        lost: acknowledged and neither an event nor an arrival.
+        lost: acknowledged and neither an event nor an arrival, or acknowledged without an id.
         flushed: the same, but in the inbox when everything was flushed.
-        altered: stored with another body than was sent.
-        twice: bodies stored as more than one event.
+        altered: stored with another body than was sent, or for another tenant.
+        twice: bodies stored as more than one event, or as an event and an arrival of itself.
         forged: stored though the signature was wrong.
+        turned_away: signed rightly and answered that it is not.
+        rejected: events with nothing wrong that are stored as rejected.
+        misjudged: malformed events that are stored as accepted, or have deliveries.
         undelivered: accepted events without exactly one delivery for each handler.
         unfinished: deliveries of theirs that did not end as succeeded.
-        missing: accepted events without an effect of the handler that writes with its outcome.
+        missing: accepted events without an effect of the handler that writes with its outcome, or without a run of
+            the other one that came to its end.
         doubled: accepted events with more than one.
         repeated: events for which the handler that writes outside ran more than once; it may.
         overlapped: events for which two of those runs overlapped.
@@ -75,6 +79,9 @@ class Account:
     altered: int = 0
     twice: int = 0
     forged: int = 0
+    turned_away: int = 0
+    rejected: int = 0
+    misjudged: int = 0
     undelivered: int = 0
     unfinished: int = 0
     missing: int = 0
@@ -91,6 +98,7 @@ class Account:
     def violations(self) -> int:
         """Everything that must be zero."""
         stored = self.lost + self.altered + self.twice + self.forged
+        stored += self.turned_away + self.rejected + self.misjudged
         handled = self.undelivered + self.unfinished + self.missing + self.doubled
         return stored + handled + self.outcomes[HUNG] + self.server_errors
 
@@ -137,7 +145,7 @@ async def reconcile(stack: Stack, sent: Sequence[Sent], windows: Sequence[tuple[
             if begin <= request.at <= end:
                 account.requests += 1
                 account.outcomes[request.outcome] += 1
-                account.acknowledged += bool(request.event_id)
+                account.acknowledged += request.outcome == "200"
                 for finding in findings.get(number, ()):
                     setattr(account, finding, getattr(account, finding) + 1)
         accounts.append(account)
@@ -148,7 +156,11 @@ async def _look(stack: Stack, sent: Sequence[Sent]) -> dict[int, list[str]]:
     """Return what is wrong (or worth counting) with each request, by its number."""
     findings: dict[int, list[str]] = {}
     await _write_down(stack, sent)
-    for number, what in [*await _look_at_ids(stack), *await _look_at_bodies(stack, sent)]:
+    for number, what in [
+        *_look_at_answers(sent),
+        *await _look_at_ids(stack),
+        *await _look_at_bodies(stack, sent),
+    ]:
         findings.setdefault(number, []).append(what)
     return findings
 
@@ -156,22 +168,33 @@ async def _look(stack: Stack, sent: Sequence[Sent]) -> dict[int, list[str]]:
 async def _write_down(stack: Stack, sent: Sequence[Sent]) -> None:
     """Put what was sent into a table."""
     await stack.query("DROP TABLE IF EXISTS chaos_sent")
-    await stack.query("CREATE TABLE chaos_sent (number integer, id uuid, digest bytea)")
+    await stack.query("CREATE TABLE chaos_sent (number integer, id uuid, digest bytea, tenant text)")
     async with (
         await stack.connect() as connection,
         connection.cursor() as cursor,
         cursor.copy("COPY chaos_sent FROM STDIN") as copy,
     ):
         for number, request in enumerate(sent):
-            await copy.write_row((number, request.event_id or None, request.digest))
+            await copy.write_row((number, request.event_id or None, request.digest, request.tenant))
+
+
+def _look_at_answers(sent: Sequence[Sent]) -> list[tuple[int, str]]:
+    """Look at what was said: an acknowledgement names its event, and only a forged one is not authorized."""
+    found = []
+    for number, request in enumerate(sent):
+        if request.outcome == "200" and not request.event_id:
+            found.append((number, "lost"))
+        if request.outcome in {"400", "401", "403", "404", "413"} and request.kind != FORGED:
+            found.append((number, "turned_away"))
+    return found
 
 
 async def _look_at_ids(stack: Stack) -> list[tuple[int, str]]:
     """Look every acknowledged id up, that of a duplicate through its arrival, and compare the body."""
     rows = await stack.query(
-        "SELECT s.number, s.id::text AS id, s.digest = sha256(e.body) AS same FROM chaos_sent AS s"
-        " LEFT JOIN arrivals AS a ON a.id = s.id LEFT JOIN events AS e ON e.id = coalesce(a.first_id, s.id)"
-        " WHERE s.id IS NOT NULL"
+        "SELECT s.number, s.id::text AS id, s.digest = sha256(e.body) AND s.tenant = e.tenant AS same"
+        " FROM chaos_sent AS s LEFT JOIN arrivals AS a ON a.id = s.id"
+        " LEFT JOIN events AS e ON e.id = coalesce(a.first_id, s.id) WHERE s.id IS NOT NULL"
     )
     found = []
     for row in rows:
@@ -191,6 +214,8 @@ async def _look_at_bodies(stack: Stack, sent: Sequence[Sent]) -> list[tuple[int,
     )
     effects = await _counts(stack, "SELECT event_id, count(*) AS n FROM chaos_effects GROUP BY 1")
     runs = await _counts(stack, "SELECT event_id, count(*) AS n FROM chaos_runs GROUP BY 1")
+    ended = await _counts(stack, "SELECT event_id, count(ended) AS n FROM chaos_runs GROUP BY 1")
+    arrived = await _counts(stack, "SELECT id AS event_id, count(*) AS n FROM arrivals GROUP BY 1")
     deliveries = await _counts(stack, "SELECT event_id, count(*) AS n FROM all_deliveries GROUP BY 1")
     succeeded = await _counts(
         stack, "SELECT event_id, count(*) AS n FROM deliveries_done WHERE state = 'succeeded' GROUP BY 1"
@@ -206,13 +231,16 @@ async def _look_at_bodies(stack: Stack, sent: Sequence[Sent]) -> list[tuple[int,
         number, key = first.get(bytes(row["digest"])), row["id"]
         if number is None:
             continue  # not the load's: an event that a fault has sent itself
-        is_accepted = sent[number].kind == FRESH and row["accepted"] > 0
+        kind = sent[number].kind
+        is_accepted = kind == FRESH and row["accepted"] > 0
         checks = {
-            "forged": sent[number].kind == FORGED,
-            "twice": row["events"] > 1,
+            "forged": kind == FORGED,
+            "twice": row["events"] > 1 or arrived[key] > 0,
+            "rejected": kind == FRESH and not row["accepted"],
+            "misjudged": kind == MALFORMED and (row["accepted"] > 0 or deliveries[key] > 0),
             "undelivered": is_accepted and deliveries[key] != len(HANDLERS),
             "unfinished": is_accepted and succeeded[key] != deliveries[key],
-            "missing": is_accepted and not effects[key],
+            "missing": is_accepted and not (effects[key] and ended[key]),
             "doubled": is_accepted and effects[key] > 1,
             "repeated": is_accepted and runs[key] > 1,
             "overlapped": is_accepted and overlaps[key] > 0,

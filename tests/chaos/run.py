@@ -125,7 +125,11 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
     result = session.result
     result.ended = time.time()
     on_step(1.0, "waiting until everything is handled")
-    result.quiet = await wait_until_quiet(stack, seconds=QUIET, on_step=lambda what: on_step(1.0, what))
+    try:
+        result.quiet = await wait_until_quiet(stack, seconds=QUIET, on_step=lambda what: on_step(1.0, what))
+    except AssertionError as stuck:  # what is stuck is to be seen in the report
+        result.quiet = QUIET
+        result.broken.append(str(stuck))
     on_step(1.0, "comparing every response with Postgres")
     await _account(stack, load, result)
     return result
