@@ -71,8 +71,8 @@ class Result:
         by_fault: accounts of the requests sent between a fault's beginning and its recovery.
         missed: faults that found no victim, once for each time, and why.
         broken: what a fault expected and did not see, such as an end within the grace period.
-        stored: Unix seconds at which events and arrivals were stored.
-        handled: Unix seconds of effects.
+        stored: Unix seconds at which events were stored.
+        handled: Unix seconds of the first effect of each event that the load was acknowledged.
     """
 
     plan: Plan
@@ -247,7 +247,9 @@ async def _account(stack: Stack, load: Load, result: Result) -> None:
             result.by_fault[injection.name] = account
     epoch = "extract(epoch FROM %s)::float8 AS at"
     stored = await stack.query(f"SELECT {epoch % 'stored_at'} FROM events")
-    handled = await stack.query(f"SELECT {epoch % 'at'} FROM chaos_effects")
+    handled = await stack.query(
+        f"SELECT {epoch % 'min(at)'} FROM chaos_effects WHERE event_id IN (SELECT id FROM chaos_sent) GROUP BY event_id"
+    )
     result.stored = sorted(row["at"] for row in stored)
     result.handled = sorted(row["at"] for row in handled)
 
