@@ -56,9 +56,13 @@ def write_inside(event: Event, delivery: Delivery) -> None:
 def write_outside(event: Event, delivery: Delivery) -> None:
     """Note when this run began and ended."""
     connection = own_connection()
-    row = connection.execute(
-        "INSERT INTO chaos_runs (event_id, attempt) VALUES (%s, %s) RETURNING number",
-        [delivery.event_id, delivery.attempt],
-    ).fetchone()
-    obey("outside")
-    connection.execute("UPDATE chaos_runs SET ended = clock_timestamp() WHERE number = %s", row)
+    try:
+        row = connection.execute(
+            "INSERT INTO chaos_runs (event_id, attempt) VALUES (%s, %s) RETURNING number",
+            [delivery.event_id, delivery.attempt],
+        ).fetchone()
+        obey("outside")
+        connection.execute("UPDATE chaos_runs SET ended = clock_timestamp() WHERE number = %s", row)
+    except BaseException:
+        connection.close()  # its time may have ended in the middle of a command
+        raise
