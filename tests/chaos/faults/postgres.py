@@ -68,10 +68,12 @@ async def cut_connections(stack: Stack, chance: random.Random) -> None:
 def locks(table: str) -> Inject:
     async def inject(stack: Stack, chance: random.Random) -> None:
         del chance
-        with suppress(psycopg.OperationalError):
+        try:
             async with await stack.connect() as connection, connection.transaction():
                 await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
                 await asyncio.sleep(4)
+        except psycopg.OperationalError as error:
+            raise Missed(f"{table} was not locked for 4 s: {error}") from error
 
     return inject
 
