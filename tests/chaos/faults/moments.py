@@ -1,19 +1,20 @@
 """Processes that are killed or stopped at one exact moment: in a drain, in a sweep, in a handler.
 
 What a drain or a sweep says to its servers passes a proxy, which ends the process at the word; a handler of ours takes
-an order and ends itself.
+an order and ends or stops itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import psutil
+
 from tests.chaos.faults import Missed, fault
+from tests.chaos.faults.oddities import run_beside, worker
 from tests.chaos.proxy import Trap
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from tests.chaos.stack import Stack
 
 PATIENCE = 30.0
+BEYOND_LEASE = 17.0
+"""Seconds; the lease is 13.5."""
+LATE_SECONDS = 2.0
+"""In which one that was stopped tries its late outcome, before its worker may kill it."""
 
 
 async def spring(proxy: Proxy, trap: Trap) -> None:
@@ -122,15 +127,35 @@ async def kill_after_handlers_commit(stack: Stack, chance: random.Random) -> Non
 def stops_at(moment: str) -> Inject:
     async def inject(stack: Stack, chance: random.Random) -> None:
         del chance
-        pid = await order(stack, "stop", moment)
-        await asyncio.sleep(17)  # the lease is 13.5 s
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+        child = psutil.Process(await order(stack, "stop", moment))
+        main = child.parent()
+        if main is None:
+            raise Missed("the stopped process has no worker any more")
+        main.suspend()  # it would kill the child at the hard limit, 8.5 s
+        beside = asyncio.create_task(run_beside(stack, *worker("handlers", 4), seconds=BEYOND_LEASE))
+        try:
+            await asyncio.sleep(BEYOND_LEASE)
+            if not _lives(child):
+                raise Missed("the stopped process was killed before its lease was over")
+            child.resume()
+            await asyncio.sleep(LATE_SECONDS)
+        finally:
+            for process in (child, main):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+            await beside
 
     return inject
 
 
-fault("stop-handler-after-write", "SIGSTOP in a handler after its writes, for longer than its lease, then SIGCONT")(
-    stops_at("after-write")
-)
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+fault(
+    "stop-handler-after-write",
+    "SIGSTOP in a handler after its writes, and of its worker; beyond its lease, beside another worker, it goes on",
+)(stops_at("after-write"))
 fault("stop-handler-outside", "the same in a handler that writes outside")(stops_at("outside"))
