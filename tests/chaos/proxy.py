@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 _REMEMBERED: Final = 2**20
+_HEARING_SECONDS: Final = 0.05
+"""In which Postgres works on what was said before the word."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -29,7 +31,8 @@ class Trap:
         word: the bytes that spring the trap.
         among: tells the processes that it is for; only a client of theirs springs it.
         after: bytes that the client must have sent since it last said `word`.
-        delivered: whether the server gets the word; its answer never reaches the client.
+        delivered: whether the server gets the word; its answer never reaches the client. Otherwise Postgres gets what
+            was said before the word's message, Redis nothing of what came with it.
         sprung: the process that was killed.
     """
 
@@ -135,6 +138,8 @@ class _Link:
         self._early.clear()
 
     def from_client(self, data: bytes) -> None:
+        if self.is_dead:
+            return
         if self.server is None:
             self._early.append(data)
             return
@@ -145,8 +150,14 @@ class _Link:
         pid = owner(self.client_port, trap.among())
         self.proxy.lift(trap)
         self.is_dead = True
-        if trap.delivered:
-            self.server.write(data)
+        heard = data if trap.delivered else data[: _message_start(data, trap.word)]
+        self.server.write(heard)
+        if heard and not trap.delivered:
+            asyncio.get_running_loop().call_later(_HEARING_SECONDS, self._kill, trap, pid)
+        else:
+            self._kill(trap, pid)
+
+    def _kill(self, trap: Trap, pid: int | None) -> None:
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -224,6 +235,20 @@ class _Server(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._link.ended()
+
+
+def _message_start(data: bytes, word: bytes) -> int:
+    """Return where the message of Postgres' protocol begins that says the word; 0 if there is none.
+
+    A Parse is a P, four bytes of length, an empty name's NUL, and the text; a Query is a Q, the length, and the text.
+    """
+    at = data.find(word)
+    while at >= 0:
+        for kind, ahead in ((b"P", 6), (b"Q", 5)):
+            if at >= ahead and data[at - ahead : at - ahead + 1] == kind:
+                return at - ahead
+        at = data.find(word, at + 1)
+    return 0
 
 
 def owner(port: int, pids: Collection[int]) -> int | None:

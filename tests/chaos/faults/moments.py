@@ -71,11 +71,23 @@ async def kill_before_ack(stack: Stack, chance: random.Random) -> None:
     await spring(stack.redis_proxy, Trap(word=b"XACK", among=lambda: pids(stack, "ingest")))
 
 
-@fault("kill-sweeper", "kill -9 of the sweeper in its transaction")
+@fault("kill-sweeper", "kill -9 of the sweeper that says COMMIT to an admission; Postgres never hears it")
 async def kill_sweeper(stack: Stack, chance: random.Random) -> None:
-    """It is about to commit an admission."""
+    """What it has marked as queued is pending again; its other transactions name no array of handlers."""
     del chance
-    await spring(stack.postgres_proxy, Trap(word=b"COMMIT", among=lambda: pids(stack, "housekeeping")))
+    trap = Trap(word=b"COMMIT", after=b"{chaos.", among=lambda: pids(stack, "housekeeping"))
+    await spring(stack.postgres_proxy, trap)
+
+
+@fault("kill-admit-before-send", "kill -9 between the commit of an admission and the sending of its first message")
+async def kill_before_send(stack: Stack, chance: random.Random) -> None:
+    """Deliveries are queued, and no message names them: the sweeper finds them."""
+    del chance
+
+    def admitting() -> list[int]:
+        return [pid for name in ("housekeeping", "handlers", "ingest") for pid in pids(stack, name)]
+
+    await spring(stack.redis_proxy, Trap(word=b"LPUSH\r\n$8\r\nhandlers\r\n", among=admitting))
 
 
 async def order(stack: Stack, what: str, moment: str) -> int:
