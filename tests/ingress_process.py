@@ -158,7 +158,9 @@ class Valkey:
         self._home = home
         self.socket = home / "valkey.sock"
         server = prepare_valkey(home, port=free_port(), password="test", maxmemory=maxmemory)
-        self._server = replace(server, argv=[*server.argv, "--unixsocket", str(self.socket)])
+        # no flush for each event: what is tested here is not the disk, and a slow one would be answered for with 503
+        more = ["--unixsocket", str(self.socket), "--appendfsync", "no"]
+        self._server = replace(server, argv=[*server.argv, *more])
         self._popen: subprocess.Popen[bytes] | None = None
         self.url = self._server.url
 
