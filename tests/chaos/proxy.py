@@ -49,7 +49,7 @@ class Proxy:
     Attributes:
         refuses: new connections are closed at once.
         delay: seconds added in each direction.
-        silent: bytes vanish in both directions, connections stay open.
+        silent: a silence lasts; see `hush`.
     """
 
     def __init__(self, *, to: int) -> None:
@@ -79,6 +79,19 @@ class Proxy:
         """Reset all connections."""
         for link in list(self._links):
             link.reset()
+
+    def hush(self) -> None:
+        """Let what the connections of this moment say vanish, both ways and for good; new ones work."""
+        self.silent = True
+        for link in self._links:
+            link.is_silent = True
+
+    def end_hush(self, *, reset: bool) -> None:
+        """Tell the server of clients that are gone; whoever still waits for an answer goes on waiting, or is reset."""
+        self.silent = False
+        for link in list(self._links):
+            if link.is_silent and (reset or link.client.is_closing()):
+                link.reset()
 
     def set(self, trap: Trap) -> None:
         """Lay a trap; `lift` it when it is no longer wanted."""
@@ -120,6 +133,7 @@ class _Link:
         self.server: asyncio.Transport | None = None
         self.said = b""
         self.is_dead = False
+        self.is_silent = False
         self._early: list[bytes] = []
         self._ready_at = [0.0, 0.0]
         proxy._links.add(self)
@@ -143,7 +157,7 @@ class _Link:
         if self.server is None:
             self._early.append(data)
             return
-        trap = self.proxy._springs(self, data)
+        trap = None if self.is_silent else self.proxy._springs(self, data)
         if trap is None:
             self.pass_on(data, up=True)
             return
@@ -167,7 +181,7 @@ class _Link:
     def pass_on(self, data: bytes, *, up: bool) -> None:
         """Forward bytes, late if there is a delay, never if there is silence."""
         proxy = self.proxy
-        if proxy.silent or self.is_dead:
+        if self.is_silent or self.is_dead:
             return
         loop = asyncio.get_running_loop()
         at = max(loop.time() + proxy.delay, self._ready_at[up])
@@ -178,14 +192,16 @@ class _Link:
             self._write(data, up)
 
     def _write(self, data: bytes, up: bool) -> None:  # noqa: FBT001 - call_at passes no keywords
+        if self.is_silent:
+            return
         target = self.server if up else self.client
         if target is not None and not target.is_closing():
             target.write(data)
 
     def ended(self) -> None:
         """One side closed: so does the other, behind what is still to be forwarded."""
-        if self.proxy.silent:
-            return  # nobody hears of it before `cut`
+        if self.is_silent and (self.proxy.silent or not self.client.is_closing()):
+            return  # the other side does not hear of it
         self.proxy._links.discard(self)
         for transport in (self.client, self.server):
             if transport is not None:

@@ -73,9 +73,9 @@ async def kill_before_ack(stack: Stack, chance: random.Random) -> None:
 
 @fault("kill-sweeper", "kill -9 of the sweeper that says COMMIT to an admission; Postgres never hears it")
 async def kill_sweeper(stack: Stack, chance: random.Random) -> None:
-    """What it has marked as queued is pending again; its other transactions name no array of handlers."""
+    """What it has marked as queued is pending again; a sweep that has nothing to do names no handler."""
     del chance
-    trap = Trap(word=b"COMMIT", after=b"{chaos.", among=lambda: pids(stack, "housekeeping"))
+    trap = Trap(word=b"COMMIT", after=b"chaos.", among=lambda: pids(stack, "housekeeping"))
     await spring(stack.postgres_proxy, trap)
 
 

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from tests.chaos.proxy import Proxy
     from tests.chaos.stack import Stack
 
+SILENCE = 36.0
+"""Seconds, more than any time limit of the pipeline's own.
+
+Over TCP to Postgres that limit is the kernel's, for bytes that nobody acknowledges (`tcp_user_timeout`, 10 and 30 s).
+This proxy's own kernel acknowledges all of them, so it resets what is still silent by then.
+"""
+
 
 def proxy_of(stack: Stack, server: str) -> Proxy:
     return stack.redis_proxy if server == "redis" else stack.postgres_proxy
@@ -44,10 +51,11 @@ def silences(server: str) -> Inject:
     async def inject(stack: Stack, chance: random.Random) -> None:
         del chance
         proxy = proxy_of(stack, server)
-        proxy.silent = True
-        await asyncio.sleep(6)
-        proxy.silent = False
-        proxy.cut()  # what the kernel does when nothing is acknowledged for tcp_user_timeout
+        proxy.hush()
+        try:
+            await asyncio.sleep(SILENCE)
+        finally:
+            proxy.end_hush(reset=server == "postgres")
 
     return inject
 
@@ -57,6 +65,9 @@ for _server in ("redis", "postgres"):
     fault(f"net-{_server}-slow", f"every packet from and to {_server} takes 100-200 ms longer, 5 s")(
         delays(_server, 0.2)
     )
-    fault(f"net-{_server}-half-open", f"nothing arrives from or at {_server} for 6 s, then every connection is reset")(
-        silences(_server)
-    )
+fault("net-redis-half-open", "every connection to Redis falls silent for good; new ones work", mixes=False)(
+    silences("redis")
+)
+fault(
+    "net-postgres-half-open", "every connection to Postgres is silent for 36 s, then reset; new ones work", mixes=False
+)(silences("postgres"))
