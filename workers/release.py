@@ -26,7 +26,7 @@ def release(error: BaseException) -> None:
     """Clear the frames of an error, its causes and contexts, and the errors of a group; then drop the tracebacks.
 
     Both: a traceback's frames hold those that called them, and these what they have in hand, as long as it lives. An
-    error that is one of its own arguments loses these: it would hold itself.
+    error among its own arguments is taken out of them: it would hold itself.
     """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -37,8 +37,7 @@ def release(error: BaseException) -> None:
         seen.add(id(one))
         _clear(one.__traceback__)
         one.__traceback__ = None
-        if any(argument is one for argument in one.args):  # so it is with Celery's Retry
-            one.args = ()
+        one.args = tuple(argument for argument in one.args if argument is not one)  # as Celery's Retry has it
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chaos import constant_time, picture, report, slow_clients, soak
 from tests.chaos.faults import load
-from tests.chaos.fuzz import fuzz
+from tests.chaos.fuzz import count_forged, fuzz
 from tests.chaos.reconcile import wait_until_quiet
 from tests.chaos.run import Plan, measure_capacity, run
 from tests.chaos.stack import Stack
@@ -99,23 +99,26 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
     async with Stack(settings={"INGRESS_BODY_TIMEOUT": "2"}, with_clock=False) as stack:
         total = chosen.requests
         on_step(0, "a tenth as many before, until pools and caches are filled and pages are no longer shared")
-        await fuzz(stack.doors(), count=total // 10, seed=chosen.seed + 1, patience=30, on_step=lambda _: None)
+        warm_up = await fuzz(
+            stack.doors(), count=total // 10, seed=chosen.seed + 1, patience=30, on_step=lambda _: None
+        )
         before = memory_of(stack, "ingress")
         tally = await fuzz(
             stack.doors(), count=total, seed=chosen.seed, patience=30, on_step=lambda n: on_step(n / total, f"{n:,}")
         )
         after = memory_of(stack, "ingress")
         await wait_until_quiet(stack, seconds=300, on_step=lambda what: on_step(1.0, what))
+        forged = await count_forged(stack, warm_up.signed | tally.signed)
         errors = [error for name in ("ingress", "ingest") for error in errors_in(stack.logs / f"{name}.log")]
     CONSOLE.print(f"{tally.requests:,} requests in {tally.seconds:.0f} s: {dict(sorted(tally.statuses.items()))}")
     growing = grown(before, after)
     CONSOLE.print(f"(0: closed without an answer); reasons of the 503: {dict(tally.reasons) or 'there were none'}")
     CONSOLE.print(f"hung: {tally.hung[:5]}, unexpected: {tally.unexpected[:5]}, exceptions logged: {errors[:3]}")
     CONSOLE.print(f"memory of the ingress processes, MB: {[*before.values()]} before, {[*after.values()]} after")
-    CONSOLE.print(f"grown: {growing or 'none'}")
+    CONSOLE.print(f"grown: {growing or 'none'}; stored though nobody had signed it: {forged}")
     if busy := tally.reasons.total() > total / 1000:
         CONSOLE.print("more than one in a thousand was answered 503")
-    return 1 if tally.hung or tally.unexpected or errors or growing or busy else 0
+    return 1 if tally.hung or tally.unexpected or errors or growing or busy or forged else 0
 
 
 async def slow(chosen: argparse.Namespace, on_step: Callable[[float, str], None]) -> int:

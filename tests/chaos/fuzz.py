@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.chaos.client import Answer
-    from tests.chaos.stack import Door
+    from tests.chaos.stack import Door, Stack
+    from tests.chaos.strange import Signed
 
 EXPECTED: Final = frozenset({200, 400, 401, 404, 405, 408, 413, 417, 431, 503})
 """Every status that the ingress may answer with."""
@@ -42,6 +43,7 @@ class Tally:
         requests: that were sent, pipelined ones counted as one.
         hung: requests with neither an answer nor an end within the time that the ingress has for slow clients.
         unexpected: answers that it should never send, or connections that it did not take, with the request.
+        signed: what was signed rightly; nothing else may be stored.
         seconds: it took.
     """
 
@@ -50,6 +52,7 @@ class Tally:
     requests: int = 0
     hung: list[bytes] = field(default_factory=list)
     unexpected: list[tuple[str, bytes]] = field(default_factory=list)
+    signed: set[Signed] = field(default_factory=set)
     seconds: float = 0.0
 
     def judge(self, answer: Answer, sent: bytes) -> None:
@@ -84,7 +87,7 @@ async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_
     chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
     tally, started = Tally(), time.monotonic()
     pool = drawn(min(count // 2, 4000), seed=seed)
-    source = endless(pool, doors, chance)
+    source = endless(pool, doors, chance, tally.signed)
 
     async def work() -> None:
         while tally.requests < count:
@@ -97,6 +100,12 @@ async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     tally.seconds = time.monotonic() - started
     return tally
+
+
+async def count_forged(stack: Stack, signed: set[Signed]) -> int:
+    """Return how many stored events nobody has signed, for their tenant and byte by byte."""
+    rows = await stack.query("SELECT tenant, sha256(body) AS digest FROM events")
+    return sum((row["tenant"], bytes(row["digest"])) not in signed for row in rows)
 
 
 async def _exchange(  # noqa: C901 - one conversation, with all the ways in which it can end

@@ -2,12 +2,13 @@
 
 Flat: over the second half of the run, the line through a process's memory rises by less than a fiftieth of it, or 1 MB;
 its file descriptors by less than three. The line has the median slope of all pairs of samples (Theil and Sen): whatever
-grows on and on shows in most of them, a single step, such as one more arena of the allocator, in few. Descriptors of
-Postgres' own processes may instead fall back to where they were: its background writer opens the files that it writes,
-a hundred of them, and closes all at each checkpoint. The first half is left for pools, caches and arenas to fill.
-Connections that a client of the ingress holds open are not counted: they follow the load, which keeps as many as it
-ever needed at once; one that its client has closed and the ingress has not is. Guarantees: every process of the
-pipeline and both servers are watched; none of the pipeline may end. Refuses nothing.
+grows on and on shows in most of them, a single step, such as one more arena of the allocator, in few; from the first
+tenth of the half to the last, the level itself may rise by a twentieth, or 2 MB. Descriptors of Postgres' own processes
+may instead fall back to where they were: its background writer opens the files that it writes, a hundred of them, and
+closes all at each checkpoint. The first half is left for pools, caches and arenas to fill. Connections that a client of
+the ingress holds open are not counted: they follow the load, which keeps as many as it ever needed at once; one that
+its client has closed and the ingress has not is. Guarantees: every process of the pipeline and both servers are
+watched; none of the pipeline may end. Refuses nothing.
 """
 
 from __future__ import annotations
@@ -70,8 +71,16 @@ class Soak:
         return [
             name
             for name, (memory, files) in self.rises().items()
-            if memory > max(1.0, self.samples[name][-1].memory / 50) or (files >= 3 and not self._is_saw(name))
+            if memory > max(1.0, self.samples[name][-1].memory / 50)
+            or self._step(name) > max(2.0, self.samples[name][-1].memory / 20)
+            or (files >= 3 and not self._is_saw(name))
         ]
+
+    def _step(self, name: str) -> float:
+        """Return how much more memory (MB) a process has in the last tenth of the second half than in its first."""
+        late = [sample.memory for sample in self.samples[name] if sample.at >= self.seconds / 2]
+        tenth = max(1, len(late) // 10)
+        return statistics.median(late[-tenth:]) - statistics.median(late[:tenth])
 
     def _is_saw(self, name: str) -> bool:
         """Say whether a process of Postgres held at the fewest no more descriptors in the last quarter than before."""

@@ -6,6 +6,7 @@ Guarantees: the seed decides each of them. Refuses nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -91,6 +92,10 @@ headers = nothing | st.lists(st.tuples(names, values), max_size=3)
 bodies = st.binary(max_size=400) | st.builds(completed, st.text(max_size=10)) | st.just(b"[" * 3000) | st.just(b"")
 
 
+Signed = tuple[str, bytes]
+"""A tenant, and the SHA-256 of a body that its secret has signed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One structured request; a signature of None is the right one."""
@@ -149,10 +154,9 @@ def _seeded(test: Callable[[], None], number: int) -> Callable[[], None]:
 
 
 def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
-    chance: random.Random, door: Door
+    chance: random.Random, door: Door, body: bytes
 ) -> tuple[list[bytes], bool]:
     """Return pieces to send with a pause between them, and whether to half-close behind them."""
-    body = completed()
     signed = signature(door.secret, body)
     path = door.path.encode()
     head = b"POST %b HTTP/1.1\r\nhost: chaos\r\nx-webhook-signature: %b\r\n" % (path, signed)
@@ -208,13 +212,19 @@ def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
     return [right.replace(b"host: chaos\r\n", chance.choice([b"", b"host:\r\n", b"host: a\r\nhost: b\r\n"]))], half
 
 
-def endless(pool: list[Request], doors: list[Door], chance: random.Random) -> Iterator[tuple[int, list[bytes], bool]]:
-    """Yield port, pieces and half-close; structured requests come again with other parts."""
+def endless(
+    pool: list[Request], doors: list[Door], chance: random.Random, signed: set[Signed]
+) -> Iterator[tuple[int, list[bytes], bool]]:
+    """Yield port, pieces and half-close, and note what is signed; structured requests come again with other parts."""
     while True:
         door = chance.choice(doors)
         if chance.random() < 0.5:
             one, two = chance.choice(pool), chance.choice(pool)
             mixed = Request(one.method, two.path, one.signature, two.headers, one.body)
+            if mixed.signature is None:
+                signed.add((door.tenant, sha256(mixed.body).digest()))
             yield door.port, [mixed.wire(door)], False
         else:
-            yield door.port, *raw(chance, door)
+            body = completed()
+            signed.add((door.tenant, sha256(body).digest()))
+            yield door.port, *raw(chance, door, body)

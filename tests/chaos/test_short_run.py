@@ -13,7 +13,8 @@ import uvloop
 from tests.chaos import constant_time, picture, report, slow_clients
 from tests.chaos.client import HUNG
 from tests.chaos.faults import FAULTS, load
-from tests.chaos.fuzz import fuzz
+from tests.chaos.fuzz import count_forged, fuzz
+from tests.chaos.reconcile import wait_until_quiet
 from tests.chaos.run import Plan, measure_capacity, run
 from tests.chaos.stack import Stack
 from tests.chaos.watch import errors_in
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.chaos.run import Result
     from tests.chaos.slow_clients import Comparison
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 SEED = 20_260
 SHORT = (
@@ -41,6 +42,7 @@ class Short:
     """What came of the short run."""
 
     tally: Tally
+    forged: int
     errors: list[str]
     slow: Comparison
     result: Result
@@ -62,6 +64,8 @@ async def run_everything() -> Short:
     async with Stack(settings={"INGRESS_BODY_TIMEOUT": "2"}, with_clock=False) as stack:
         say("up")
         tally = await fuzz(stack.doors(), count=1000, seed=SEED, patience=30, on_step=lambda _: None)
+        await wait_until_quiet(stack, seconds=60, on_step=lambda _: None)
+        forged = await count_forged(stack, tally.signed)
         errors = errors_in(stack.logs / "ingress.log")
         say("fuzzed")
         slow = await slow_clients.compare(stack.doors(), clients=60, seconds=2, turns=1, rate=30, spread=1)
@@ -70,7 +74,7 @@ async def run_everything() -> Short:
         say(f"capacity {capacity:.0f}/s")
         plan = Plan(faults=SHORT, seconds=60, rounds=1, rate=max(5.0, min(60.0, 0.3 * capacity)), seed=SEED)
         result = await run(stack, plan, on_step=lambda _, what: say(what))
-    return Short(tally=tally, errors=errors, slow=slow, result=result)
+    return Short(tally=tally, forged=forged, errors=errors, slow=slow, result=result)
 
 
 def test_requests_that_no_provider_sends_are_answered_as_documented(short: Short) -> None:
@@ -80,13 +84,18 @@ def test_requests_that_no_provider_sends_are_answered_as_documented(short: Short
     assert set(short.tally.statuses) >= {200, 400, 401, 404, 405}
 
 
+def test_of_requests_that_no_provider_sends_only_signed_ones_are_stored(short: Short) -> None:
+    assert short.tally.signed
+    assert short.forged == 0
+
+
 def test_requests_that_no_provider_sends_leave_no_exception_in_the_log(short: Short) -> None:
     assert not short.errors
 
 
 def test_slow_clients_are_held_while_normal_requests_are_answered(short: Short) -> None:
     assert short.slow.held > 40
-    assert short.slow.beside.failed <= 2  # of some sixty: the disk may hold up Redis for longer than 0.8 s
+    assert not short.slow.beside.failed
 
 
 def test_nothing_acknowledged_is_lost_stored_twice_or_done_twice(short: Short) -> None:

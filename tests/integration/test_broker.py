@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-SOON = 15.0
+SOON = 5.0
 """Seconds from the end of a refusal to the next drain; a worker's restart alone takes that on a busy machine."""
 
 

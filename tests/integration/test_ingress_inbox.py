@@ -70,7 +70,7 @@ def is_acknowledged(ingress: Process, body: bytes = b"{}") -> bool:
     started = time.monotonic()
     answer = ingress.post(body)
     took = time.monotonic() - started
-    assert took < 1.5, f"answered after {took:.2f} s"  # one timeout of 0.8 s, not two
+    assert took < 1.2, f"answered after {took:.2f} s"  # a second, and what this process adds
     if answer.status_code == 200:
         return True
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "inbox_unavailable")
@@ -184,7 +184,7 @@ def test_no_more_than_the_bound_waits_for_redis(valkey: Valkey) -> None:
             answers = list(pool.map(lambda _: timed(ingress, b"x" * 300_000), range(8)))
         valkey.signal(signal.SIGCONT)
         assert {status for status, _ in answers} == {503}
-        assert sum(took < 0.9 for _, took in answers) >= 4, "three fit into the bound, the others are refused at once"
+        assert sum(took < 0.5 for _, took in answers) >= 4, "three fit into the bound, the others are refused at once"
 
 
 def timed(ingress: Process, body: bytes) -> tuple[int, float]:

@@ -116,11 +116,11 @@ def changing(between: Between, change: Callable[[bytes], Pieces]) -> Iterator[No
 
 
 def posted(ingress: Process, *bodies: bytes) -> list[int]:
-    """Post bodies at the same time; return the status of each, and see that none had to wait twice."""
+    """Post bodies at the same time; return the status of each, and see that none took longer than a second."""
     started = time.monotonic()
     with ThreadPoolExecutor(len(bodies)) as pool:
         statuses = [answer.status_code for answer in pool.map(ingress.post, bodies)]
-    assert time.monotonic() - started < 1.5  # one timeout of 0.8 s, not two
+    assert time.monotonic() - started < 1.2
     return statuses
 
 

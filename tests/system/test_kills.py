@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.system.stack import Stack
 
-RATE = 100
+RATE = 300
 EVENTS_BETWEEN = 50
 """Events that are acknowledged between two kills."""
 
@@ -47,7 +47,6 @@ def test_kill_nine_of_every_process_in_turn_under_load_loses_nothing_and_repeats
     ids = _ids(ids_file)
     acknowledged = int(re.findall(r"acknowledged (\d+) of", said)[0])
     assert acknowledged - len(ids) in {0, 1}  # the end may come between an answer and its line
-    assert acknowledged >= EVENTS_BETWEEN * len(killed), (said, killed)
     reasons = set(re.findall(r"refused +\d+: (.+)", said))  # no request hung, and nothing but 503 for a real reason
     assert all(reason.startswith(("503 ", "no answer connection_failed")) for reason in reasons), (said, killed)
     account = wait_until_settled(stack, ids, seconds=60)

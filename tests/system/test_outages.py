@@ -31,9 +31,7 @@ def test_with_postgres_stopped_for_twenty_seconds_every_event_is_acknowledged_an
             time.sleep(OUTAGE_SECONDS)
             _wait_for_acknowledged(load, 50)
         _wait_for_acknowledged(load, 50)
-    assert {answer.status for answer in load.answers} <= {200, 503}
-    unrelated = [answer for answer in load.answers if answer.status == 503]
-    assert len(unrelated) <= len(load.answers) / 50  # the disk that Postgres comes back from may hold up Redis, too
+    assert {answer.status for answer in load.answers} == {200}
     ids = load.acknowledged
     account = wait_until_settled(stack, ids, seconds=60)
     assert (account.succeeded, account.failed) == (len(ids), 0)
@@ -45,9 +43,7 @@ def _check_refusals(refused: list[Answered]) -> None:
     assert refused
     assert {answer.status for answer in refused} == {503}
     assert all(answer.retry_after and int(answer.retry_after) > 0 for answer in refused)
-    *others, slowest = sorted(answer.seconds for answer in refused)
-    assert max(others) < ANSWER_SECONDS
-    assert slowest < 2 * ANSWER_SECONDS, "the machine may have held up one"
+    assert max(answer.seconds for answer in refused) < ANSWER_SECONDS
 
 
 def test_with_redis_stopped_every_request_is_refused_within_a_second_and_all_flows_after_its_return(

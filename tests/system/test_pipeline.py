@@ -120,4 +120,4 @@ def test_at_rest_an_event_is_handled_without_a_tick_within_a_fraction_of_a_secon
     finally:
         beat.resume()
     record_property("milliseconds from POST to handled, median", round(statistics.median(times) * 1000))
-    assert times[0] < 0.5
+    assert statistics.median(times) < 0.5

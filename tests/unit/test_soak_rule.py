@@ -36,6 +36,7 @@ def test_what_ends_is_flat(memory: Callable[[int], float]) -> None:
     [
         pytest.param(lambda at: 25 + 2.4 * at / SECONDS, id="a slope"),
         pytest.param(lambda at: 25.0 + at // 200, id="stairs"),
+        pytest.param(lambda at: 24 if at < 950 else 27, id="a step that is no arena"),
     ],
 )
 def test_what_goes_on_and_on_is_growing(memory: Callable[[int], float]) -> None:
