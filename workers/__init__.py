@@ -1,6 +1,16 @@
-"""One event, three duties: ingest, dispatch, sweep. What a team's handlers import is here."""
+"""One event, three duties. What a team's handlers import is here.
 
-from workers.delivery import Delivery
+The rest, in reading order:
+
+- `tasks`, `app`, `process`, `broker`, `settings`: the Celery app, its tasks, and what one worker process holds.
+- `ingest/`: inbox to Postgres.
+- `dispatch/`: admit, run, record.
+- `housekeeping/`: what fell between two steps is picked up again.
+- `registration`, `errors`, `events/`, `handlers/`: what a handler is, what it raises, what it is given, an example.
+- `store/`: all SQL.
+"""
+
+from workers.dispatch.delivery import Delivery
 from workers.errors import Permanent, RetryAfter
 from workers.events import Event, GenericEvent
 from workers.registration import handler

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from workers.queue import CeleryQueue, Means
-from workers.store.connect import Link
+from workers.dispatch.queue import CeleryQueue, HandlerDurations
+from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Process:
         return cls._current
 
     @cached_property
-    def link(self) -> Link:
+    def postgres(self) -> PostgresConnection:
         """Postgres, for the pipeline's own statements."""
-        return Link(self._settings.database_url, name="pipeline worker")
+        return PostgresConnection(self._settings.database_url, name="pipeline worker")
 
     @cached_property
     def session(self) -> HandlerSession:
@@ -58,6 +58,6 @@ class Process:
         return CeleryQueue(self.redis)
 
     @cached_property
-    def means(self) -> Means:
+    def handler_durations(self) -> HandlerDurations:
         """Recent durations of handlers."""
-        return Means(self.redis)
+        return HandlerDurations(self.redis)

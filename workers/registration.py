@@ -14,8 +14,8 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from workers.dispatch.retry import DEFAULT_SCHEDULE
 from workers.errors import RegistrationError
-from workers.retry import DEFAULT_SCHEDULE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

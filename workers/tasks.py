@@ -16,19 +16,19 @@ from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
 
 from shared import wire
-from workers import sweeper
-from workers.admission import admit
 from workers.app import app, handlers, settings
+from workers.dispatch.admission import admit
+from workers.dispatch.outcomes import hard_limit
+from workers.dispatch.release import release
+from workers.dispatch.running import MessageRun
 from workers.errors import DeliveryFailed
-from workers.ingest import drain
-from workers.outcomes import hard_limit
+from workers.housekeeping import sweeper
+from workers.housekeeping.publishing import publish_if_stale
+from workers.ingest.drain import drain
+from workers.ingest.inbox_reader import InboxReader
 from workers.process import Process
-from workers.publishing import publish_if_stale
-from workers.release import release
-from workers.running import MessageRun
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
-from workers.stream import InboxReader
 
 if TYPE_CHECKING:
     from workers.registration import Handler
@@ -47,7 +47,7 @@ def _admit(*, wait: bool = True) -> int:
     """Top the queue of handlers up."""
     process = _process()
     return admit(
-        process.link.connection,
+        process.postgres.connection,
         process.queue,
         slots=settings.handler_slots,
         message_seconds=settings.message_seconds,
@@ -74,7 +74,9 @@ def _make_handler_task(handler: Handler) -> None:
     )
     def run_message(argument: list[str]) -> dict[str, int]:
         process = _process()
-        run = MessageRun(handler, link=process.link, session=process.session, message_seconds=settings.message_seconds)
+        run = MessageRun(
+            handler, postgres=process.postgres, session=process.session, message_seconds=settings.message_seconds
+        )
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
         try:
             run.run(event_ids)
@@ -85,7 +87,7 @@ def _make_handler_task(handler: Handler) -> None:
             time.sleep(AWAY_SECONDS)
             raise Reject(str(error), requeue=True) from error
         try:
-            process.means.add(handler.name, run.durations)
+            process.handler_durations.add(handler.name, run.durations)
             if process.queue.state()[0] < settings.handler_slots:
                 _admit(wait=False)
         except (RedisError, *UNREACHABLE) as error:
@@ -125,7 +127,7 @@ def drain_inbox() -> dict[str, int]:
     reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
     counts = drain(
         reader,
-        process.link.connection,
+        process.postgres.connection,
         wanting=handlers.wanting,
         settings=settings,
         on_stored=_admit_if_redis_lets,
@@ -146,7 +148,7 @@ def sweep() -> None:
     if process.redis.xlen(wire.INBOX):
         keys, arguments = wire.ring_arguments(settings.ingest_slots)
         process.redis.eval(wire.RING, len(keys), *keys, *arguments)
-    connection = process.link.connection
+    connection = process.postgres.connection
     publish_if_stale(connection, process.redis)
     sweeper.expire_leases(connection, handlers)
     sweeper.return_queued(connection, list_named=process.queue.list_named)
@@ -157,7 +159,7 @@ def sweep() -> None:
 def keep_days() -> None:
     """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone."""
     process = _process()
-    connection = process.link.connection
+    connection = process.postgres.connection
     ensure_partitions(connection)
     drop_expired(connection, retention_days=settings.retention_days, dedup_days=settings.dedup_days)
     InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots).forget_idle_consumers()
@@ -167,7 +169,7 @@ def keep_days() -> None:
 def disown(handler: str, argument: list[str], worker: str) -> None:
     """Record that a worker knows no such handler."""
     sweeper.disown(
-        _process().link.connection, handler, [UUID(text.rpartition("/")[2]) for text in argument], worker=worker
+        _process().postgres.connection, handler, [UUID(text.rpartition("/")[2]) for text in argument], worker=worker
     )
 
 

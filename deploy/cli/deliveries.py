@@ -18,7 +18,7 @@ from deploy.cli.handlers import load_handlers
 from deploy.cli.output import AsJson, emit
 from deploy.cli.servers import database
 from workers.registration import ANY
-from workers.store import manual, stories
+from workers.store import event_history, manual
 from workers.store.manual import Lanes, Selection
 
 if TYPE_CHECKING:
@@ -59,8 +59,12 @@ def list_(
         pipeline deliveries list --state dead --tenant acme
     """
     with database(read_seconds=_READ_SECONDS) as connection:
-        found = stories.list_deliveries(
-            connection, states=state or [*stories.OPEN_STATES, "dead"], tenant=tenant, handler=handler, limit=limit
+        found = event_history.list_deliveries(
+            connection,
+            states=state or [*event_history.OPEN_STATES, "dead"],
+            tenant=tenant,
+            handler=handler,
+            limit=limit,
         )
     emit(
         (asdict(it) for it in found),

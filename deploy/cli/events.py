@@ -19,11 +19,11 @@ from deploy.cli.servers import database, redis_client
 from deploy.cli.timeline import lines_of
 from shared.settings import SettingError
 from shared.wire import INBOX
-from workers.reprocess import reprocess as judge_again
-from workers.store import stories
+from workers.ingest.reprocess import reprocess as reprocess_events
+from workers.store import event_history
 
 if TYPE_CHECKING:
-    from workers.store.stories import Story
+    from workers.store.event_history import EventHistory
 
 app = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
@@ -49,7 +49,7 @@ def list_(
         pipeline events list --state rejected --limit 100 --json
     """
     with database(read_seconds=_READ_SECONDS) as connection:
-        found = stories.list_events(connection, limit=limit, tenant=tenant, state=state, type=type_, since=since)
+        found = event_history.list_events(connection, limit=limit, tenant=tenant, state=state, type=type_, since=since)
     emit(
         (asdict(it) for it in found),
         as_json=as_json,
@@ -74,14 +74,14 @@ def show(
         pipeline events show 0198c0de-0000-7000-8000-000000000000 --body > body.json
     """
     with database(read_seconds=_READ_SECONDS) as connection:
-        first_id = stories.find_event(connection, event_id)
+        first_id = event_history.find_event(connection, event_id)
         if body:
-            content = stories.read_body(connection, first_id)
+            content = event_history.read_body(connection, first_id)
             if content is None:
                 raise CommandError(_not_stored(event_id))
             sys.stdout.buffer.write(content)
             return
-        story = stories.tell_story(connection, first_id)
+        story = event_history.read_history(connection, first_id)
     if story is None:
         raise CommandError(_not_stored(event_id))
     if as_json:
@@ -113,7 +113,7 @@ def reprocess(
         raise CommandError("which ones? give event ids or --reason; `pipeline events list --state rejected` shows them")
     handlers = load_handlers()
     with database() as connection:
-        outcomes = judge_again(
+        outcomes = reprocess_events(
             connection, wanting=handlers.wanting, event_ids=event_ids or [], reason=reason, dry_run=dry_run
         )
         rows = (asdict(it) | {"dry_run": dry_run, "handlers": list(it.handlers)} for it in outcomes)
@@ -126,7 +126,7 @@ def reprocess(
         print("nothing was changed")
 
 
-def _print(story: Story, *, tracebacks: bool) -> None:
+def _print(story: EventHistory, *, tracebacks: bool) -> None:
     out = console()
     subject = f" · {story.subject}" if story.subject else ""
     out.print(Text(f"{story.id}", style="bold"))

@@ -24,7 +24,7 @@ from deploy.cli.output import AsJson, emit
 from deploy.cli.posting import Answer, post_many
 from deploy.cli.signing import prepare
 from deploy.cli.waiting import follow
-from workers.store.figures import Fate
+from workers.store.stats import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ import redis
 from deploy.cli.env import find_context
 from deploy.cli.errors import explain
 from shared.registry import Cipher
-from workers import publishing
+from workers.housekeeping import publishing
 from workers.store.connect import connect
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from deploy.cli.output import AsJson, emit
 from deploy.cli.servers import database, redis_client
 from shared.wire import HANDLERS_QUEUE, INBOX
-from workers import publishing
-from workers.store import figures, tenants
+from workers.housekeeping import publishing
+from workers.store import tenants
+from workers.store.stats import BOUND, RECEIVED_BOUND, count_received, count_rejected, read_load
 
 if TYPE_CHECKING:
     import redis
@@ -30,17 +31,17 @@ def stats(*, as_json: AsJson = False) -> None:
         found = _read_redis(client)
     with database(read_seconds=_READ_SECONDS) as connection:
         for name, window in (("minute", timedelta(minutes=1)), ("hour", timedelta(hours=1))):
-            found[f"stored_last_{name}"] = figures.count_received(connection, window)
-            found[f"rejected_last_{name}"] = figures.count_rejected(connection, window)
+            found[f"stored_last_{name}"] = count_received(connection, window)
+            found[f"rejected_last_{name}"] = count_rejected(connection, window)
         found["registry_version"] = tenants.registry_version(connection)
-        load = figures.read_load(connection)
+        load = read_load(connection)
     if as_json:
         emit([found, *(asdict(it) for it in load)], as_json=True, columns=[])
         return
     _print(found)
     if load:
         print()
-        rows = ({name: _bounded(value, figures.BOUND) for name, value in asdict(it).items()} for it in load)
+        rows = ({name: _bounded(value, BOUND) for name, value in asdict(it).items()} for it in load)
         emit(rows, as_json=False, columns=["tenant", *_COUNTS, "paused_at"])
 
 
@@ -64,7 +65,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"inbox      {found['inbox_length']} waiting{'' if age is None else f', the oldest for {age:.1f} s'}")
     for name in ("minute", "hour"):
         stored, rejected = found[f"stored_last_{name}"], found[f"rejected_last_{name}"]
-        bound = figures.RECEIVED_BOUND
+        bound = RECEIVED_BOUND
         print(f"last {name:6} {_bounded(stored, bound)} stored, {_bounded(rejected, bound)} of them rejected")
     print(f"queue      {found['handler_messages']} messages for handlers")
     published, version = found["registry_published"], found["registry_version"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from workers.store.stories import Attempt, DeliveryStory, Story
+    from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
 
 _PLAIN: Final = ""
 _GOOD: Final = "green"
@@ -31,11 +31,11 @@ class Line:
     more: str = ""
 
 
-def lines_of(story: Story, *, tracebacks: bool = False, now: datetime | None = None) -> list[Line]:
+def lines_of(story: EventHistory, *, tracebacks: bool = False, now: datetime | None = None) -> list[Line]:
     """Return what happened to an event, oldest first, and what comes next.
 
     Args:
-        story: from `workers.store.stories.tell_story`.
+        story: from `workers.store.event_history.read_history`.
         tracebacks: add that of each failed attempt.
         now: aware; the clock's by default.
     """
@@ -46,7 +46,7 @@ def lines_of(story: Story, *, tracebacks: bool = False, now: datetime | None = N
     return sorted(lines, key=lambda line: line.at)
 
 
-def _of_event(story: Story) -> Iterator[Line]:
+def _of_event(story: EventHistory) -> Iterator[Line]:
     yield Line(at=story.received_at, text=f"received, {story.body_bytes} bytes, signed by {story.secret_label}")
     if story.state == "rejected":
         notes = "".join(f"; {note}" for note in story.notes)
@@ -59,7 +59,7 @@ def _of_event(story: Story) -> Iterator[Line]:
         yield Line(at=arrival.received_at, text=f"arrived again as {arrival.id}, signed by {arrival.secret_label}")
 
 
-def _of_delivery(delivery: DeliveryStory, now: datetime, *, tracebacks: bool) -> Iterator[Line]:
+def _of_delivery(delivery: DeliveryHistory, now: datetime, *, tracebacks: bool) -> Iterator[Line]:
     who = delivery.handler
     yield Line(at=delivery.created_at, text=f"{who}: delivery made")
     for failed in delivery.failures:
@@ -92,7 +92,7 @@ def _failure(failed: Attempt) -> str:
     return f"attempt {failed.attempt} failed{after}{where}: {failed.error}"
 
 
-def _why(delivery: DeliveryStory) -> str:
+def _why(delivery: DeliveryHistory) -> str:
     """Return the last error, where no attempt tells it."""
     told = delivery.failures and delivery.failures[-1].error == delivery.last_error
     return "" if told or not delivery.last_error else f": {delivery.last_error}"

@@ -24,7 +24,7 @@ from deploy.local.report import Report
 from deploy.local.settings import GivenSettings, StackSettings, inherited
 from shared.registry import Cipher, RegistryError
 from shared.settings import SettingError, fernet_keys, load
-from workers.publishing import publish
+from workers.housekeeping.publishing import publish
 from workers.store import tenants
 from workers.store.connect import connect
 from workers.store.migrate import migrate

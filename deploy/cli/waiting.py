@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from workers.store.connect import Link
-from workers.store.figures import Fate, read_fates
+from workers.store.connect import PostgresConnection
+from workers.store.stats import Fate, read_fates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,12 +33,12 @@ def follow(database_url: str, ids: Sequence[UUID], *, patience: float) -> Iterat
         ids: of acknowledged events.
         patience: seconds without any change after which the wait is given up; the last value then has unfinished ones.
     """
-    link = Link(database_url, name="pipeline send")
+    postgres = PostgresConnection(database_url, name="pipeline send")
     fates: dict[UUID, Fate] = dict.fromkeys(ids, Fate.NOT_STORED)
     unfinished, changed = list(ids), time.monotonic()
     try:
         while unfinished and time.monotonic() - changed < patience:
-            seen = _look(link, unfinished[:_CHUNK])
+            seen = _look(postgres, unfinished[:_CHUNK])
             if any(fates[event_id] != fate for event_id, fate in seen.items()):
                 changed = time.monotonic()
             fates |= seen
@@ -50,11 +50,11 @@ def follow(database_url: str, ids: Sequence[UUID], *, patience: float) -> Iterat
                 time.sleep(_POLL_SECONDS)
         yield Counter(fates.values())
     finally:
-        link.close()
+        postgres.close()
 
 
-def _look(link: Link, ids: Sequence[UUID]) -> dict[UUID, Fate]:
+def _look(postgres: PostgresConnection, ids: Sequence[UUID]) -> dict[UUID, Fate]:
     try:
-        return read_fates(link.connection, ids)
+        return read_fates(postgres.connection, ids)
     except psycopg.OperationalError:
         return {}

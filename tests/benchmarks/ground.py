@@ -23,7 +23,7 @@ from shared.registry import Cipher
 from tests.benchmarks.bodies import SECRET, TENANT
 from tests.benchmarks.naive.tables import TABLES
 from tests.benchmarks.processes import run_server
-from workers.publishing import publish
+from workers.housekeeping.publishing import publish
 from workers.store import tenants
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate

@@ -11,8 +11,8 @@ import redis
 from celery import Celery
 
 from shared.wire import HANDLERS_QUEUE
-from workers.admission import Message
-from workers.queue import SHOWN, CeleryQueue, pack
+from workers.dispatch.admission import Message
+from workers.dispatch.queue import SHOWN, CeleryQueue, pack
 from workers.store.deliveries import Candidate
 
 OF_THE_SENDER = {"id", "root_id", "correlation_id", "delivery_tag", "origin", "reply_to"}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shared.envelope import new_event_id
+from workers.dispatch.running import MessageRun
 from workers.registration import Handler
-from workers.running import MessageRun
-from workers.store.connect import Link
+from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_deliveries(connection: Connection) -> AddDeliveries:
 @pytest.fixture
 def run(connection: Connection, database_url: str) -> Iterator[Run]:
     """Return a function that queues deliveries and runs them as one message."""
-    link, session = Link(database_url, name="test"), HandlerSession(database_url)
+    postgres, session = PostgresConnection(database_url, name="test"), HandlerSession(database_url)
 
     def run_message(ids: list[uuid.UUID], function: Callable[..., Any], **policy: Any) -> MessageRun:
         connection.execute(
@@ -57,10 +57,10 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
         )
         budget = policy.pop("budget", 60.0)
         handler = Handler(name="acme.run", function=function, **policy)
-        message = MessageRun(handler, link=link, session=session, message_seconds=budget)
+        message = MessageRun(handler, postgres=postgres, session=session, message_seconds=budget)
         message.run(ids)
         return message
 
     yield run_message
-    link.close()
+    postgres.close()
     session.discard()

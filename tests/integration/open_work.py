@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from workers.admission import Message
+    from workers.dispatch.admission import Message
     from workers.store.connect import Connection
 
 HANDLERS = Handlers(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from workers.admission import Message, admit
-from workers.store import deliveries, losses
+from workers.dispatch.admission import Message, admit
+from workers.store import deliveries, recovery
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -168,12 +168,12 @@ def check_plans(connection: Connection, *, lanes_expected: int) -> None:
     plans = [
         plan_of(connection, "list_candidates", {"tenant": after[0], "handler": after[1], "most": 256}),
         plan_of(connection, "promote_due", {}),
-        plan_of(connection, "have_queued_late", {}, queries=losses._QUERIES),
+        plan_of(connection, "have_queued_late", {}, queries=recovery._QUERIES),
         plan_of(
             connection,
             "return_queued",
             {"event_ids": [uuid.uuid4()], "handlers": ["acme.run"]},
-            queries=losses._QUERIES,
+            queries=recovery._QUERIES,
         ),
     ]
     for plan in plans:

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from shared.envelope import Envelope, new_event_id
-from workers.judging import judge_envelope
-from workers.reprocess import reprocess
+from workers.ingest.parsing import parse_envelope
+from workers.ingest.reprocess import reprocess
 from workers.store import events as store
 from workers.store.connect import connect
 from workers.store.entry import Entry, headers_json, notes_array
@@ -35,7 +35,7 @@ def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
 
 def entry(name: str, *, tenant: str = "acme", body: bytes | None = None) -> Entry:
     """An arrival of the event `name`, under an id of its own."""
-    return judge_envelope(
+    return parse_envelope(
         Envelope(
             id=new_event_id(START),
             provider="in-house",
@@ -68,7 +68,7 @@ def moveris(body: bytes) -> Entry:
         id=new_event_id(START), provider="moveris", tenant="acme", secret_label="first", received_at=START, headers=(),
         body=body,
     )  # fmt: skip
-    return judge_envelope(envelope, wanting)
+    return parse_envelope(envelope, wanting)
 
 
 def numbers(connection: Connection) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
     from tests.integration.conftest import AddDeliveries, Run
-    from workers.delivery import Delivery
+    from workers.dispatch.delivery import Delivery
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 )
 
 from tests.integration.open_work import HANDLERS, NAMES, Key, Queue, Row, look, outcome_of
-from workers import sweeper
-from workers.admission import Message, admit
+from workers.dispatch.admission import Message, admit
+from workers.housekeeping import sweeper
 from workers.store import deliveries, manual
 from workers.store.manual import Selection
 

@@ -9,8 +9,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.integration.open_work import HANDLERS, NAMES, Key, Queue, look, outcome_of
-from workers import sweeper
-from workers.admission import Message, admit
+from workers.dispatch.admission import Message, admit
+from workers.housekeeping import sweeper
 from workers.store import deliveries, manual
 from workers.store.connect import Connection, connect
 from workers.store.manual import Selection

@@ -14,12 +14,13 @@ from redis import Redis
 
 from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
-from workers import ingest, judging
 from workers.events import parse as parse_body
-from workers.ingest import DrainCounts, drain
-from workers.reprocess import reprocess
+from workers.ingest import drain as draining
+from workers.ingest import parsing
+from workers.ingest.drain import DrainCounts, drain
+from workers.ingest.inbox_reader import InboxReader
+from workers.ingest.reprocess import reprocess
 from workers.store.events import Counts, store_batch
-from workers.stream import InboxReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +163,7 @@ def test_a_drain_whose_time_is_over_rings_for_another(client: Redis, connection:
 def test_large_bodies_are_stored_in_portions(
     client: Redis, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "READ_BYTES", 3000)
+    monkeypatch.setattr(draining, "READ_BYTES", 3000)
     told: list[int] = []
     for number in range(5):
         post(client, b'{"type":"t","n":%d,"filler":"%s"}' % (number, b"x" * 1400))
@@ -203,8 +204,8 @@ def test_two_drains_that_hold_the_same_entry_store_it_once(client: Redis, connec
     slow = reader(client)
     held = slow.read(10)
     assert run(client, connection).stored == 1
-    late = ingest._Run(slow, connection, everyone, lambda: None, settings=Settings(), clock=lambda: 0.0)
-    late.store(late._judged(held))
+    late = draining._Run(slow, connection, everyone, lambda: None, settings=Settings(), clock=lambda: 0.0)
+    late.store(late._parse(held))
     assert late.counts == Counts()
     assert (count(connection, "events"), count(connection, "arrivals"), count(connection, "deliveries")) == (1, 0, 2)
 
@@ -228,14 +229,14 @@ def test_only_the_entry_that_ends_its_process_becomes_poison(
 ) -> None:
     deadly = b'{"type":"deadly"}'
     ids = [post(client, deadly if n == 20 else b'{"type":"t","n":%d}' % n) for n in range(40)]
-    real = judging.judge
+    real = parsing.parse_entry
 
-    def judge(stream_id: bytes, fields: dict[bytes, bytes], *, deliveries: int, wanting: Any) -> Any:
+    def parse_entry(stream_id: bytes, fields: dict[bytes, bytes], *, deliveries: int, wanting: Any) -> Any:
         if fields[b"body"] == deadly and deliveries < 5:
             raise Killed
         return real(stream_id, fields, deliveries=deliveries, wanting=wanting)
 
-    monkeypatch.setattr(ingest, "judge", judge)
+    monkeypatch.setattr(draining, "parse_entry", parse_entry)
     deaths = 0
     while client.xlen(wire.INBOX):
         try:
@@ -330,7 +331,7 @@ def test_a_flush_while_entries_are_held_loses_none_of_those(
         client.flushall()
         return real(*arguments)
 
-    monkeypatch.setattr(ingest, "store_batch", flush_and_store)
+    monkeypatch.setattr(draining, "store_batch", flush_and_store)
     assert run(client, connection).stored == 1
     assert event_id in events(connection)
 
@@ -388,7 +389,7 @@ def test_a_drain_told_to_stop_gives_back_what_it_holds(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "store_batch", stop)
+        patch.setattr(draining, "store_batch", stop)
         with pytest.raises(SystemExit):
             run(client, connection, Settings())
     assert run(client, connection, Settings()).stored == 1
@@ -399,7 +400,7 @@ def test_a_consumer_is_forgotten_only_when_it_holds_nothing(client: Redis, monke
     post(client)
     assert len(reader(client, "holder").read(1)) == 1
     assert reader(client, "idle").read(1) == []
-    monkeypatch.setattr("workers.stream.IDLE_CONSUMER_MILLISECONDS", -1)
+    monkeypatch.setattr("workers.ingest.inbox_reader.IDLE_CONSUMER_MILLISECONDS", -1)
     assert reader(client).forget_idle_consumers() == 1
     assert [consumer["name"] for consumer in client.xinfo_consumers(wire.INBOX, wire.INBOX_GROUP)] == [b"holder"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.envelope import Envelope, new_event_id
-from workers.judging import judge_envelope
+from workers.ingest.parsing import parse_envelope
 from workers.store import partitions
 from workers.store.connect import connect
 from workers.store.events import Counts, store_batch
@@ -43,7 +43,7 @@ def entry(day: date = TODAY) -> Entry:
         headers=(),
         body=b'{"type":"t","n":"%s"}' % uuid.uuid4().hex.encode(),
     )
-    return judge_envelope(envelope, wanting)
+    return parse_envelope(envelope, wanting)
 
 
 def places(connection: Connection) -> dict[uuid.UUID, str]:

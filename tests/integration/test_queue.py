@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from workers.admission import Message
-from workers.queue import CLAIM_SECONDS, CeleryQueue, pack
+from workers.dispatch.admission import Message
+from workers.dispatch.queue import CLAIM_SECONDS, CeleryQueue, pack
 from workers.store.deliveries import Candidate
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import redis
 from cryptography.fernet import Fernet
 
 from shared import registry
-from workers import publishing
+from workers.housekeeping import publishing
 from workers.store import refusals, tenants
 from workers.store.connect import Connection, connect
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import uuid
 
     from tests.integration.conftest import AddDeliveries, Run
-    from workers.delivery import Delivery
+    from workers.dispatch.delivery import Delivery
 
 
 def test_what_returns_has_succeeded(connection: Connection, run: Run, add_deliveries: AddDeliveries) -> None:

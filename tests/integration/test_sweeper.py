@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from workers.admission import QUEUED_SECONDS
+from workers.dispatch.admission import QUEUED_SECONDS
+from workers.housekeeping.sweeper import disown, expire_leases, return_queued
 from workers.registration import Handler, Handlers
 from workers.store import deliveries
 from workers.store.connect import Connection, connect
-from workers.sweeper import disown, expire_leases, return_queued
 
 if TYPE_CHECKING:
     import uuid

@@ -7,7 +7,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.admission import capacity, deal
+from workers.dispatch.admission import capacity, deal
 from workers.store.deliveries import Candidate
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.dispatch.outcomes import decide, hard_limit, lease
+from workers.dispatch.retry import DEFAULT_SCHEDULE, delay
 from workers.errors import Permanent, RetryAfter
-from workers.outcomes import decide, hard_limit, lease
 from workers.registration import Handler
-from workers.retry import DEFAULT_SCHEDULE, delay
 from workers.store.deliveries import Claimed
 
 HANDLER = Handler(name="acme.run", function=lambda event, delivery: None, max_attempts=3)

@@ -13,7 +13,7 @@ from celery import Celery, signals
 from celery.app.trace import build_tracer
 from celery.exceptions import Retry
 
-from workers.release import release
+from workers.dispatch.release import release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -50,7 +50,7 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0, keep_p
     )
 
 
-class Link:
+class PostgresConnection:
     """A connection that is made anew when it is lost; one per process, opened at first use."""
 
     def __init__(self, database_url: str, *, name: str) -> None:

@@ -1,8 +1,8 @@
 """Single exchanges with Postgres below psycopg's cursors, for statements that run with every delivery.
 
 Guarantees: the same errors as a cursor's; measured, an exchange takes 30 to 60 us of CPU where a cursor takes 200 to
-300. `say` blocks in libpq, where signals wait: only for statements that the session's `statement_timeout` bounds.
-Refuses nothing else.
+300. `execute_simple` blocks in libpq, where signals wait: use it only for statements that the session's
+`statement_timeout` bounds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _GOOD = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
 
 
-def say(connection: psycopg.Connection[Any], commands: str) -> PGresult:
+def execute_simple(connection: psycopg.Connection[Any], commands: str) -> PGresult:
     """Run commands without parameters, one after the other, in one round trip; return the last one's result.
 
     Raises:
@@ -28,8 +28,8 @@ def say(connection: psycopg.Connection[Any], commands: str) -> PGresult:
     return _checked(connection, connection.pgconn.exec_(commands.encode()))
 
 
-def converse(connection: psycopg.Connection[Any], commands: str) -> list[PGresult]:
-    """Run commands as `say` does; return the result of each, up to the first that failed.
+def execute_many(connection: psycopg.Connection[Any], commands: str) -> list[PGresult]:
+    """Run commands as `execute_simple` does; return the result of each, up to the first that failed.
 
     Raises:
         psycopg.OperationalError: the connection was lost; whether the commands ran is unknown.

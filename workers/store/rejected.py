@@ -1,4 +1,4 @@
-"""Rejected events that are judged again after a fix.
+"""Rejected events that are parsed again after a fix.
 
 Guarantees: an event becomes accepted once, with its deliveries, in one transaction; what turns out to be another
 event's duplicate stays rejected. Refuses nothing: an error of Postgres reaches the caller.
@@ -43,7 +43,7 @@ class RejectedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reprocessed:
-    """What came of judging one event again.
+    """What came of parsing one event again.
 
     Attributes:
         outcome: "accepted", "rejected" (still), "duplicate" (of `same_as`), "not_rejected" or "not_found".
@@ -64,30 +64,30 @@ def list_rejected_ids(connection: Connection, reason: str) -> list[UUID]:
     return [row["id"] for row in connection.execute(_QUERIES["list_rejected_ids"], {"reason": reason})]
 
 
-def judge_again(
-    connection: Connection, event_id: UUID, judge: Callable[[RejectedEvent], Entry], *, dry_run: bool
+def reprocess_event(
+    connection: Connection, event_id: UUID, parse: Callable[[RejectedEvent], Entry], *, dry_run: bool
 ) -> Reprocessed:
-    """Judge one event again and store what came of it, or in a dry run only say so.
+    """Parse one event again and store what came of it, or in a dry run only say so.
 
     1. Lock the event; it must be rejected still.
-    2. Judge it. Rejected again: keep the new reason.
+    2. Parse it. Rejected again: keep the new reason.
     3. Insert its receipt. If the identity is another event's, it stays rejected as that one's duplicate.
     4. Accept it and make its deliveries.
     """
     with connection.transaction():
-        result = _judge_again(connection, event_id, judge)
+        result = _reprocess(connection, event_id, parse)
         if dry_run:
             raise Rollback
     return result
 
 
-def _judge_again(connection: Connection, event_id: UUID, judge: Callable[[RejectedEvent], Entry]) -> Reprocessed:
+def _reprocess(connection: Connection, event_id: UUID, parse: Callable[[RejectedEvent], Entry]) -> Reprocessed:
     row = connection.execute(_QUERIES["lock_event"], {"id": event_id}).fetchone()
     if row is None:
         return Reprocessed(event_id=event_id, outcome="not_found")
     if row.pop("state") != "rejected":
         return Reprocessed(event_id=event_id, outcome="not_rejected")
-    entry = judge(RejectedEvent(**row))
+    entry = parse(RejectedEvent(**row))
     if entry.reject_reason is not None:
         _reject(connection, event_id, entry.reject_reason, entry.notes)
         return Reprocessed(event_id=event_id, outcome="rejected", reason=entry.reject_reason)

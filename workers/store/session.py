@@ -16,7 +16,7 @@ from psycopg import errors, pq
 from workers.errors import Fenced, TransactionMisused
 from workers.store.connect import CHECK_CLIENT
 from workers.store.deliveries import RECORD_SUCCESS
-from workers.store.exchange import converse, error_of, is_good, literal, prepare, say
+from workers.store.exchange import error_of, execute_many, execute_simple, is_good, literal, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,12 +84,12 @@ class HandlerSession:
             commands = _BEGIN.format(token=self._token, bound=bound, idle=bound + 1000)
             if self._connection is not None and not self._connection.closed:
                 try:
-                    say(self._connection, commands)
+                    execute_simple(self._connection, commands)
                 except psycopg.OperationalError:
                     self._connection.close()  # it was cut while it was idle, through no fault of this delivery
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
-                say(self._connection, commands)
+                execute_simple(self._connection, commands)
         if self._connection is None:
             raise psycopg.OperationalError("the connection was thrown away")
         return self._connection
@@ -109,9 +109,9 @@ class HandlerSession:
         try:
             self._require_open_transaction(connection)
             if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
-                say(connection, "DEALLOCATE ALL")
+                execute_simple(connection, "DEALLOCATE ALL")
                 prepare(connection, _SUCCESS, RECORD_SUCCESS)
-            results = converse(connection, self._finish_commands(connection, token, handler, outcome.claimed))
+            results = execute_many(connection, self._finish_commands(connection, token, handler, outcome.claimed))
             _require_commit(connection, results)
         except BaseException:
             self.discard()
@@ -173,7 +173,7 @@ class HandlerSession:
 
     def _end(self, connection: psycopg.Connection[Any]) -> None:
         """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
-        is_ours_alone = say(connection, f"ROLLBACK{_CLEAN}; {_IS_OURS_ALONE}").get_value(0, 0)
+        is_ours_alone = execute_simple(connection, f"ROLLBACK{_CLEAN}; {_IS_OURS_ALONE}").get_value(0, 0)
         if is_ours_alone == b"t":
             _make_as_new(connection)
         else:

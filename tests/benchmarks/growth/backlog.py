@@ -12,7 +12,7 @@ from tests.benchmarks.fill import fill_inbox, fill_pending
 from tests.benchmarks.growth.inside import Inside
 from tests.benchmarks.growth.meter import Meter
 from tests.benchmarks.growth.plans import explain
-from workers import sweeper
+from workers.housekeeping import sweeper
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground, Place
@@ -73,7 +73,7 @@ def measure_pending(ground: Ground, results: dict[str, Any], *, full: bool) -> N
                 "lines": {name: meter.points(name) for name in names},
                 "flat": True,
             }
-        results["plans"] = {f"{it.pending:,} pending": explain(it.inside.link.connection) for it in backlogs}
+        results["plans"] = {f"{it.pending:,} pending": explain(it.inside.postgres.connection) for it in backlogs}
 
 
 class Backlog:
@@ -108,5 +108,5 @@ class Backlog:
 
     def _sweep(self) -> None:
         for _ in range(SWEEPS):
-            sweeper.expire_leases(self.inside.link.connection, self.inside.handlers)
-            sweeper.return_queued(self.inside.link.connection, list_named=list)
+            sweeper.expire_leases(self.inside.postgres.connection, self.inside.handlers)
+            sweeper.return_queued(self.inside.postgres.connection, list_named=list)

@@ -16,7 +16,7 @@ import psycopg
 from tests.benchmarks.fill import fill_history, fill_inbox, fill_pending
 from tests.benchmarks.growth.inside import Inside
 from tests.benchmarks.growth.meter import Meter
-from workers.store import stories
+from workers.store import event_history
 from workers.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
@@ -132,11 +132,11 @@ class _History:
 
         def show() -> None:
             for _ in range(COMMANDS):
-                assert stories.tell_story(self._connection, self._oldest)
+                assert event_history.read_history(self._connection, self._oldest)
 
         def lists() -> None:
             for _ in range(COMMANDS):
-                assert stories.list_events(self._connection, limit=20, tenant=self._tenant)
+                assert event_history.list_events(self._connection, limit=20, tenant=self._tenant)
 
         meter.note(("events show", stored), meter.measure(show).cpu / COMMANDS * 1e6)
         meter.note(("events list", stored), meter.measure(lists).cpu / COMMANDS * 1e6)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workers import registration
-from workers.admission import Message, admit
-from workers.ingest import drain
-from workers.running import MessageRun
-from workers.store.connect import Link
+from workers.dispatch.admission import Message, admit
+from workers.dispatch.running import MessageRun
+from workers.ingest.drain import drain
+from workers.ingest.inbox_reader import InboxReader
+from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
-from workers.stream import InboxReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Inside:
         registration._registered.clear()  # of the place before: in one process they would all be asked
         sys.modules.pop(name, None)
         self.handlers = registration.load([name])
-        self.link = Link(place.database_url, name="benchmark worker")
+        self.postgres = PostgresConnection(place.database_url, name="benchmark worker")
         self._place = place
         self._session = HandlerSession(place.database_url)
 
@@ -63,12 +63,12 @@ class Inside:
         """Store what waits in the inbox, for so long; return how many entries were read."""
         reader = InboxReader(self._place.redis, consumer=uuid.uuid4().hex, ingest_slots=2)
         bounds = DrainBounds(drain_seconds=seconds)
-        return drain(reader, self.link.connection, wanting=self.handlers.wanting, settings=bounds).read
+        return drain(reader, self.postgres.connection, wanting=self.handlers.wanting, settings=bounds).read
 
     def admit(self, *, slots: int = SLOTS) -> list[Message]:
         """Fill an empty queue of so many slots once."""
         sent = Sent()
-        admit(self.link.connection, sent, slots=slots, message_seconds=1.0)
+        admit(self.postgres.connection, sent, slots=slots, message_seconds=1.0)
         return sent.messages
 
     def run(self, messages: list[Message]) -> int:
@@ -77,7 +77,7 @@ class Inside:
         for message in messages:
             handler = self.handlers.get(message.handler)
             assert handler
-            run = MessageRun(handler, link=self.link, session=self._session, message_seconds=60.0)
+            run = MessageRun(handler, postgres=self.postgres, session=self._session, message_seconds=60.0)
             run.run(message.event_ids)
             done += run.succeeded
         return done

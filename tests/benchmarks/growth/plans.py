@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from workers.store import deliveries, losses
+from workers.store import deliveries, recovery
 
 if TYPE_CHECKING:
     from workers.store.connect import Connection
@@ -39,10 +39,10 @@ def explain(connection: Connection) -> dict[str, str]:
             "queue",
             {"wait": 15.0, "event_ids": chosen["event_id"], "handlers": chosen["handler"]},
         ),
-        "list_expired": _plan(connection, losses._QUERIES, "list_expired", {}),
+        "list_expired": _plan(connection, recovery._QUERIES, "list_expired", {}),
         "return_queued": _plan(
             connection,
-            losses._QUERIES,
+            recovery._QUERIES,
             "return_queued",
             {"event_ids": chosen["event_id"], "handlers": chosen["handler"]},
         ),

@@ -20,7 +20,7 @@ from tests.benchmarks.growth.meter import Meter, cpu_of
 from tests.benchmarks.growth.plans import explain
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours
-from workers.publishing import publish
+from workers.housekeeping.publishing import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,9 @@ def measure_tenants(ground: Ground, results: dict[str, Any], *, full: bool) -> N
             kept = meter if number > 1 else Meter(ground)  # plans are made once, after five runs
             for count, backlog in backlogs.items():
                 backlog.measure(kept, count)
-        results["plans"] = {f"{count:,} tenants": explain(it.inside.link.connection) for count, it in backlogs.items()}
+        results["plans"] = {
+            f"{count:,} tenants": explain(it.inside.postgres.connection) for count, it in backlogs.items()
+        }
     results["tables"]["the ingress by endpoints in the registry"] = {"headings": HEADINGS, "rows": rows}
     for title, x, y, names in (
         ("request by endpoints", "endpoints in the registry", "µs of CPU per request", ("request",)),

@@ -9,8 +9,8 @@ import random
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from workers.dispatch.retry import delay
 from workers.errors import EventGone, Permanent, RetryAfter
-from workers.retry import delay
 from workers.store.deliveries import Claimed, Outcome
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from os import getpid
 from typing import TYPE_CHECKING, Any, Final
 
 from workers import events
-from workers.deadline import within
-from workers.delivery import Delivery
+from workers.dispatch.deadline import within
+from workers.dispatch.delivery import Delivery
+from workers.dispatch.outcomes import decide, lease
 from workers.errors import EventGone, Fenced, TimedOut
-from workers.outcomes import decide, lease
 from workers.store import deliveries
 from workers.store.connect import UNREACHABLE
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from workers.registration import Handler
-    from workers.store.connect import Link
+    from workers.store.connect import PostgresConnection
     from workers.store.deliveries import Claimed, Outcome, StoredEvent
     from workers.store.session import HandlerSession
 
@@ -55,9 +55,11 @@ class Failure:
 class MessageRun:
     """One message: claims its deliveries, runs them in order, records their outcomes."""
 
-    def __init__(self, handler: Handler, *, link: Link, session: HandlerSession, message_seconds: float) -> None:
+    def __init__(
+        self, handler: Handler, *, postgres: PostgresConnection, session: HandlerSession, message_seconds: float
+    ) -> None:
         self._handler = handler
-        self._link = link
+        self._postgres = postgres
         self._session = session
         self._budget = message_seconds
         self._lock = threading.Lock()  # between this thread and the one that watches the time
@@ -81,7 +83,7 @@ class MessageRun:
         """
         self._began = time.monotonic()
         claimed, self._events = deliveries.claim(
-            self._link.connection,
+            self._postgres.connection,
             self._handler.name,
             event_ids,
             worker=f"{socket.gethostname()}:{getpid()}",
@@ -119,7 +121,7 @@ class MessageRun:
             event_id = self._waiting[0].event_id
             if event_id in self._unread:
                 following = [claimed.event_id for claimed in islice(self._waiting, READ_EVENTS)]
-                self._events = deliveries.read_events(self._link.connection, following)
+                self._events = deliveries.read_events(self._postgres.connection, following)
                 self._unread.difference_update(following)
             return self._waiting.popleft(), self._events.pop(event_id, None)
 
@@ -212,13 +214,13 @@ class MessageRun:
             self._unrecorded = []
 
     def _record(self, outcomes: list[Outcome]) -> None:
-        counted = deliveries.record(self._link.connection, self._handler.name, outcomes)
+        counted = deliveries.record(self._postgres.connection, self._handler.name, outcomes)
         self.fenced += len(outcomes) - len(counted)
 
     def _hand_back(self) -> None:
         """Return what was not begun."""
         if self._waiting:
-            deliveries.hand_back(self._link.connection, self._handler.name, list(self._waiting))
+            deliveries.hand_back(self._postgres.connection, self._handler.name, list(self._waiting))
             self._waiting.clear()
 
 

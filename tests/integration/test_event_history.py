@@ -1,4 +1,4 @@
-"""What people read: the story of one event, lists, fates, figures."""
+"""What people read: the story of one event, lists, fates, stats."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.envelope import new_event_id
-from workers.store import figures, stories
-from workers.store.figures import Fate
+from workers.store import event_history, stats
 from workers.store.sql import Queries
+from workers.store.stats import Fate
 
 if TYPE_CHECKING:
     from workers.store.connect import Connection
@@ -44,7 +44,7 @@ def store(connection: Connection, *, at: datetime = NOW, state: str = "accepted"
 def deliver(connection: Connection, event_id: UUID, state: str, handler: str = "acme.grant") -> None:
     """Store a delivery in some state."""
     values = {"id": event_id, "handler": handler, "state": state}
-    if state in stories.OPEN_STATES:
+    if state in event_history.OPEN_STATES:
         connection.execute(
             "INSERT INTO deliveries (event_id, handler, tenant, state, ready, lease_until, attempt, due_at, last_error)"
             " SELECT id, %(handler)s, tenant, %(state)s, false,"
@@ -75,7 +75,7 @@ def test_the_story_of_an_event_tells_arrivals_deliveries_and_failed_attempts(con
         " VALUES (%s, 'acme.grant', 1, 1, 'ValueError: no', 'Traceback …', interval '20 ms', 'host:1')",
         [event_id],
     )
-    story = stories.tell_story(connection, event_id)
+    story = event_history.read_history(connection, event_id)
     assert story is not None
     assert (story.subject, story.secret_label, story.body_bytes, list(story.notes)) == (
         "session-1",
@@ -91,15 +91,15 @@ def test_the_story_of_an_event_tells_arrivals_deliveries_and_failed_attempts(con
     }
     (failed,) = deliveries["acme.grant"].failures
     assert (failed.error, failed.duration) == ("ValueError: no", timedelta(milliseconds=20))
-    assert stories.find_event(connection, duplicate) == event_id
+    assert event_history.find_event(connection, duplicate) == event_id
 
 
 def test_a_body_is_read_byte_for_byte_and_an_unknown_event_is_none(connection: Connection) -> None:
-    assert stories.read_body(connection, store(connection)) == b"\xff\x00 exactly"
+    assert event_history.read_body(connection, store(connection)) == b"\xff\x00 exactly"
     unknown = uuid4()
-    assert stories.read_body(connection, unknown) is None
-    assert stories.tell_story(connection, unknown) is None
-    assert stories.find_event(connection, unknown) == unknown
+    assert event_history.read_body(connection, unknown) is None
+    assert event_history.read_history(connection, unknown) is None
+    assert event_history.find_event(connection, unknown) == unknown
 
 
 def test_events_are_listed_newest_first_and_narrowed(connection: Connection) -> None:
@@ -109,7 +109,7 @@ def test_events_are_listed_newest_first_and_narrowed(connection: Connection) -> 
     failed = store(connection, type="verification.failed")
 
     def listed(**narrow: Any) -> list[UUID]:
-        return [event.id for event in stories.list_events(connection, **{"limit": 10} | narrow)]
+        return [event.id for event in event_history.list_events(connection, **{"limit": 10} | narrow)]
 
     assert listed() == [failed, other, rejected, oldest]
     assert listed(limit=2) == [failed, other]
@@ -124,10 +124,12 @@ def test_deliveries_of_open_and_done_states_are_listed_together(connection: Conn
     for minutes, state in enumerate(states):
         deliver(connection, store(connection, at=NOW - timedelta(minutes=minutes)), state)
     deliver(connection, store(connection, tenant="other"), "dead", "other.run")
-    assert [it.state for it in stories.list_deliveries(connection, limit=10, states=states, tenant="acme")] == states
-    (dead,) = stories.list_deliveries(connection, limit=10, states=["dead"], handler="other.run")
+    assert [
+        it.state for it in event_history.list_deliveries(connection, limit=10, states=states, tenant="acme")
+    ] == states
+    (dead,) = event_history.list_deliveries(connection, limit=10, states=["dead"], handler="other.run")
     assert (dead.tenant, dead.last_error) == ("other", "ValueError: no")
-    assert len(stories.list_deliveries(connection, limit=3, states=states)) == 3
+    assert len(event_history.list_deliveries(connection, limit=3, states=states)) == 3
 
 
 def test_each_acknowledged_id_has_its_fate(connection: Connection) -> None:
@@ -151,7 +153,7 @@ def test_each_acknowledged_id_has_its_fate(connection: Connection) -> None:
             [duplicate, event_id],
         )
         expected[duplicate] = fate
-    assert figures.read_fates(connection, list(expected)) == expected
+    assert stats.read_fates(connection, list(expected)) == expected
 
 
 def test_the_load_of_each_tenant_with_work_is_counted(connection: Connection) -> None:
@@ -165,13 +167,13 @@ def test_the_load_of_each_tenant_with_work_is_counted(connection: Connection) ->
     ready = store(connection, tenant="b")
     connection.execute("INSERT INTO deliveries (event_id, handler, tenant) VALUES (%s, 'b.run', 'b')", [ready])
     counts = {
-        it.tenant: (it.pending, it.retrying, it.queued, it.running, it.dead) for it in figures.read_load(connection)
+        it.tenant: (it.pending, it.retrying, it.queued, it.running, it.dead) for it in stats.read_load(connection)
     }
     assert counts == {"a": (0, 0, 1, 2, 0), "b": (1, 0, 0, 0, 0), "c": (0, 1, 0, 0, 2)}
 
 
 def test_an_idle_pipeline_has_no_load(connection: Connection) -> None:
-    assert figures.read_load(connection) == []
+    assert stats.read_load(connection) == []
 
 
 def test_events_of_the_last_while_are_counted(connection: Connection) -> None:
@@ -179,8 +181,8 @@ def test_events_of_the_last_while_are_counted(connection: Connection) -> None:
     store(connection, at=now - timedelta(minutes=30))
     store(connection, at=now, state="rejected")
     minute, hour = timedelta(minutes=1), timedelta(hours=1)
-    assert (figures.count_received(connection, minute), figures.count_received(connection, hour)) == (1, 2)
-    assert (figures.count_rejected(connection, minute), figures.count_rejected(connection, hour)) == (1, 1)
+    assert (stats.count_received(connection, minute), stats.count_received(connection, hour)) == (1, 2)
+    assert (stats.count_rejected(connection, minute), stats.count_rejected(connection, hour)) == (1, 1)
 
 
 @pytest.fixture
@@ -209,8 +211,8 @@ def history(connection: Connection) -> None:
 @pytest.mark.usefixtures("history")
 def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
     narrow = {"tenant": "t7", "state": None, "type": None, "since": None, "handler": None, "most": 20}
-    bounds = {"bound": figures.BOUND, "tenants": 100}
-    lists, counts = Queries("stories.sql"), Queries("figures.sql")
+    bounds = {"bound": stats.BOUND, "tenants": 100}
+    lists, counts = Queries("event_history.sql"), Queries("stats.sql")
     by_hand = Queries("manual.sql")
     ids = [row["id"] for row in connection.execute("SELECT id FROM events LIMIT 50")]
     selection = {"event_ids": None, "tenant": "t7", "handler": None, "since": None}

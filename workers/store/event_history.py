@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from workers.store.connect import Connection
 
-_SQL: Final = Queries("stories.sql")
+_SQL: Final = Queries("event_history.sql")
 _ARRIVALS_SHOWN: Final = 100
 OPEN_STATES: Final = ("pending", "queued", "running")
 DONE_STATES: Final = ("succeeded", "dead", "cancelled")
@@ -66,7 +66,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryStory:
+class DeliveryHistory:
     """One delivery of an event, with what failed in it.
 
     Attributes:
@@ -92,7 +92,7 @@ class DeliveryStory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class EventHistory:
     """Everything about one event but its body.
 
     Attributes:
@@ -118,7 +118,7 @@ class Story:
     reject_reason: str | None
     notes: Sequence[str]
     arrivals: Sequence[Arrival] = ()
-    deliveries: Sequence[DeliveryStory] = ()
+    deliveries: Sequence[DeliveryHistory] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,18 +144,18 @@ def find_event(connection: Connection, event_id: UUID) -> UUID:
     return row["first_id"] if row else event_id
 
 
-def tell_story(connection: Connection, event_id: UUID) -> Story | None:
+def read_history(connection: Connection, event_id: UUID) -> EventHistory | None:
     """Return the whole story of one event, None if it is not stored."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         key = {"id": event_id}
-        with connection.cursor(row_factory=class_row(Story)) as cursor:
+        with connection.cursor(row_factory=class_row(EventHistory)) as cursor:
             story = cursor.execute(_SQL["read_event"], key).fetchone()
         if story is None:
             return None
         with connection.cursor(row_factory=class_row(Arrival)) as cursor:
             arrivals = cursor.execute(_SQL["read_arrivals"], key | {"most": _ARRIVALS_SHOWN}).fetchall()
-        with connection.cursor(row_factory=class_row(DeliveryStory)) as cursor:
+        with connection.cursor(row_factory=class_row(DeliveryHistory)) as cursor:
             deliveries = cursor.execute(_SQL["read_deliveries"], key).fetchall()
         with connection.cursor(row_factory=class_row(Attempt)) as cursor:
             attempts = cursor.execute(_SQL["read_attempts"], key).fetchall()

@@ -1,7 +1,7 @@
 """Figures of the moment: what became of acknowledged ids, the work of each tenant, events lately received.
 
 Guarantees: nothing scans history; counting stops at a bound, and a figure of that size means "that or more". Refuses
-nothing. Queries are in `figures.sql`.
+nothing. Queries are in `stats.sql`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from workers.store.connect import Connection
 
-_SQL: Final = Queries("figures.sql")
+_SQL: Final = Queries("stats.sql")
 BOUND: Final = 10_000
 """Where counting one tenant's deliveries stops."""
 RECEIVED_BOUND: Final = 500_000

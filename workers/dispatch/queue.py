@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from workers.admission import Message
+    from workers.dispatch.admission import Message
 
 MEANS: Final = "handlers:mean"
 """Redis hash: handler to its recent mean duration in seconds. Losing it costs a few badly filled messages."""
@@ -84,7 +84,7 @@ def pack(message: Message) -> str:
     )
 
 
-class Means:
+class HandlerDurations:
     """Recent mean durations, kept by each process and shared when they change by a fifth."""
 
     def __init__(self, redis: Redis) -> None:

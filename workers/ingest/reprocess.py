@@ -1,6 +1,6 @@
 """Parses rejected events again after a fix; a resend by the provider would be rejected or a duplicate.
 
-Guarantees: an event that is now understood is accepted with its deliveries, once; each is judged in a transaction of
+Guarantees: an event that is now understood is accepted with its deliveries, once; each is parsed in a transaction of
 its own, so that a long list may be interrupted. Refuses nothing: every event has an outcome.
 """
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from shared.envelope import Envelope, EnvelopeError, decode
 from workers.events.model import Rejected
-from workers.judging import BAD_ENVELOPE, fields_of_broken, judge_envelope, rejected
-from workers.store.rejected import judge_again, list_rejected_ids
+from workers.ingest.parsing import BAD_ENVELOPE, fields_of_broken, parse_envelope, rejected
+from workers.store.rejected import list_rejected_ids, reprocess_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
-    from workers.judging import Wanting
+    from workers.ingest.parsing import Wanting
     from workers.store.connect import Connection
     from workers.store.entry import Entry
     from workers.store.rejected import RejectedEvent, Reprocessed
@@ -34,7 +34,7 @@ def reprocess(
     reason: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[Reprocessed]:
-    """Judge rejected events again.
+    """Parse rejected events again.
 
     Args:
         connection: outside a transaction.
@@ -50,11 +50,11 @@ def reprocess(
     if reason is not None:
         ids += list_rejected_ids(connection, reason)
     for event_id in dict.fromkeys(ids):
-        yield judge_again(connection, event_id, lambda event: _judge(event, wanting), dry_run=dry_run)
+        yield reprocess_event(connection, event_id, lambda event: _parse(event, wanting), dry_run=dry_run)
 
 
-def _judge(event: RejectedEvent, wanting: Wanting) -> Entry:
-    """Judge a stored event as the drain would have; one that was no envelope keeps the id it got then."""
+def _parse(event: RejectedEvent, wanting: Wanting) -> Entry:
+    """Parse a stored event as the drain would have; one that was no envelope keeps the id it got then."""
     envelope = Envelope(
         id=event.id,
         provider=event.provider,
@@ -69,4 +69,4 @@ def _judge(event: RejectedEvent, wanting: Wanting) -> Entry:
             envelope = replace(decode(fields_of_broken(event.body)), id=event.id)
         except EnvelopeError as error:
             return rejected(envelope, Rejected(BAD_ENVELOPE, str(error)))
-    return judge_envelope(envelope, wanting)
+    return parse_envelope(envelope, wanting)

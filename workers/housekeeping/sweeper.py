@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, Final
 
+from workers.dispatch.retry import delay
 from workers.registration import Handler
-from workers.retry import delay
-from workers.store import deliveries, losses
+from workers.store import deliveries, recovery
 from workers.store.deliveries import Claimed, Outcome
 
 if TYPE_CHECKING:
@@ -35,16 +35,16 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
     3. Lost in company: uncounted, and alone from now on.
     """
     with connection.transaction():
-        expired = losses.list_expired(connection)
+        expired = recovery.list_expired(connection)
         alone = [row for row in expired if row["alone"]]
         for name in {row["handler"] for row in alone}:
             policy = handlers.get(name) or Handler(name=name, function=_unknown)
             outcomes = [_lost(row, policy) for row in alone if row["handler"] == name]
             deliveries.record(connection, name, outcomes)
-            losses.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
+            recovery.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
         company = [row for row in expired if not row["alone"]]
         if company:
-            losses.return_uncharged(connection, company, error=LOST_IN_COMPANY)
+            recovery.return_uncharged(connection, company, error=LOST_IN_COMPANY)
     return len(expired)
 
 
@@ -55,9 +55,9 @@ def return_queued(connection: Connection, *, list_named: Callable[[], Collection
         connection: outside a transaction.
         list_named: returns the (event, handler) pairs of the messages that are left; asked only if one seems late.
     """
-    if not losses.have_queued_late(connection):
+    if not recovery.have_queued_late(connection):
         return 0
-    return losses.return_queued(connection, list_named())
+    return recovery.return_queued(connection, list_named())
 
 
 def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> int:
@@ -67,7 +67,7 @@ def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, w
     )
     policy = Handler(name=handler, function=_unknown)
     with connection.transaction():
-        claimed = losses.claim_unknown(connection, handler, event_ids, worker=worker)
+        claimed = recovery.claim_unknown(connection, handler, event_ids, worker=worker)
         if claimed:
             deliveries.record(connection, handler, [_failed(one, policy, error) for one in claimed])
     return len(claimed)

@@ -13,17 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from workers.judging import judge
+from workers.ingest.inbox_reader import SUSPECT_DELIVERIES, RedisError
+from workers.ingest.parsing import parse_entry
 from workers.store.events import Counts, StoreError, answer, store_batch
-from workers.stream import SUSPECT_DELIVERIES, RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from workers.judging import Wanting
+    from workers.ingest.inbox_reader import InboxReader, Received
+    from workers.ingest.parsing import Wanting
     from workers.store.connect import Connection
     from workers.store.entry import Entry
-    from workers.stream import InboxReader, Received
 
 FIRST_READ: Final = 100
 """Entries read at first, before their size is known."""
@@ -78,7 +78,7 @@ def drain(
     1. Make sure that Postgres answers; else nothing is taken.
     2. Clear the bell: from here on a new entry rings again.
     3. Take over what dead drains left: together at first, suspects one by one.
-    4. Read, judge, store, acknowledge; after each commit call `on_stored` if it made deliveries.
+    4. Read, parse, store, acknowledge; after each commit call `on_stored` if it made deliveries.
     5. When the inbox is empty, stop. When the time is over, ring for another drain.
 
     Args:
@@ -109,7 +109,7 @@ def drain(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Entries that are ours, judged; `next_count` is how many to read after them."""
+    """Entries that are ours, parsed; `next_count` is how many to read after them."""
 
     received: Sequence[Received]
     entries: Sequence[Entry]
@@ -150,7 +150,7 @@ class _Run:
             company = {stream_id: count for stream_id, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
             suspects = [{stream_id: count} for stream_id, count in idle.items() if stream_id not in company]
             for group in (company, *suspects):
-                self.store(self._judged(self._reader.take_over(group, idle_seconds=self._idle_seconds)))
+                self.store(self._parse(self._reader.take_over(group, idle_seconds=self._idle_seconds)))
                 if self._clock() >= self._ends:
                     return False
             idle = self._reader.list_idle(idle_seconds=self._idle_seconds, count=self._most)
@@ -161,10 +161,10 @@ class _Run:
 
         The first of it is there already, or nothing if something was idle.
 
-        While Postgres stores a full batch, a thread reads and judges the next. At rest there is no thread.
+        While Postgres stores a full batch, a thread reads and parses the next. At rest there is no thread.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="inbox") as pool:
-            batch = self._judged(received, asked=asked) if received else self._next(asked)
+            batch = self._parse(received, asked=asked) if received else self._next(asked)
             while batch.received:
                 over = self._clock() >= self._ends
                 ahead = pool.submit(self._next, batch.next_count) if batch.full and not over else None
@@ -205,11 +205,12 @@ class _Run:
             raise
 
     def _next(self, count: int) -> _Batch:
-        return self._judged(self._reader.read(count), asked=count)
+        return self._parse(self._reader.read(count), asked=count)
 
-    def _judged(self, received: Sequence[Received], *, asked: int = 0) -> _Batch:
+    def _parse(self, received: Sequence[Received], *, asked: int = 0) -> _Batch:
         entries = [
-            judge(each.stream_id, each.fields, deliveries=each.deliveries, wanting=self._wanting) for each in received
+            parse_entry(each.stream_id, each.fields, deliveries=each.deliveries, wanting=self._wanting)
+            for each in received
         ]
         size = sum(len(entry.body) for entry in entries)
         fitting = READ_BYTES * len(entries) // max(size, 1)

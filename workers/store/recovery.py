@@ -1,7 +1,7 @@
 """What the sweeper finds of open work: leases that ended, messages that were lost, handlers that nobody knows.
 
 Guarantees: as in `workers.store.deliveries`; what another sweeper holds is left to it. Queries are in
-`losses.sql`.
+`recovery.sql`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from workers.store.connect import Connection
 
-_QUERIES: Final = Queries("losses.sql")
+_QUERIES: Final = Queries("recovery.sql")
 
 
 def list_expired(connection: Connection) -> list[dict[str, Any]]:

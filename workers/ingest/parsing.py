@@ -38,7 +38,7 @@ _LAST_MILLISECOND: Final = 253_402_300_799_999  # of the year 9999
 _UNKNOWN: Final = "unknown"
 
 
-def judge(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, wanting: Wanting) -> Entry:
+def parse_entry(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, wanting: Wanting) -> Entry:
     """Decide what to store of one inbox entry.
 
     1. What cannot be read as an envelope is rejected with all its fields in the body.
@@ -57,11 +57,11 @@ def judge(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, w
         return _broken(stream_id, fields, error)
     if deliveries >= POISON_DELIVERIES:
         return rejected(envelope, Rejected(POISON, f"delivered {deliveries} times"))
-    return judge_envelope(envelope, wanting)
+    return parse_envelope(envelope, wanting)
 
 
-def judge_envelope(envelope: Envelope, wanting: Wanting) -> Entry:
-    """Do step 3 of `judge`."""
+def parse_envelope(envelope: Envelope, wanting: Wanting) -> Entry:
+    """Do step 3 of `parse_entry`."""
     try:
         parsed = events.parse(envelope.provider, envelope.body, envelope.headers)
     except Rejected as rejection:

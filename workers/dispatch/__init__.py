@@ -1,0 +1,9 @@
+"""Admit, run, record: a delivery from `pending` to its outcome.
+
+- `admission`: tops the Celery queue up from Postgres, fairly.
+- `queue`: that queue, in Redis.
+- `running`: runs the deliveries of one message.
+- `delivery`, `deadline`: what a handler is given, and its timeout.
+- `outcomes`, `retry`: what comes of an attempt, and when the next one is due.
+- `release`: lets go of what an error holds.
+"""
