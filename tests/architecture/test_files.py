@@ -13,10 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared", "ingress", "workers", "deploy")
 
-LONG = 250
+LONG = 400
 JUSTIFIED: dict[str, str] = {
     "tests/": "a test file is as long as the behaviour it covers has cases",
-    "workers/store/tenants.py": "every change of the registry in one place; each function is one statement",
 }
 """Files over `LONG` lines, or folders of them, and why."""
 

@@ -1,4 +1,4 @@
-"""The figures in README.md and deploy/SCALING.md.
+"""The figures in README.md, deploy/PERFORMANCE.md and deploy/SCALING.md.
 
 Guarantees: no figure there is typed by hand; each block is replaced between its two comments, from the JSON of the last
 full run and of the last run of what grows. Where a figure was never measured, the block stays as it is.
@@ -25,7 +25,8 @@ def update_all(root: Path = ROOT) -> list[Path]:
     full, growth = report.read_json("full"), report.read_json("growth")
     grown = farthest(full, growth)
     blocks = {
-        root / "README.md": ("performance", readme_block(full, grown) if full.get("rounds") else None),
+        root / "README.md": ("performance", readme_block(full) if full.get("rounds") else None),
+        root / "deploy" / "PERFORMANCE.md": ("figures", performance_block(full, grown) if full.get("rounds") else None),
         root / "deploy" / "SCALING.md": ("figures", scaling_block(growth or full, grown)),
     }
     return [path for path, (name, block) in blocks.items() if block and replace(path, name, block)]
@@ -53,28 +54,34 @@ def farthest(full: Results, growth: Results) -> Results:
     return {"growth": sections}
 
 
-def readme_block(full: Results, grown: Results) -> str:
-    """Return the README's table, where it comes from, and what grows in a line."""
-    machine = full["machine"]
-    rows = [[row[0], row[1], row[2], row[3], f"{row[5]} / {row[6]}"] for row in report.rows_of(full)]
-    about = (
-        f"Medians of {len(full['rounds'])} rounds on {machine['cores']} cores ({machine['system']}), load average "
-        f"{machine['load']:.1f} when it began; the ratio is taken within each round, `appendfsync always` for all."
+def readme_block(full: Results) -> str:
+    """Return the README's short table and where it comes from."""
+    rows = [row[:4] for target, row in report.rows_by_target(full) if target.in_readme]
+    return f"{_about(full)}\n\n{report.markdown(rows, ('figure', 'ours', 'other', 'ratio'))}"
+
+
+def performance_block(full: Results, grown: Results) -> str:
+    """Return every figure with its bounds, why one is missed, and what grows."""
+    rows = [
+        [*row[:4], f"{row[5]} / {row[6]}", f"{row[7]}: {target.note}" if row[7] == "missed" and target.note else row[7]]
+        for target, row in report.rows_by_target(full)
+    ]
+    figures = report.markdown(rows, ("figure", "ours", "other", "ratio", "must / aim", "reached"))
+    curves = report.curve_rows(grown)
+    growth = (
+        f"\n\nCost of one at the first and the last point; the last may be at most {report.FLAT} times the first.\n\n"
+        f"{report.markdown(curves, report.CURVE_HEADINGS)}"
+        if curves
+        else ""
     )
-    table = report.markdown(rows, ("figure", "ours", "other", "ratio", "must / aim"))
-    return f"{about}\n\n{table}\n\n{growth_line(grown)}".rstrip()
+    return f"{_about(full)}\n\n{figures}{growth}"
 
 
-def growth_line(grown: Results) -> str:
-    """Return the verdicts on what grows: cost at the last point divided by the first."""
-    verdicts = []
-    for title, curve in report.everything(grown, "curves").items():
-        for name, points in curve["lines"].items():
-            if curve.get("flat") and points:
-                (first_x, first), (last_x, last) = points[0], points[-1]
-                verdicts.append(f"{name} ({title}, {first_x:,.5g} → {last_x:,.10g}) {last / first:.2f}")
+def _about(full: Results) -> str:
+    machine = full["machine"]
     return (
-        f"Cost of one at the last point ÷ the first (must ≤ {report.FLAT}): {'; '.join(verdicts)}." if verdicts else ""
+        f"Medians of {len(full['rounds'])} rounds on {machine['cores']} cores ({machine['system']}), load average "
+        f"{machine['load']:.1f} when it began. The ratio is taken within each round; `appendfsync always` for all."
     )
 
 

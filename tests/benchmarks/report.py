@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.benchmarks.processes import ROOT
-from tests.benchmarks.targets import TARGETS, middle, spread
+from tests.benchmarks.targets import TARGETS, Target, middle, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,11 @@ Results = dict[str, Any]
 
 def rows_of(results: Results) -> list[list[str]]:
     """Return the rows of the one table: figure, ours, other, ratio, spread, must, aim, verdict."""
+    return [row for _, row in rows_by_target(results)]
+
+
+def rows_by_target(results: Results) -> list[tuple[Target, list[str]]]:
+    """Return the same rows, each with its target."""
     rounds = results["rounds"]
     rows = []
     for target in TARGETS:
@@ -30,18 +35,17 @@ def rows_of(results: Results) -> list[list[str]]:
         ratio = middle(ratios)
         ours = middle([figures[target.ours] for figures in rounds if target.ours in figures])
         other = target.other and middle([figures[target.other] for figures in rounds if target.other in figures])
-        rows.append(
-            [
-                target.title,
-                f"{short(ours)} {target.unit}",
-                f"{short(other)} {target.unit}" if other else "",
-                short(ratio) if other else "",
-                f"±{spread(ratios):.0%}" if len(ratios) > 1 else "",
-                f"{'≥' if target.more_is_better else '≤'} {target.must:g}",
-                f"{target.aim:g}",
-                target.judge(ratio),
-            ]
-        )
+        row = [
+            target.title,
+            f"{short(ours)} {target.unit}",
+            f"{short(other)} {target.unit}" if other else "",
+            short(ratio) if other else "",
+            f"±{spread(ratios):.0%}" if len(ratios) > 1 else "",
+            f"{'≥' if target.more_is_better else '≤'} {target.must:g}",
+            f"{target.aim:g}",
+            target.judge(ratio),
+        ]
+        rows.append((target, row))
     return rows
 
 

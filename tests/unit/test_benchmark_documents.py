@@ -31,17 +31,19 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "README.md", tmp_path / "README.md")
-    shutil.copy(ROOT / "deploy" / "SCALING.md", tmp_path / "deploy" / "SCALING.md")
+    for name in ("PERFORMANCE.md", "SCALING.md"):
+        shutil.copy(ROOT / "deploy" / name, tmp_path / "deploy" / name)
     return tmp_path
 
 
-def test_the_readme_stays_short_with_every_figure_and_every_curve(results: Path) -> None:
+def test_the_readme_stays_short_and_the_page_on_performance_has_every_figure_and_curve(results: Path) -> None:
     report.write_json(run_of({name: section(full=True, at="2026-01-01") for name in CURVES}), "full")
-    assert documents.update_all(results) == [results / "README.md"]
-    text = (results / "README.md").read_text()
-    assert len(text.splitlines()) < 200
-    assert all(target.title in text for target in TARGETS)
-    assert "one (event by so many, 1 → 10,000,000) 1.10" in text
+    readme, performance = results / "README.md", results / "deploy" / "PERFORMANCE.md"
+    assert documents.update_all(results) == [readme, performance]
+    assert len(readme.read_text().splitlines()) < 200
+    assert all((target.title in readme.read_text()) == target.in_readme for target in TARGETS)
+    assert all(target.title in performance.read_text() for target in TARGETS)
+    assert "| event by so many: one | µs | 100 at 1 | 110 at 1e+07 | 1.10 | yes |" in performance.read_text()
 
 
 def test_writing_twice_changes_nothing(results: Path) -> None:
