@@ -1,7 +1,7 @@
-"""`python -m ingress`: read the settings, take the port, serve until SIGTERM.
+"""`python -m ingress`: read the settings, take the port, run uvicorn until SIGTERM.
 
 Guarantees: after SIGTERM or Ctrl-C nothing new is accepted, every request whose body is complete is answered, the
-inbox is flushed, and the exit code is 0. Refuses: wrong settings and a port in use, with one line and exit code 2.
+inbox is flushed, and the exit code is 0. Wrong settings and a port in use end it with one line and exit code 2.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import resource
 import signal
 import socket
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uvicorn import Config, Server
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
-import ingress.app  # noqa: F401 - here, once, and not by each process
-from ingress.direct import DirectConnection
-from ingress.fleet import STOPS, Fleet, Member, leave
 from ingress.settings import IngressSettings
 from shared.settings import SettingError, load
 from shared.telemetry import configure
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 GRACE_SECONDS: Final = 5
 """After SIGTERM, for requests whose body still arrives; complete ones are answered within a second anyway."""
@@ -27,8 +29,8 @@ GRACE_SECONDS: Final = 5
 
 def main() -> None:
     """Run the ingress."""
-    for number in STOPS:
-        signal.signal(number, leave)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     try:
         settings = load(IngressSettings)
         listening = listen(settings.host, settings.port)
@@ -41,7 +43,7 @@ def main() -> None:
         "ingress.asgi:app",
         interface="asgi3",
         loop="uvloop",
-        http=DirectConnection,
+        http="ingress.connections:Connection",
         ws="none",
         lifespan="on",
         workers=settings.workers,
@@ -52,22 +54,24 @@ def main() -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     if settings.workers > 1:
-        fleet = Fleet(lambda beat: Member(config, beat).run(sockets=[listening]), size=settings.workers)
-        if not fleet.run():
+        supervisor = Multiprocess(config, sockets=[listening])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise SystemExit(1)  # the process has said why
     else:
         Server(config).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port, when all is imported and requests can be served at once: a client never waits for a start.
+    """Take the port; `::` takes IPv4 too.
 
     Raises:
         SettingError: the address is not ours or the port is in use.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        is_everywhere = host == "::" and socket.has_dualstack_ipv6()  # uvicorn#2945
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=is_everywhere)
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]
         raise SettingError(
@@ -79,6 +83,11 @@ def allow_many_connections() -> None:
     """Raise the soft limit of open files to the hard one: it is often 1024, and a socket is a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    """End with success; uvicorn raises the signal again after its own shutdown."""
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,31 @@
-"""The application for any ASGI server: `uvicorn ingress.asgi:app --workers 4`.
+"""The application for uvicorn: `uvicorn ingress.asgi:app --http ingress.connections:Connection --workers 4`.
 
-`python -m ingress` is the way to run it; this way has uvicorn's own options, and lacks the limits of
-`ingress.connections` unless it is told `--http ingress.direct:DirectConnection`. Refuses to be imported with wrong
-settings: one line on standard error.
+`python -m ingress` is the same with the settings of this project. Wrong settings, and a start without `--http`, end the
+process with one line: without it, connections would have none of the limits of `ingress.connections`.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
-from ingress.app import Ingress
+from ingress.app import make_app
 from ingress.settings import IngressSettings
 from shared.settings import SettingError, load
 from shared.telemetry import configure
 
+
+def _stop(reason: object) -> NoReturn:
+    sys.stderr.write(f"ingress: {reason}\n")
+    raise SystemExit(3)  # 3 tells uvicorn's parent process that a restart would not help
+
+
+if "ingress.connections" not in sys.modules:  # uvicorn imports it before the application, and nothing else does
+    _stop("start uvicorn with --http ingress.connections:Connection, or run python -m ingress")
 try:
     _settings = load(IngressSettings)
 except SettingError as error:
-    sys.stderr.write(f"ingress: {error}\n")
-    raise SystemExit(3) from None  # 3 tells uvicorn's parent process that a restart would not help
+    _stop(error)
 
 configure(_settings.log_level)
-app = Ingress(_settings)
+app = make_app(_settings)

@@ -1,174 +1,235 @@
 """HTTP connections: uvicorn's protocol with the limits that it lacks.
 
-Guarantees: a client that is slow with its headers, drips empty lines, or never reads its answers loses its connection
-(uvicorn 0.54 keeps these for ever: its keep-alive timer ends at the first byte and starts at the first answer), and so
-does one that is idle for too long; headers are bounded; past the bound of connections the answer is a 503 in our form.
-On shutdown an idle connection stays open for a moment, so that a request on its way to us is answered and not reset.
-Refuses: 400, 431 and 503, as JSON.
+Each method says what uvicorn 0.54 lacks and calls `super()`; `tests/contract/test_uvicorn.py` fails when uvicorn
+changes what is relied on here. In sum: headers, trailers and everything else around a body are bounded in number,
+bytes and time; a client that does not read its answers loses its connection; `Upgrade` is ignored, as RFC 9110 7.8
+allows, and the body is read as if it were not there; a refusal is JSON.
 
 A proxy in front is still needed for what one process cannot know: limits for each address, TLS, and buffering of slow
-bodies, so that they never reach us.
+bodies, so that they never reach the ingress.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, TOO_MANY_CONNECTIONS, Refusal
-from ingress.joined import Joined
+from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, METHOD_NOT_ALLOWED, TOO_MANY_CONNECTIONS, Refusal
 
 if TYPE_CHECKING:
     import asyncio
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+    from ingress.settings import IngressSettings
+
 HEADER_BYTES: Final = 65_536
-"""Bound of the headers of one request; what arrives in one read may be above it."""
+"""Bound on what one message carries around its body: headers, trailers, chunk sizes. One read may go beyond it."""
+HEADER_FIELDS: Final = 256
+"""Bound on the header fields of one message, trailers included."""
+BYTES_PER_BODY_BYTE: Final = 16
+"""A chunk of one byte has a size line and line ends around it: so much more is allowed for each byte of a body."""
 BUSY_SECONDS: Final = 10.0
 """Added to the time for headers and body: beyond it a request is stuck, with a client that does not read its answer."""
 PIPELINED: Final = 100
-"""Bound of the requests that a client may send before it has the answer to the first of them."""
+"""Bound on the requests that a client may send before it has the answer to the first of them."""
 GOODBYE_SECONDS: Final = 0.3
 """How long an idle connection may still bring a request after shutdown has begun."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a connection must keep to; the application hands it over as `limits` of its lifespan state.
+class _RefusedError(Exception):
+    """Ends parsing with an answer; raised to the parser, which reports it to uvicorn as a request that is invalid."""
 
-    Attributes:
-        connections: bound of open connections in this process.
-        headers_seconds: from the connection, later from a request's first byte, to the end of its headers; a body has
-            as long again.
-        idle_seconds: from an answer to the first byte of the next request.
+
+class _Parser(httptools.HttpRequestParser):
+    """Reads a request that asks for an upgrade as one that does not.
+
+    llhttp stops behind the headers of such a request, and httptools reports what follows as another protocol: uvicorn
+    then drops the body or parses it as the next request (uvicorn#2722, httptools#124). Here the same head is fed again
+    without the `Upgrade` field.
     """
 
-    connections: int
-    headers_seconds: float
-    idle_seconds: float
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._connection = connection
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn gives bytes
+        """Parse; what is behind the head of an upgrade is parsed as its body."""
+        while True:
+            try:
+                super().feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._connection.head_without_upgrade() + data[upgrade.args[0] :]
+            else:
+                return
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection, with one timer that looks after it every few seconds."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept the connection, or refuse it at once if there are too many."""
-        super().connection_made(transport)
-        self._limits: Limits = self.app_state["limits"]
-        self._since = self.loop.time()
-        self._header_bytes = 0
-        self._is_leaving = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parser = _Parser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._settings: IngressSettings = self.app_state["settings"]
+        self.timeout_keep_alive = self._settings.keep_alive
         self._unanswered: deque[RequestResponseCycle] = deque()
-        self._joined = Joined(transport)
-        self._timer = self.loop.call_later(self._limits.headers_seconds, self._look)
-        if len(self.connections) > self._limits.connections:
+        self._refusal = MALFORMED_REQUEST
+        self._has_failed = False
+        self._is_leaving = False
+        self._begin_message()
+
+    # Called by the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timer: uvicorn's keep-alive timer starts with the first answer, and ends with any byte."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(self._settings.body_timeout, self._check_timeouts)
+        if len(self.connections) > self._settings.connections:
             self._refuse(TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer and the requests."""
+        """Tell all requests that their client is gone, and cancel the timers.
+
+        uvicorn tells only the request that was parsed last, and after a reset keeps its keep-alive timer, and with it
+        this connection.
+        """
         self._timer.cancel()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         self._abandon()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what arrives while headers are incomplete."""
-        if self.transport.is_closing():
+        """Bound what arrives around bodies, such as a header line without an end; uvicorn and llhttp do not."""
+        if self._has_failed or self.transport.is_closing():
             return
-        if self._is_idle():
-            if not self._header_bytes:
-                self._since = self.loop.time()
-            elif self._header_bytes > HEADER_BYTES:
-                self._refuse(HEADERS_TOO_LARGE)
-                return
-            self._header_bytes += len(data)
+        if self._is_idle() and self._is_complete and not self._around_body:
+            self._since = self.loop.time()  # the first byte of a request, or of empty lines before it
+        self._around_body += len(data)
         super().data_received(data)
+        if self._around_body > HEADER_BYTES + BYTES_PER_BODY_BYTE * self._body_bytes:
+            self._refuse(HEADERS_TOO_LARGE)
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        """Count anew."""
+        super().on_message_begin()
+        self._begin_message()
+        self._is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count fields, drop trailers (uvicorn puts them among the headers), and cut blanks that llhttp leaves."""
+        self._fields += 1
+        if self._fields > HEADER_FIELDS:
+            self._refusal = HEADERS_TOO_LARGE
+            raise _RefusedError
+        if not self._has_headers:
+            super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Start the request, or let it wait behind those that were sent before it."""
+        """Start the request, or let it wait for those that were sent before it; uvicorn queues any number."""
+        self._has_headers = True
+        if self.parser.get_method() == b"CONNECT":
+            self._refusal = METHOD_NOT_ALLOWED
+            raise _RefusedError
+        if self.parser.should_upgrade():
+            return  # the head comes again, without the upgrade
         if len(self._unanswered) >= PIPELINED:
-            raise OverflowError("too many requests wait for their answers")  # to the parser: no more is parsed
-        self._header_bytes = 0
+            raise _RefusedError
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
-        self.cycle.transport = cast("asyncio.Transport", self._joined)
         if self._is_leaving:
             self.cycle.keep_alive = False
 
-    def on_response_complete(self) -> None:
-        """Start the clock of what comes next, and the request that already waits, if one does.
+    def on_body(self, body: bytes) -> None:
+        """Tell a body from what is around it."""
+        self._around_body -= len(body)
+        self._body_bytes += len(body)
+        super().on_body(body)
 
-        It takes the place of uvicorn's own, which sets a timer for each answer and cancels it at the next request.
+    def on_message_complete(self) -> None:
+        """End the message, unless it is the head of an upgrade."""
+        if self.parser.should_upgrade():
+            return
+        self._is_complete = True
+        self._around_body = 0
+        super().on_message_complete()
+
+    # Called by uvicorn
+
+    def on_response_complete(self) -> None:
+        """Start the clock of what comes next, and read on only when no request waits.
+
+        uvicorn reads on after each answer, and parses another 256 kB of pipelined requests.
         """
         self._since = self.loop.time()
         self._unanswered.popleft()
-        self._joined.flush()
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
+        super().on_response_complete()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        if self.pipeline:  # uvicorn 0.54 resumes at each answer, and parses another 256 kB of requests
             self.flow.pause_reading()
-        else:
-            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
+        """Answer what cannot be parsed, in our form."""
         del msg
-        self._refuse(MALFORMED_REQUEST)
+        self._refuse(self._refusal)
 
     def shutdown(self) -> None:
-        """Ask the connection to end: after its answer, or after a moment without a request."""
+        """End the connection after its answer; an idle one after a moment, so that a request on its way is answered."""
         self._is_leaving = True
-        if self._is_idle():
-            self.loop.call_later(GOODBYE_SECONDS, self._leave)
-        else:
-            self.cycle.keep_alive = False
+        self.loop.call_later(GOODBYE_SECONDS if self._is_idle() else 0, super().shutdown)
+
+    # Called by this class
+
+    def head_without_upgrade(self) -> bytes:
+        """Return the head that was parsed last, without its `Upgrade` fields."""
+        lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+
+    def _begin_message(self) -> None:
+        self._is_complete = True
+        self._has_headers = False
+        self._fields = 0
+        self._around_body = 0
+        self._body_bytes = 0
 
     def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    def _leave(self) -> None:
-        if self._is_idle():
-            self.transport.close()
+        return not self._unanswered
 
     def _refuse(self, refusal: Refusal) -> None:
-        self.transport.write(refusal.raw())
+        """Answer and close: at once, or after the answers to the requests that came before."""
+        current = self.cycle if self._has_headers and not self._is_complete else None
+        earlier = [cycle for cycle in self._unanswered if cycle is not current]
+        if earlier:
+            self._has_failed = True
+            earlier[-1].keep_alive = False
+            return
+        if current is None or not current.response_started:
+            self.transport.write(refusal.raw())
         self.transport.close()
         self._abandon()
 
     def _abandon(self) -> None:
-        """Tell all requests of this connection that nobody waits any more.
-
-        uvicorn 0.54 tells only the one parsed last: one that runs before pipelined others would write to a closed
-        transport, and that is an exception.
-        """
         for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
 
-    def _look(self) -> None:
-        limits = self._limits
-        seconds = limits.headers_seconds
-        waits_for_its_next_request = (
-            self._is_idle()
-            and self.cycle is not None
-            and not self._header_bytes
-            and not self.transport.is_closing()  # else it waits for the client to read what is left of an answer
-        )
-        if waits_for_its_next_request:
-            allowed = limits.idle_seconds
-        else:
-            allowed = seconds if self._is_idle() else 2 * seconds + BUSY_SECONDS
+    def _check_timeouts(self) -> None:
+        """Abort a connection whose request takes too long.
+
+        One that waits for its next request is left to uvicorn's keep-alive timer, which runs unless a byte has come.
+        """
+        seconds = self._settings.body_timeout
+        allowed = seconds if self._is_idle() else 2 * seconds + BUSY_SECONDS
+        is_waiting = self._is_idle() and self.timeout_keep_alive_task is not None and not self.transport.is_closing()
         left = self._since + allowed - self.loop.time()
-        if left <= 0 and not waits_for_its_next_request:
+        if left <= 0 and not is_waiting:
             self.transport.abort()
             return
-        if left <= 0:
-            self.transport.close()
-        # what begins meanwhile is looked at in time, too
-        self._timer = self.loop.call_later(max(min(left, seconds), 1.0), self._look)
+        self._timer = self.loop.call_later(max(min(left, seconds), 1.0), self._check_timeouts)

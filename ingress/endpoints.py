@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 NEVER: Final = float("inf")
+TRIED_SECRETS: Final = 100
+"""How many secrets are tried before `SECRETS_KEY` is taken for a wrong one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class Endpoint:
     """One enabled endpoint, ready to verify.
 
     Attributes:
@@ -62,28 +64,33 @@ class Endpoints:
     def __init__(self, cipher: Cipher) -> None:
         self._cipher = cipher
         self._fields: Mapping[bytes, bytes] = {}
-        self._doors: dict[str, Door | Refusal] = {}
+        self._opened: dict[str, Endpoint | Refusal] = {}
         self.version: str | None = None
         """Of the snapshot; None until one was loaded."""
+        self.opens_nothing = False
+        """Whether the snapshot has secrets, and `SECRETS_KEY` opens none of them."""
 
     def replace(self, fields: Mapping[bytes, bytes]) -> None:
         """Take over the fields of the registry's hash; without a version among them it is no registry, and ignored."""
         version = fields.get(VERSION_FIELD.encode())
         if version is None:
             return
-        # Doors of unchanged fields stay: opening all of 10,000 again took a second of CPU behind each change of one.
+        # Endpoints of unchanged fields stay: opening all of 10,000 again took a second of CPU after each change of one.
         before = self._fields
-        self._doors = {
-            name: door
-            for name, door in self._doors.items()
+        self._opened = {
+            name: endpoint
+            for name, endpoint in self._opened.items()
             if fields.get(field := name.encode("utf-8", "replace")) == before[field]
         }
         self._fields, self.version = fields, version.decode("ascii", "replace")
         log.info("the registry has %d endpoints at version %s", len(fields) - 1, self.version)
+        self.opens_nothing = self._opens_nothing()
+        if self.opens_nothing:
+            log.error("SECRETS_KEY opens no secret of the registry: use the key that the secrets were added with")
 
-    def find(self, name: str) -> Door | Refusal:
+    def find(self, name: str) -> Endpoint | Refusal:
         """Return the endpoint called `provider/tenant` (a name with one slash), or why there is none."""
-        known = self._doors.get(name)
+        known = self._opened.get(name)
         if known is not None:
             return known
         if self.version is None:
@@ -92,32 +99,50 @@ class Endpoints:
         value = self._fields.get(field)
         if value is None:
             return UNKNOWN_ENDPOINT  # not remembered: callers could fill the memory with names they make up
-        door = self._doors[name] = self._open(field, value)
-        return door
+        endpoint = self._opened[name] = self._open(field, value)
+        return endpoint
 
-    def _open(self, field: bytes, value: bytes) -> Door | Refusal:
+    def _opens_nothing(self) -> bool:
+        failures = 0
+        for field, value in self._fields.items():
+            try:
+                secrets = decode(field, value).secrets if field != VERSION_FIELD.encode() else ()
+            except RegistryError:
+                continue
+            for secret in secrets:
+                try:
+                    self._cipher.decrypt(secret)
+                except RegistryError:
+                    failures += 1
+                else:
+                    return False
+            if failures >= TRIED_SECRETS:
+                break
+        return failures > 0
+
+    def _open(self, field: bytes, value: bytes) -> Endpoint | Refusal:
         """Decode and decrypt one endpoint; called once for each state of it."""
         try:
-            endpoint = decode(field, value)
-            if not endpoint.enabled:
+            described = decode(field, value)
+            if not described.enabled:
                 return UNKNOWN_ENDPOINT
-            scheme = find(endpoint.scheme)
+            scheme = find(described.scheme)
         except (RegistryError, UnknownSchemeError) as error:
             log.error("%s", error, extra={"code": ENDPOINT_UNREADABLE.code})  # noqa: TRY400 the text says it all
             return ENDPOINT_UNREADABLE
         keys: list[Key] = []
         unreadable_until = 0.0
-        for secret in endpoint.secrets:
+        for secret in described.secrets:
             expires_at = _expiry(secret)
             try:
                 keys.append(self._key(scheme, secret, expires_at))
             except RegistryError as error:
                 unreadable_until = max(unreadable_until, expires_at)
-                about = {"code": ENDPOINT_UNREADABLE.code, "provider": endpoint.provider, "tenant": endpoint.tenant}
+                about = {"code": ENDPOINT_UNREADABLE.code, "provider": described.provider, "tenant": described.tenant}
                 log.error("%s", error, extra=about)  # noqa: TRY400 the text says it all
-        return Door(
-            provider=endpoint.provider,
-            tenant=endpoint.tenant,
+        return Endpoint(
+            provider=described.provider,
+            tenant=described.tenant,
             scheme=scheme,
             keys=tuple(keys),
             unreadable_until=unreadable_until,

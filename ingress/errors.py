@@ -1,7 +1,7 @@
 """Every answer but 200, as one closed family: a status, a code, a sentence.
 
-Guarantees: each is JSON, `{"error": {"code": ..., "message": ...}}`; the code is what logs and metrics call it too.
-Refuses: telling a caller anything about our insides.
+Guarantees: each is JSON, `{"error": {"code": ..., "message": ...}}`; logs and metrics use the same code; no answer
+tells a caller anything about the inside.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ class Refusal:
         object.__setattr__(self, "_starts", (closes if self.closes else keeps, closes))
 
     async def start(self, send: Send) -> None:
-        """Send everything but the end of an answer behind which the connection will close."""
+        """Send everything but the end of an answer after which the connection closes."""
         await send(self._starts[True])
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
 
     async def answer(self, send: Send, *, close: bool = False) -> None:
-        """Send the answer; `close` ends the connection behind it."""
+        """Send the answer; `close` ends the connection after it."""
         await send(self._starts[close])
         await send({"type": "http.response.body", "body": self.body})
 
-    def raw(self, *, more: bytes = b"", close: bool = True) -> bytes:
-        """Return the answer as it stands on the wire, with more header lines, for where no ASGI request exists."""
-        lines = more + b"".join(b"%b: %b\r\n" % header for header in self._starts[close]["headers"])
+    def raw(self) -> bytes:
+        """Return the answer as it stands on the wire, for where no ASGI request exists; it closes the connection."""
+        lines = b"".join(b"%b: %b\r\n" % header for header in self._starts[True]["headers"])
         phrase = HTTPStatus(self.status).phrase.encode()
         return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (self.status, phrase, lines, self.body)
 
@@ -117,6 +117,13 @@ ENDPOINT_UNREADABLE: Final = Refusal(
     code="endpoint_unreadable",
     message="The endpoint's configuration cannot be read by this server; send the event again later.",
     headers=_RETRY,
+)
+TOO_BUSY: Final = Refusal(
+    status=503,
+    code="too_busy",
+    message="Too many bodies are on their way; send the event again later.",
+    headers=_RETRY,
+    closes=True,
 )
 TOO_MANY_CONNECTIONS: Final = Refusal(
     status=503,

@@ -1,4 +1,4 @@
-"""`/livez`: the process runs its loop. `/readyz`: Redis answers and a registry is loaded.
+"""`/livez`: the process runs its loop. `/readyz`: Redis answers, and a registry is loaded that can be read.
 
 A full Redis does not make the ingress unready: taking it out of a load balancer would turn 503 with `Retry-After`
 into an error of the balancer's own.
@@ -6,7 +6,7 @@ into an error of the balancer's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from ingress.endpoints import Endpoints
     from ingress.metrics import Counts
-
-
-PATHS: Final = frozenset({"/livez", "/readyz"})
 
 
 def routes(*, endpoints: Endpoints, counts: Counts) -> list[Route]:
@@ -34,6 +31,8 @@ def routes(*, endpoints: Endpoints, counts: Counts) -> list[Route]:
             reasons.append("redis_away")
         if endpoints.version is None:
             reasons.append("no_registry")
+        if endpoints.opens_nothing:
+            reasons.append("wrong_secrets_key")
         if reasons:
             return JSONResponse({"status": "not_ready", "reasons": reasons}, status_code=503)
         return JSONResponse({"status": "ready", "registry_version": endpoints.version})

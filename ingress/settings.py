@@ -71,6 +71,12 @@ class IngressSettings(SharedSettings):
         integer(at_least=1),
         "bytes that may wait for Redis in one worker; beyond it 503",
     )
+    bodies_bytes: int = setting(
+        "INGRESS_BODIES_BYTES",
+        "67108864",
+        integer(at_least=1_048_576),
+        "bytes that unfinished bodies may hold in one worker, a quarter kept for those up to 64 KiB; beyond it 503",
+    )
     inbox_timeout: float = setting(
         "INBOX_TIMEOUT", "0.8", under_a_second, "time in which Redis must confirm an event, seconds, below 1"
     )

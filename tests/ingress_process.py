@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -83,6 +84,20 @@ def until_closed(connection: socket.socket) -> bytes:
     while chunk := connection.recv(65_536):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """Return the next response: its head, and as many bytes as its `content-length` says."""
+    received = b""
+    while not (match := re.search(rb"\r\ncontent-length: (\d+)\r\n(?:.*\r\n)?\r\n", received, re.DOTALL)):
+        chunk = connection.recv(65_536)
+        assert chunk, received
+        received += chunk
+    while len(received) < match.end() + int(match[1]):
+        chunk = connection.recv(65_536)
+        assert chunk, received
+        received += chunk
+    return received
 
 
 def request(body: bytes, *, path: str = PATH, secret: bytes = SECRET, extra: str = "") -> bytes:

@@ -313,9 +313,9 @@ def _path(*folders: Path) -> str:
 
 
 def _works(process: psutil.Process) -> bool:
-    """Say whether a child is one that works, not a zombie."""
+    """Return whether a child does the service's work: not a zombie, nor multiprocessing's resource tracker."""
     with suppress(psutil.Error):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline())
     return False
 
 

@@ -18,6 +18,7 @@ from tests.ingress_process import (
     inbox,
     own_valkey,
     publish,
+    read_answer,
     request,
     serving,
     wait_for,
@@ -131,7 +132,7 @@ def test_beyond_the_high_water_events_are_503_while_celery_can_still_write(valke
         with ingress.connect() as connection:
             for _ in range(2):  # one that arrives whole, and the connection goes on behind it
                 connection.sendall(request(b"{}"))
-                answer = connection.recv(65_536)
+                answer = read_answer(connection)
                 assert answer.startswith(b"HTTP/1.1 503")
                 assert b"retry-after: 5\r\n" in answer
         assert client.lpush(INGEST_QUEUE, "Celery's own") >= 1

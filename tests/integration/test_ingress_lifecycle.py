@@ -28,6 +28,7 @@ from tests.ingress_process import (
     inbox,
     own_valkey,
     publish,
+    read_answer,
     request,
     serving,
     wait_for,
@@ -115,7 +116,7 @@ def test_a_stop_waits_for_a_body_that_is_on_its_way(valkey: Valkey) -> None:
         ingress.popen.terminate()
         wait_for(lambda: "Shutting down" in ingress.log.read_text(), seconds=5)
         connection.sendall(whole[-5:])
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
         assert ingress.popen.wait(10) == 0
     assert inbox(valkey.url)[-1].body == b"the rest comes after SIGTERM"
 
@@ -162,7 +163,7 @@ def test_metrics_are_told_on_a_port_of_their_own(valkey: Valkey) -> None:
                 ingress.talk(request(b"{}", path=path, secret=secret, extra=f"{extra}connection: close\r\n"))
             with ingress.connect() as connection:
                 connection.sendall(request(b"{}", path=path, secret=secret))
-                assert connection.recv(65_536).startswith(b"HTTP/1.1 40")
+                assert read_answer(connection).startswith(b"HTTP/1.1 40")
         told = figures(port)
         assert told["ingress_requests_total[accepted]"] == 3
         assert told["ingress_requests_total[missing_signature]"] == 1
@@ -229,14 +230,30 @@ def test_a_port_in_use_is_one_line_and_exit_code_2(valkey: Valkey) -> None:
     )
 
 
-def test_plain_uvicorn_runs_it_too(valkey: Valkey) -> None:
+UVICORN = [sys.executable, "-m", "uvicorn", "ingress.asgi:app", "--workers", "2"]
+
+
+def test_plain_uvicorn_runs_it_with_every_limit(valkey: Valkey) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "ingress.asgi:app", "--port", str(port), "--workers", "2"]
+    command = [*UVICORN, "--http", "ingress.connections:Connection", "--port", str(port)]
     with subprocess.Popen(command, env=environment(valkey.url, {}), stderr=subprocess.DEVNULL) as popen:
         try:
             ingress = Process(port=port, popen=popen, log=__file__)  # type: ignore[arg-type]
             wait_for(lambda: answers(ingress, "/readyz"), seconds=20)
             assert ingress.post().status_code == 200
+            many = "".join(f"x-{number}: 1\r\n" for number in range(300))
+            assert ingress.talk(request(b"{}", extra=many)).startswith(b"HTTP/1.1 431")
         finally:
             popen.terminate()
     assert popen.returncode == 0
+
+
+def test_plain_uvicorn_without_our_connections_does_not_start(valkey: Valkey) -> None:
+    command = [*UVICORN, "--port", str(free_port())]
+    ended = subprocess.run(
+        command, env=environment(valkey.url, {}), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (
+        "ingress: start uvicorn with --http ingress.connections:Connection, or run python -m ingress\n" in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr

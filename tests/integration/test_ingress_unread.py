@@ -16,6 +16,7 @@ from tests.ingress_process import (
     endpoint,
     own_valkey,
     publish,
+    read_answer,
     request,
     serving,
     until_closed,
@@ -113,7 +114,7 @@ def test_connections_that_are_reset_leave_nothing(ingress: Process) -> None:
         for _ in range(count):
             with ingress.connect() as connection:
                 connection.sendall(request(b"{}"))
-                assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+                assert read_answer(connection).startswith(b"HTTP/1.1 200")
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close is a reset
 
     process = psutil.Process(ingress.popen.pid)

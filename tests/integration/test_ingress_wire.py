@@ -23,6 +23,7 @@ from tests.ingress_process import (
     inbox,
     own_valkey,
     publish,
+    read_answer,
     request,
     serving,
     until_closed,
@@ -48,6 +49,7 @@ class Between:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         self.change: Callable[[bytes], Pieces] = lambda chunk: [chunk]
+        self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -59,6 +61,7 @@ class Between:
                 client, _ = self._server.accept()
             except OSError:
                 return
+            self.connections += 1
             redis = socket.create_connection(("127.0.0.1", self._redis_port))
             for one in (client, redis):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -168,6 +171,44 @@ def test_what_is_no_confirmation_is_503_and_the_next_event_flows(
     wait_for(lambda: posted(ingress, b"confirmed again") == [200], seconds=5)
 
 
+def test_in_one_round_trip_each_event_gets_its_own_reply(place: tuple[Process, Between], valkey: Valkey) -> None:
+    ingress, between = place
+    assert posted(ingress, b"warm") == [200]
+    batches: list[int] = []
+
+    def refuse_the_first(chunk: bytes) -> Pieces:
+        batches.append(chunk.count(b"$"))
+        if len(batches) == 1:
+            time.sleep(0.2)  # meanwhile the others collect for the next round trip
+            return [chunk]
+        first, second = chunk.index(b"$"), chunk.index(b"$", 1)
+        return [chunk[:first] + b"-OOM for this one only\r\n" + chunk[second:]] if batches[-1] > 2 else [chunk]
+
+    bodies = [b"own reply %d" % number for number in range(8)]
+    with changing(between, refuse_the_first), ThreadPoolExecutor(len(bodies)) as pool:
+        statuses = dict(zip(bodies, (it.status_code for it in pool.map(ingress.post, bodies)), strict=True))
+    assert batches[1] > 2
+    in_order = [body for body in stored(valkey) if body in statuses]
+    assert [statuses[body] for body in in_order][batches[0] : batches[0] + batches[1]] == [503] + [200] * (
+        batches[1] - 1
+    )
+
+
+@pytest.mark.parametrize("error", ["READONLY replica", "NOAUTH Authentication required.", "MASTERDOWN", "CLUSTERDOWN"])
+def test_what_redis_has_become_ends_the_connection_and_what_was_sent_does_not(
+    place: tuple[Process, Between], error: str
+) -> None:
+    ingress, between = place
+    for reply, reconnects in ((b"-OOM full\r\n", 0), (f"-{error}\r\n".encode(), 1)):
+        wait_for(lambda: posted(ingress, b"in order") == [200], seconds=5)
+        wait_for(lambda: answers(ingress, "/readyz"), seconds=5)
+        before = between.connections
+        with changing(between, lambda chunk, reply=reply: [reply * (chunk.count(b"$") + chunk.count(b":"))]):  # type: ignore[misc]
+            assert posted(ingress, b"refused") == [503]
+        assert posted(ingress, b"taken") == [200]
+        assert between.connections - before == reconnects
+
+
 def test_a_reply_that_never_comes_is_503_within_a_second(place: tuple[Process, Between]) -> None:
     ingress, between = place
     with changing(between, lambda _: []):
@@ -188,20 +229,20 @@ def test_every_event_is_followed_by_a_bell(place: tuple[Process, Between], valke
         for _ in range(30):
             client.delete(INGEST_QUEUE, BELL)
             connection.sendall(request(b"1"))
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200")
             client.delete(INGEST_QUEUE, BELL)  # a drain that looks between the two
             connection.sendall(request(b"2"))
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200")
             wait_for(lambda: client.llen(INGEST_QUEUE) >= 1, seconds=5)
 
 
 def test_a_stop_rings_for_the_last_event(valkey: Valkey) -> None:
     with serving(valkey.url) as ingress, valkey.client() as client, ingress.connect() as connection:
         connection.sendall(request(b"the last but one"))
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
         client.delete(INGEST_QUEUE, BELL)
         connection.sendall(request(b"the last"))
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
         assert ingress.stop() == 0
         assert client.llen(INGEST_QUEUE) == 1
 
@@ -235,7 +276,9 @@ def test_a_request_in_two_pieces_is_answered_like_one_in_one(
 
 
 @pytest.mark.parametrize("secret", [SECRET, b"another one"], ids=["accepted", "refused"])
-def test_both_ways_answer_alike(place: tuple[Process, Between], secret: bytes) -> None:
+def test_a_request_that_expects_100_continue_is_answered_like_any_other(
+    place: tuple[Process, Between], secret: bytes
+) -> None:
     ingress, _ = place
     heads = []
     for extra in ("", "expect: 100-continue\r\n"):
@@ -250,7 +293,7 @@ def test_both_ways_answer_alike(place: tuple[Process, Between], secret: bytes) -
     assert heads[0] == heads[1]
 
 
-def test_pipelined_requests_mix_both_ways_in_order(place: tuple[Process, Between], valkey: Valkey) -> None:
+def test_pipelined_requests_are_answered_in_order(place: tuple[Process, Between], valkey: Valkey) -> None:
     ingress, _ = place
     forged = request(b"forged", secret=b"another one")
     several = b"".join(request(b"%d in a row" % number) + forged for number in range(5))

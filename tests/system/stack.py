@@ -179,7 +179,7 @@ class Stack:
 
     def children(self, name: str) -> list[psutil.Process]:
         """Return the processes that a service's main process has started: pool children, ingress workers, backends."""
-        return list(self.main(name).children())
+        return [child for child in self.main(name).children() if "resource_tracker" not in " ".join(child.cmdline())]
 
     def successor(self, name: str, former: psutil.Process, *, seconds: float = 30.0) -> psutil.Process:
         """Wait until the supervisor has started a service again; return its new main process."""

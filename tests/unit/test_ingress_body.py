@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ingress.body import GONE, Reader
-from ingress.errors import BODY_TIMEOUT, BODY_TOO_LARGE
+from ingress.body import GONE, BodyReader
+from ingress.errors import BODY_TIMEOUT, BODY_TOO_LARGE, TOO_BUSY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from starlette.types import Message, Receive
 
 
@@ -32,7 +34,7 @@ def part(body: bytes, *, more: bool = False) -> Message:
 
 
 def read(receive: Receive, *headers: tuple[bytes, bytes], max_bytes: int = 10, seconds: float = 60) -> object:
-    return asyncio.run(Reader(max_bytes=max_bytes, seconds=seconds).read(receive, headers))
+    return asyncio.run(BodyReader(max_bytes=max_bytes, seconds=seconds, budget=2**20).read(receive, headers))
 
 
 def test_parts_are_joined() -> None:
@@ -71,7 +73,7 @@ def test_a_client_that_leaves_is_gone() -> None:
 
 def test_a_late_reader_does_not_harm_the_others() -> None:
     async def both() -> tuple[object, object, int]:
-        reader = Reader(max_bytes=10, seconds=0.01)
+        reader = BodyReader(max_bytes=10, seconds=0.01, budget=2**20)
         late = asyncio.create_task(reader.read(receiving(), ()))
         results = (await late, await reader.read(receiving(part(b"x")), ()))
         return *results, late.cancelling()
@@ -81,7 +83,7 @@ def test_a_late_reader_does_not_harm_the_others() -> None:
 
 def test_a_cancellation_from_outside_is_passed_on() -> None:
     async def cancelled() -> bool:
-        task = asyncio.create_task(Reader(max_bytes=10, seconds=60).read(receiving(), ()))
+        task = asyncio.create_task(BodyReader(max_bytes=10, seconds=60, budget=2**20).read(receiving(), ()))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -92,8 +94,92 @@ def test_a_cancellation_from_outside_is_passed_on() -> None:
 
 def test_discarding_tells_whether_the_end_was_reached() -> None:
     async def discard(*messages: Message) -> bool:
-        return await Reader(max_bytes=10, seconds=0.01).discard(receiving(*messages))
+        return await BodyReader(max_bytes=10, seconds=0.01, budget=2**20).discard(receiving(*messages))
 
     assert asyncio.run(discard(part(b"abc", more=True), part(b"d")))
     assert not asyncio.run(discard(part(b"abc", more=True)))
     assert not asyncio.run(discard(part(b"x" * 11)))
+
+
+KB = 1024
+
+
+class Upload:
+    """A body that arrives when it is told to."""
+
+    def __init__(self, reader: BodyReader) -> None:
+        self._parts: asyncio.Queue[Message] = asyncio.Queue()
+        self.task = asyncio.create_task(reader.read(self._parts.get, ()))
+
+    async def send(self, size: int, *, more: bool = True) -> None:
+        self._parts.put_nowait(part(b"x" * size, more=more))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    @property
+    def refusal(self) -> object:
+        return self.task.result() if self.task.done() else None
+
+
+def with_budget(case: Callable[[BodyReader], Coroutine[None, None, None]], budget: int = 1000 * KB) -> None:
+    async def run() -> None:
+        await case(BodyReader(max_bytes=1000 * KB, seconds=60, budget=budget))
+
+    asyncio.run(run())
+
+
+def test_beyond_the_budget_the_body_that_has_held_most_for_longest_goes() -> None:
+    async def case(reader: BodyReader) -> None:
+        stalled = Upload(reader)
+        await stalled.send(500 * KB)
+        await asyncio.sleep(0.01)
+        young = Upload(reader)
+        await young.send(200 * KB)
+        assert stalled.refusal is None
+        await young.send(100 * KB)
+        assert stalled.refusal is TOO_BUSY
+        await young.send(300 * KB, more=False)
+        assert len(await young.task) == 600 * KB
+
+    with_budget(case)
+
+
+def test_a_quarter_of_the_budget_is_left_for_small_bodies() -> None:
+    async def case(reader: BodyReader) -> None:
+        large = [Upload(reader) for _ in range(7)]
+        for each in large:
+            await each.send(100 * KB)
+        assert not any(each.refusal for each in large)  # 700 of 750 KB
+        small = [Upload(reader) for _ in range(4)]
+        for each in small:
+            await each.send(64 * KB)
+        assert not any(each.refusal for each in [*small, *large])
+        await large[0].send(60 * KB)
+        assert sum(each.refusal is TOO_BUSY for each in large) == 1
+        assert not any(each.refusal for each in small)
+
+    with_budget(case)
+
+
+def test_a_body_that_is_read_gives_its_part_of_the_budget_back() -> None:
+    async def case(reader: BodyReader) -> None:
+        for _ in range(10):
+            one = Upload(reader)
+            await one.send(300 * KB)
+            await one.send(0, more=False)
+            assert len(await one.task) == 300 * KB  # type: ignore[arg-type]
+        gone = Upload(reader)
+        await gone.send(300 * KB)
+        gone.task.cancel()
+        await asyncio.wait([gone.task])
+        late = Upload(reader)
+        await late.send(700 * KB)
+        assert late.refusal is None
+
+    with_budget(case)
+
+
+def test_the_longest_allowed_body_is_taken_in_parts_and_one_byte_more_is_not() -> None:
+    for extra, expected in ((0, True), (1, False)):
+        result = read(receiving(part(b"x" * 6, more=True), part(b"x" * (4 + extra))))
+        assert (result == b"x" * 10) is expected

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.fernet import Fernet
 
-from ingress.endpoints import Door, Endpoints
+from ingress import endpoints as known
+from ingress.endpoints import Endpoints
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import moveris
 from shared.registry import Cipher, Endpoint, Secret, encode, field_of
@@ -30,9 +31,9 @@ def snapshot(*secrets: Secret, enabled: bool = True, scheme: str = "moveris") ->
     return endpoints
 
 
-def door(endpoints: Endpoints) -> Door:
+def found_in(endpoints: Endpoints) -> known.Endpoint:
     found = endpoints.find("moveris/acme")
-    assert isinstance(found, Door)
+    assert isinstance(found, known.Endpoint)
     return found
 
 
@@ -41,7 +42,7 @@ def test_before_a_registry_was_loaded_nothing_is_unknown() -> None:
 
 
 def test_an_endpoint_is_found_with_its_keys_in_clear() -> None:
-    found = door(snapshot(secret("a"), secret("b")))
+    found = found_in(snapshot(secret("a"), secret("b")))
     assert (found.provider, found.tenant, found.scheme) == ("moveris", "acme", moveris)
     assert [(key.label, key.secret) for key in found.alive(0)] == [("a", b"a"), ("b", b"b")]
 
@@ -56,7 +57,7 @@ def test_a_disabled_endpoint_is_unknown() -> None:
 
 
 def test_an_expired_key_is_not_alive() -> None:
-    found = door(snapshot(secret("old", expires_at=NOW), secret("new", expires_at=NOW + timedelta(hours=1))))
+    found = found_in(snapshot(secret("old", expires_at=NOW), secret("new", expires_at=NOW + timedelta(hours=1))))
     assert [key.label for key in found.alive(NOW.timestamp() - 1)] == ["old", "new"]
     assert [key.label for key in found.alive(NOW.timestamp())] == ["new"]
 
@@ -64,7 +65,7 @@ def test_an_expired_key_is_not_alive() -> None:
 def test_a_secret_that_cannot_be_decrypted_is_remembered_until_it_expires(caplog: pytest.LogCaptureFixture) -> None:
     endpoints = snapshot(secret("ours"), secret("foreign", expires_at=NOW, cipher=OTHER_CIPHER))
     with caplog.at_level(logging.ERROR):
-        found = [door(endpoints) for _ in range(3)]
+        found = [found_in(endpoints) for _ in range(3)]
     assert found[0].unreadable_until == NOW.timestamp()
     assert [key.label for key in found[0].keys] == ["ours"]
     assert [record.__dict__["code"] for record in caplog.records] == ["endpoint_unreadable"], "logged once"
@@ -89,7 +90,7 @@ def test_a_vanished_registry_replaces_nothing() -> None:
 
 def test_a_new_version_replaces_the_whole() -> None:
     endpoints = snapshot(secret("a"))
-    door(endpoints)
+    found_in(endpoints)
     endpoints.replace({b"version": b"8"})
     assert endpoints.version == "8"
     assert endpoints.find("moveris/acme") is UNKNOWN_ENDPOINT
@@ -108,7 +109,7 @@ def test_only_what_has_changed_is_opened_again() -> None:
     assert endpoints.find("moveris/stays") is doors["stays"]
     assert endpoints.find("moveris/goes") is UNKNOWN_ENDPOINT
     changed = endpoints.find("moveris/changes")
-    assert isinstance(changed, Door)
+    assert isinstance(changed, known.Endpoint)
     assert [key.label for key in changed.keys] == ["c"]
 
 
@@ -120,4 +121,15 @@ def test_ten_thousand_endpoints_are_taken_over_without_holding_the_loop() -> Non
     started = time.thread_time()
     endpoints.replace(fields)
     assert time.thread_time() - started < 0.01
-    assert isinstance(endpoints.find("moveris/t9999"), Door)
+    assert isinstance(endpoints.find("moveris/t9999"), known.Endpoint)
+
+
+def test_a_registry_of_which_no_secret_opens_is_told_from_one_with_a_bad_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = Cipher([Fernet.generate_key().decode()])
+    assert not snapshot().opens_nothing
+    assert not snapshot(secret("a", cipher=other), secret("b")).opens_nothing
+    assert "opens no secret" not in caplog.text
+    assert snapshot(secret("a", cipher=other), secret("b", cipher=other)).opens_nothing
+    assert "SECRETS_KEY opens no secret of the registry" in caplog.text

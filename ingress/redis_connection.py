@@ -4,8 +4,8 @@ redis-py makes the connection, for it knows URLs, TLS, users and databases, and 
 `read_response` is a coroutine for each reply, and costs more than all the rest of an event. Here a chunk of bytes
 becomes all the replies in it.
 
-Guarantees: replies are handed over in the order of the commands, and after `lose` none comes any more. Refuses: what is
-no Redis protocol, by losing the connection.
+Guarantees: replies are handed over in the order of the commands, and none after `on_lost`. What is no Redis protocol
+ends the connection.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _NOTHING: Final = object()
 
 
-class Link(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """A connection that somebody else has opened.
 
     Attributes:
@@ -34,19 +34,23 @@ class Link(asyncio.Protocol):
     """
 
     def __init__(
-        self, writer: asyncio.StreamWriter, *, take: Callable[[list[object]], None], lose: Callable[[Exception], None]
+        self,
+        writer: asyncio.StreamWriter,
+        *,
+        on_replies: Callable[[list[object]], None],
+        on_lost: Callable[[Exception], None],
     ) -> None:
         """Take the connection over.
 
         Args:
             writer: of the connection; kept, because it closes the connection when it is forgotten.
-            take: called with the replies that have arrived, errors of Redis as `hiredis.ReplyError`.
-            lose: called once with the reason when the connection is lost, but not when it was closed by us.
+            on_replies: called with the replies that have arrived, errors of Redis as `hiredis.ReplyError`.
+            on_lost: called once with the reason when the connection is lost, but not when it was closed by us.
         """
         self._writer = writer
         self._transport = cast("asyncio.Transport", writer.transport)
-        self._take = take
-        self._lose = lose
+        self._on_replies = on_replies
+        self._on_lost = on_lost
         self._reader = Reader(notEnoughData=_NOTHING)
         self.is_open = not self._transport.is_closing()
         self._transport.set_protocol(self)
@@ -74,10 +78,10 @@ class Link(asyncio.Protocol):
             self._end(error)
         else:
             if replies:
-                self._take(replies)
+                self._on_replies(replies)
 
     def eof_received(self) -> None:
-        """Part at once: what is written from here on would be lost."""
+        """Close at once: what is written from here on would be lost."""
         self._end(ConnectionResetError("Redis closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -87,7 +91,7 @@ class Link(asyncio.Protocol):
     def _end(self, reason: Exception) -> None:
         if self.is_open:
             self.close()
-            self._lose(reason)
+            self._on_lost(reason)
 
 
 def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
@@ -107,9 +111,9 @@ def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
     return pool
 
 
-async def open_link(
-    pool: ConnectionPool, *, take: Callable[[list[object]], None], lose: Callable[[Exception], None]
-) -> Link:
+async def connect(
+    pool: ConnectionPool, *, on_replies: Callable[[list[object]], None], on_lost: Callable[[Exception], None]
+) -> RedisConnection:
     """Connect, log in, choose the database, and take the connection over.
 
     Raises:
@@ -126,4 +130,4 @@ async def open_link(
     if writer is None:
         raise ConnectionResetError("Redis closed the connection")
     connection._reader = connection._writer = None  # noqa: SLF001 the same: else it closes it when it is forgotten
-    return Link(writer, take=take, lose=lose)
+    return RedisConnection(writer, on_replies=on_replies, on_lost=on_lost)

@@ -1,0 +1,233 @@
+"""`POST /webhooks/{provider}/{tenant}`: one request, four steps.
+
+1. Find the endpoint, in memory.
+2. Read the body, under hard limits.
+3. Verify the signature.
+4. Append to the inbox, and answer 200 when Redis has confirmed it.
+
+Guarantees: 200 means that the inbox has the event; nothing is stored for any other answer but 503, after which it may
+be. What a provider asks before it sends (`ingress.schemes.handshakes`) is answered and stored nowhere. These are plain
+ASGI applications, without Request and Response objects: those cost as much as everything here together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from ingress.errors import (
+    BODY_TIMEOUT,
+    ENDPOINT_UNREADABLE,
+    INBOX_UNAVAILABLE,
+    INVALID_SIGNATURE,
+    METHOD_NOT_ALLOWED,
+    MISSING_SIGNATURE,
+    STALE_SIGNATURE,
+    UNKNOWN_ENDPOINT,
+    WRONG_VERIFY_TOKEN,
+    Refusal,
+    json_headers,
+)
+from ingress.metrics import ACCEPTED, HANDSHAKES
+from ingress.schemes import unsigned
+from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
+from ingress.schemes.verdict import Handshake, Wrong
+from shared.envelope import SIGNED_ID, Envelope, keep, new_event_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ingress.body import BodyReader, Gone
+    from ingress.endpoints import Endpoint, Endpoints
+    from ingress.errors import Header
+    from ingress.inbox import Inbox
+    from ingress.metrics import Counts
+    from ingress.refusals import RefusalLog
+
+_REFUSALS: Final = {
+    Wrong.MISSING: MISSING_SIGNATURE,
+    Wrong.INVALID: INVALID_SIGNATURE,
+    Wrong.STALE: STALE_SIGNATURE,
+    Wrong.NO_PATH: UNKNOWN_ENDPOINT,
+}
+_ACCEPTED: Final[Message] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}')),
+}
+_PLAIN_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
+_NOT_ALLOWED: Final = 405
+
+
+class Webhooks:
+    """The routes of webhooks, and the form that every refusal has."""
+
+    def __init__(
+        self, *, reader: BodyReader, endpoints: Endpoints, inbox: Inbox, counts: Counts, refusal_log: RefusalLog
+    ) -> None:
+        self._reader = reader
+        self._endpoints = endpoints
+        self._inbox = inbox
+        self._requests = counts.requests
+        self._refusal_log = refusal_log
+
+    def routes(self) -> list[Route]:
+        """Return the routes: a webhook, its provider's question by GET, and one whose path ends in a token."""
+        path = "/webhooks/{provider}/{tenant}"
+        return [
+            Route(path, _Asgi(self.receive_event), methods=["POST"]),
+            Route(path, _Asgi(self.answer_question), methods=["GET"]),
+            Route(f"{path}/{{token}}", _Asgi(self.receive_event_by_token), methods=["POST"]),
+        ]
+
+    async def receive_event(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do the four steps."""
+        await self._receive_event(self._endpoints.find(_name(scope)), scope, receive, send)
+
+    async def receive_event_by_token(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do the four steps for an unsigned endpoint: the token in its path stands for the signature."""
+        await self._receive_event(self._find_by_token(scope), scope, receive, send)
+
+    async def answer_question(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what some providers ask with GET before they send; other endpoints know POST only."""
+        endpoint = self._endpoints.find(_name(scope))
+        if (
+            isinstance(endpoint, Refusal)
+            or endpoint.scheme.handshake is not Handshake.HUB_CHALLENGE
+            or scope["method"] != "GET"  # Starlette lets HEAD pass
+        ):
+            raise HTTPException(_NOT_ALLOWED)
+        challenge = answer_hub_challenge(scope["query_string"], endpoint.alive(time.time()))
+        if challenge is None:
+            await self.refuse_unread(WRONG_VERIFY_TOKEN, receive, send)
+        else:
+            await self._answer_challenge(challenge, send)
+
+    async def refuse(self, request: Request, error: Exception) -> ASGIApp:
+        """Put Starlette's own refusals, 404 and 405, into our form; an exception handler of the application."""
+        is_method = isinstance(error, HTTPException) and error.status_code == _NOT_ALLOWED
+        refusal = METHOD_NOT_ALLOWED if is_method else UNKNOWN_ENDPOINT
+        del request
+
+        async def answer(_: Scope, receive: Receive, send: Send) -> None:
+            await self.refuse_unread(refusal, receive, send)
+
+        return answer
+
+    async def refuse_unread(self, refusal: Refusal, receive: Receive, send: Send) -> None:
+        """Discard the body, then answer."""
+        is_complete = await self._reader.discard(receive)
+        await self._refuse(refusal, receive, send, close=not is_complete)
+
+    async def _receive_event(self, endpoint: Endpoint | Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        if isinstance(endpoint, Refusal):
+            await self.refuse_unread(endpoint, receive, send)
+            return
+        try:
+            outcome = await self._accept(endpoint, scope["headers"], receive)
+        except asyncio.CancelledError:
+            outcome = INBOX_UNAVAILABLE  # the server stops and this client took too long
+        if isinstance(outcome, Envelope):
+            self._requests[ACCEPTED] += 1
+            await send(_ACCEPTED)
+            await send({"type": "http.response.body", "body": b'{"id":"%b"}' % str(outcome.id).encode()})
+        elif isinstance(outcome, Refusal):
+            self._refusal_log.add(outcome, provider=endpoint.provider, tenant=endpoint.tenant)
+            await self._refuse(outcome, receive, send, close=outcome.closes)
+        elif isinstance(outcome, bytes):
+            await self._answer_challenge(outcome, send)
+        else:
+            self._requests[outcome.value] += 1
+
+    async def _accept(
+        self, endpoint: Endpoint, headers: list[Header], receive: Receive
+    ) -> Envelope | bytes | Refusal | Gone:
+        """Return the event once the inbox has it, the answer to a provider's question, or why there is neither."""
+        body = await self._reader.read(receive, headers)
+        if not isinstance(body, bytes):
+            return body
+        verified = verify_request(endpoint, headers, body)
+        if not isinstance(verified, Envelope):
+            return verified
+        stored = self._inbox.append(verified)
+        return verified if stored is not None and await stored else INBOX_UNAVAILABLE
+
+    def _find_by_token(self, scope: Scope) -> Endpoint | Refusal:
+        """Return an unsigned endpoint whose path ends in one of its tokens; any other has no such path."""
+        endpoint = self._endpoints.find(_name(scope))
+        if isinstance(endpoint, Refusal):
+            return endpoint
+        if endpoint.scheme is not unsigned:
+            return UNKNOWN_ENDPOINT
+        key = unsigned.find_token(endpoint.alive(time.time()), scope["path_params"]["token"])
+        return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else UNKNOWN_ENDPOINT
+
+    async def _answer_challenge(self, challenge: bytes, send: Send) -> None:
+        self._requests[HANDSHAKES] += 1
+        headers = [*_PLAIN_TEXT, (b"content-length", str(len(challenge)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": challenge})
+
+    async def _refuse(self, refusal: Refusal, receive: Receive, send: Send, *, close: bool) -> None:
+        """Answer; while a body that nobody wants still arrives, keep the connection open after the answer."""
+        self._requests[refusal.code] += 1
+        if close and refusal is not BODY_TIMEOUT:
+            await refusal.start(send)
+            await self._reader.linger(receive)
+            await send({"type": "http.response.body"})
+        else:
+            await refusal.answer(send, close=close)
+
+
+class _Asgi:
+    """A coroutine function as an ASGI application: Starlette takes a function for an endpoint of requests."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+
+
+def verify_request(endpoint: Endpoint, headers: list[Header], body: bytes) -> Envelope | bytes | Refusal:
+    """Verify one request; return what is to be stored, or the answer to a provider's question."""
+    now = time.time()
+    key = endpoint.scheme.verify(keys=endpoint.alive(now), headers=headers, body=body, now=now)
+    if isinstance(key, Wrong):
+        is_our_fault = key is Wrong.INVALID and now < endpoint.unreadable_until
+        return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
+    if endpoint.has_challenge and (challenge := answer_url_verification(body)) is not None:
+        return challenge
+    kept = keep(headers)
+    if endpoint.scheme.signed_ids:
+        kept = (*kept, (SIGNED_ID, first(headers, endpoint.scheme.signed_ids)))
+    received_at = datetime.fromtimestamp(now, UTC)
+    return Envelope(
+        id=new_event_id(received_at),
+        provider=endpoint.provider,
+        tenant=endpoint.tenant,
+        secret_label=key.label,
+        received_at=received_at,
+        headers=kept,
+        body=body,
+    )
+
+
+def first(headers: list[Header], names: Sequence[bytes]) -> bytes:
+    """Return the value of the first of these headers that is there, as the schemes choose it."""
+    found = dict(headers)
+    return next(found[name] for name in names if name in found)
+
+
+def _name(scope: Scope) -> str:
+    params: dict[str, Any] = scope["path_params"]
+    return f"{params['provider']}/{params['tenant']}"
