@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ingress.errors import BODY_TIMEOUT, BODY_TOO_LARGE, TOO_BUSY, Refusal
 
@@ -28,6 +28,7 @@ SMALL_BYTES: Final = 65_536
 """Bodies up to this size may use the whole budget, larger ones only `LARGE_SHARE` of it."""
 LARGE_SHARE: Final = 0.75
 
+_TICK_SECONDS: Final = 0.25
 _LONGEST_NUMBER: Final = 18
 
 
@@ -41,60 +42,32 @@ GONE: Final = Gone.GONE
 
 
 @dataclass(slots=True, eq=False)
-class _Arriving:
-    """A body of which more is to come.
+class _Body:
+    """A body that is being read.
 
     Attributes:
+        task: that reads it, waiting in `receive` and nowhere else.
         began: in the loop's time.
-        timeout: of its reading; rescheduled to now when the body has to make room.
-        held: bytes that have arrived.
-        has_to_go: it was chosen to make room.
+        held: bytes that have arrived, if there are more to come.
+        refusal: why its reading was ended from outside.
     """
 
+    task: asyncio.Task[Any]
     began: float
-    timeout: asyncio.Timeout
     held: int = 0
-    has_to_go: bool = False
+    refusal: Refusal | None = None
 
-
-class _Budget:
-    """The bytes that unfinished bodies may hold together, in one process."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._arriving: set[_Arriving] = set()
-        self._held = 0
-
-    def begin(self, body: _Arriving) -> None:
-        self._arriving.add(body)
-
-    def end(self, body: _Arriving) -> None:
-        if body in self._arriving:
-            self._arriving.remove(body)
-            self._held -= body.held
-
-    def add(self, body: _Arriving, count: int, now: float) -> None:
-        """Count bytes that a body holds from now on, and choose others, or itself, to make room if there is none."""
-        body.held += count
-        self._held += count
-        while self._held > self._limit:
-            self._make_room(self._arriving, now)
-        while body.held > SMALL_BYTES:
-            large = {each for each in self._arriving if each.held > SMALL_BYTES}
-            if sum(each.held for each in large) <= self._limit * LARGE_SHARE:
-                break
-            self._make_room(large, now)
-
-    def _make_room(self, bodies: set[_Arriving], now: float) -> None:
-        """End the body that has held most for longest: a sender that makes progress is not it."""
-        worst = max(bodies, key=lambda body: body.held * (now - body.began))
-        self.end(worst)
-        worst.has_to_go = True
-        worst.timeout.reschedule(now)
+    def end(self, refusal: Refusal) -> None:
+        """End its reading."""
+        self.refusal = refusal
+        self.task.cancel()
 
 
 class BodyReader:
-    """Reads bodies within the limits of this process."""
+    """Reads bodies within the limits of this process.
+
+    One timer serves all bodies: `asyncio.timeout` for each request costs a sixth of the requests per second.
+    """
 
     def __init__(self, *, max_bytes: int, seconds: float, budget: int) -> None:
         """Make a reader.
@@ -106,7 +79,11 @@ class BodyReader:
         """
         self.max_bytes = max_bytes
         self._seconds = seconds
-        self._budget = _Budget(budget)
+        self._budget = budget
+        self._held = 0
+        self._bodies: set[_Body] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def read(self, receive: Receive, headers: Sequence[tuple[bytes, bytes]]) -> bytes | Refusal | Gone:
         """Return the whole body, or why there is none.
@@ -118,32 +95,74 @@ class BodyReader:
         for name, value in headers:
             if name == b"content-length" and self._is_too_large(value):
                 return BODY_TOO_LARGE
-        loop = asyncio.get_running_loop()
+        body = self._begin()
+        try:
+            return await self._read(receive, body)
+        except asyncio.CancelledError:
+            if body.refusal is None:
+                raise
+            body.task.uncancel()
+            return body.refusal
+        finally:
+            self._forget(body)
+
+    async def _read(self, receive: Receive, body: _Body) -> bytes | Refusal | Gone:
         chunks: list[bytes] = []
         size = 0
-        body: _Arriving | None = None
-        try:
-            async with asyncio.timeout(self._seconds) as timeout:
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return GONE
-                    chunk: bytes = message.get("body", b"")
-                    size += len(chunk)
-                    if size > self.max_bytes:
-                        return BODY_TOO_LARGE
-                    if not message.get("more_body", False):
-                        return b"".join((*chunks, chunk)) if chunks else chunk
-                    if body is None:
-                        body = _Arriving(loop.time(), timeout)
-                        self._budget.begin(body)
-                    chunks.append(chunk)
-                    self._budget.add(body, len(chunk), loop.time())
-        except TimeoutError:
-            return TOO_BUSY if body is not None and body.has_to_go else BODY_TIMEOUT
-        finally:
-            if body is not None:
-                self._budget.end(body)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return GONE
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self.max_bytes:
+                return BODY_TOO_LARGE
+            if not message.get("more_body", False):
+                return b"".join((*chunks, chunk)) if chunks else chunk
+            chunks.append(chunk)
+            self._hold(body, len(chunk))
+
+    def _begin(self) -> _Body:
+        loop = self._loop = self._loop or asyncio.get_running_loop()  # asked for each request, it costs a twentieth
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a body is read inside a task")
+        body = _Body(task, loop.time())
+        self._bodies.add(body)
+        if self._timer is None:
+            self._timer = loop.call_later(_TICK_SECONDS, self._end_the_late, loop)
+        return body
+
+    def _forget(self, body: _Body) -> None:
+        if body in self._bodies:
+            self._bodies.remove(body)
+            self._held -= body.held
+
+    def _end_the_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        began_before = loop.time() - self._seconds
+        for body in [body for body in self._bodies if body.began <= began_before]:
+            self._forget(body)
+            body.end(BODY_TIMEOUT)
+        self._timer = loop.call_later(_TICK_SECONDS, self._end_the_late, loop) if self._bodies else None
+
+    def _hold(self, body: _Body, count: int) -> None:
+        """Count bytes that a body holds from now on; end others, or itself, if there is no room for them."""
+        body.held += count
+        self._held += count
+        while self._held > self._budget:
+            self._make_room(self._bodies)
+        while body.held > SMALL_BYTES:
+            large = {each for each in self._bodies if each.held > SMALL_BYTES}
+            if sum(each.held for each in large) <= self._budget * LARGE_SHARE:
+                break
+            self._make_room(large)
+
+    def _make_room(self, bodies: set[_Body]) -> None:
+        """End the body that has held most for longest: a sender that makes progress is not it."""
+        now = asyncio.get_running_loop().time()
+        worst = max(bodies, key=lambda body: body.held * (now - body.began))
+        self._forget(worst)
+        worst.end(TOO_BUSY)
 
     async def discard(self, receive: Receive) -> bool:
         """Read a body that nobody wants, holding none of it; return whether its end was reached within the limits."""
