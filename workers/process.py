@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
+from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
 from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
@@ -46,6 +47,11 @@ class Process:
     def session(self) -> HandlerSession:
         """Postgres, for handlers."""
         return HandlerSession(self._settings.database_url)
+
+    @cached_property
+    def handler_loop(self) -> HandlerLoop:
+        """The event loop of `async def` handlers."""
+        return HandlerLoop()
 
     @cached_property
     def redis(self) -> Redis:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from billiard.common import terminate_handler_fired
 from celery import signals
 from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
@@ -75,7 +76,12 @@ def _make_handler_task(handler: Handler) -> None:
     def run_message(argument: list[str]) -> dict[str, int]:
         process = _process()
         run = MessageRun(
-            handler, postgres=process.postgres, session=process.session, message_seconds=settings.message_seconds
+            handler,
+            postgres=process.postgres,
+            session=process.session,
+            loop=process.handler_loop,
+            message_seconds=settings.message_seconds,
+            is_terminating=terminate_handler_fired,
         )
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
         try:

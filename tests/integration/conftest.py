@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shared.envelope import new_event_id
+from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.running import MessageRun
 from workers.registration import Handler
 from workers.store.connect import PostgresConnection
@@ -17,6 +18,12 @@ from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
     from workers.store.connect import Connection
+
+
+def is_terminating() -> bool:
+    """Stand in for what the pool tells a process that has to end."""
+    return False
+
 
 AddDeliveries = Callable[..., list[uuid.UUID]]
 Run = Callable[..., MessageRun]
@@ -48,6 +55,7 @@ def add_deliveries(connection: Connection) -> AddDeliveries:
 def run(connection: Connection, database_url: str) -> Iterator[Run]:
     """Return a function that queues deliveries and runs them as one message."""
     postgres, session = PostgresConnection(database_url, name="test"), HandlerSession(database_url)
+    loop = HandlerLoop()
 
     def run_message(ids: list[uuid.UUID], function: Callable[..., Any], **policy: Any) -> MessageRun:
         connection.execute(
@@ -57,10 +65,18 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
         )
         budget = policy.pop("budget", 60.0)
         handler = Handler(name="acme.run", function=function, **policy)
-        message = MessageRun(handler, postgres=postgres, session=session, message_seconds=budget)
+        message = MessageRun(
+            handler,
+            postgres=postgres,
+            session=session,
+            loop=loop,
+            message_seconds=budget,
+            is_terminating=lambda: is_terminating(),  # noqa: PLW0108 - a test may replace it
+        )
         message.run(ids)
         return message
 
     yield run_message
     postgres.close()
     session.discard()
+    loop.prepare().close()

@@ -47,11 +47,12 @@ def test_a_write_is_rolled_back_with_a_failure(connection: Connection, run: Run,
 @pytest.mark.parametrize(
     ("misuse", "expected"),
     [
-        ("commit", "ended the transaction"),
-        ("rollback", "ended the transaction"),
+        ("commit", "leave commit to the worker"),
+        ("rollback", "leave rollback to the worker"),
+        ("with", "`with delivery.connection` would commit"),
         ("sql commit", "ended the transaction"),
         ("swallow", "aborted"),
-        ("close", "closed"),
+        ("close", "leave close to the worker"),
     ],
 )
 def test_a_misused_transaction_is_a_failure(
@@ -69,6 +70,9 @@ def test_a_misused_transaction_is_a_failure(
             own.execute("COMMIT")
         elif misuse == "close":
             own.close()
+        elif misuse == "with":
+            with own:
+                own.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
         else:
             with pytest.raises(Exception, match="division"):
                 own.execute("SELECT 1/0")
@@ -76,6 +80,7 @@ def test_a_misused_transaction_is_a_failure(
     run(add_deliveries(1), handle)
     assert "TransactionMisused" in error_of(connection)
     assert expected in error_of(connection)
+    assert effects(connection) == 0
 
 
 def test_a_late_outcome_changes_nothing(
@@ -312,3 +317,63 @@ def test_many_deliveries_in_a_row_write_through_one_connection(
 
     for _ in range(3):
         assert run(add_deliveries(20), write, budget=30.0).failures == []
+
+
+@pytest.mark.parametrize("kept", ["connection", "cursor"])
+def test_a_thread_of_an_earlier_delivery_cannot_write_into_the_next_ones_transaction(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries, kept: str
+) -> None:
+    old: list[Any] = []
+    refused: list[str] = []
+
+    def write_late() -> None:
+        try:
+            old[0].execute("INSERT INTO effects VALUES (gen_random_uuid())")
+        except Exception as error:  # noqa: BLE001 - what a thread of a handler would see
+            refused.append(str(error))
+
+    def handle(event: object, delivery: Delivery) -> None:
+        own = delivery.connection
+        own.execute("SELECT 1")
+        if not old:
+            old.append(own if kept == "connection" else own.cursor())
+            return
+        thread = threading.Thread(target=write_late)
+        thread.start()
+        thread.join()
+        own.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+
+    run(add_deliveries(2), handle)
+    assert [state for state, _, _ in rows(connection)] == ["succeeded"] * 2
+    assert ["the connection of an earlier delivery" in text for text in refused] == [True]
+    assert effects(connection) == 1
+
+
+def test_a_thread_that_still_uses_the_connection_makes_the_attempt_fail_and_its_write_is_undone(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    ended: list[str] = []
+
+    def write_slowly(own: Any, began: threading.Event) -> None:
+        try:
+            began.set()
+            own.execute("INSERT INTO effects SELECT gen_random_uuid() FROM pg_sleep(2)")
+        except Exception as error:  # noqa: BLE001 - what a thread of a handler would see
+            ended.append(type(error).__name__)
+
+    threads: list[threading.Thread] = []
+
+    def handle(event: object, delivery: Delivery) -> None:
+        own, began = delivery.connection, threading.Event()
+        own.execute("SELECT 1")
+        threads.append(threading.Thread(target=write_slowly, args=[own, began]))
+        threads[0].start()
+        began.wait(5)
+        while not own.lock.locked():
+            pass
+
+    run(add_deliveries(1), handle)
+    threads[0].join()
+    assert "a thread of the handler still uses delivery.connection" in error_of(connection)
+    assert len(ended) == 1
+    assert effects(connection) == 0

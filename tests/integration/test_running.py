@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,7 @@ from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Callable
 
     from tests.integration.conftest import AddDeliveries, Run
     from workers.dispatch.delivery import Delivery
@@ -98,6 +99,199 @@ def test_an_async_handler_runs(connection: Connection, run: Run, add_deliveries:
 
     run(add_deliveries(2), handle)
     assert rows(connection) == [("succeeded", 1, None)] * 2
+
+
+class Client:
+    """Bound to the event loop that first used it, as clients and pools are."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.held = asyncio.Event()
+
+    async def call(self) -> None:
+        await asyncio.wait_for(self.lock.acquire(), 5)
+        asyncio.get_running_loop().call_soon(self.lock.release)
+        async with self.lock:  # waits, and so binds the lock to this loop
+            pass
+
+
+def test_what_an_async_handler_keeps_at_module_level_works_in_every_delivery(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    client, loops = Client(), set()
+
+    async def handle(event: object, delivery: Delivery) -> None:
+        loops.add(asyncio.get_running_loop())
+        await client.call()
+
+    for _ in range(3):
+        run(add_deliveries(4), handle)
+    assert rows(connection) == [("succeeded", 1, None)] * 12
+    assert len(loops) == 1
+
+
+def test_a_plain_handler_that_asks_for_the_event_loop_gets_one_before_and_after_async_ones(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    async def wait(event: object, delivery: Delivery) -> None:
+        await asyncio.sleep(0)
+
+    def plain(event: object, delivery: Delivery) -> None:
+        asyncio.get_event_loop().run_until_complete(asyncio.sleep(0))
+
+    def runs_its_own(event: object, delivery: Delivery) -> None:
+        asyncio.run(asyncio.sleep(0))
+
+    for handle in (plain, wait, plain, runs_its_own, plain, wait):
+        run(add_deliveries(2), handle)
+    assert rows(connection) == [("succeeded", 1, None)] * 12
+
+
+def test_what_an_async_handler_leaves_running_is_cancelled_before_its_outcome_counts(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    ended: list[str] = []
+
+    async def linger() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append("stays")
+
+    async def handle(event: object, delivery: Delivery) -> None:
+        tasks.append(asyncio.create_task(linger()))
+        if not ended:
+            tasks.append(asyncio.create_task(stubborn()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    run(add_deliveries(1), handle)
+    assert sorted(ended) == ["cancelled", "stays"]
+    run(add_deliveries(1), handle)  # on another loop: the first has a task that does not end
+    assert ended.count("cancelled") == 2
+    assert rows(connection) == [("succeeded", 1, None)] * 2
+
+
+class Panic(BaseException):
+    """What a native library raises."""
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("cannot be printed")
+
+    __repr__ = __str__
+
+
+def _fail_in_a_folder_named(name: str) -> Callable[[], None]:
+    scope: dict[str, Any] = {}
+    exec(compile("import sys\ndef fail(): sys.exit('stop')", f"/srv/{name}/tool.py", "exec"), scope)  # noqa: S102
+    fail: Callable[[], None] = scope["fail"]
+    return fail
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _recurse() -> None:
+    _recurse()
+
+
+@pytest.mark.parametrize(
+    ("fail", "expected"),
+    [
+        (lambda: _raise(Panic("from Rust")), "Panic: from Rust"),
+        (lambda: _raise(KeyboardInterrupt()), "KeyboardInterrupt: "),
+        (lambda: _raise(GeneratorExit()), "GeneratorExit: "),
+        (lambda: _raise(asyncio.CancelledError("x")), "CancelledError: x"),
+        (lambda: _raise(MemoryError()), "MemoryError: "),
+        (_recurse, "RecursionError: maximum recursion depth"),
+        (
+            lambda: _raise(UnprintableError()),
+            "UnprintableError: its message cannot be printed",
+        ),
+        (
+            lambda: _raise(BaseExceptionGroup("two", [Panic("a"), UnprintableError()])),
+            "BaseExceptionGroup: two (2 sub-",
+        ),
+        (_fail_in_a_folder_named("celery"), "SystemExit: stop"),
+        (_fail_in_a_folder_named("billiard"), "SystemExit: stop"),
+        (lambda: _raise(ValueError("\0 and \ud800")), "ValueError: \N{SYMBOL FOR NULL} and \\ud800"),
+    ],
+    ids=lambda it: it.split(":")[0] if isinstance(it, str) else "",
+)
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+def test_whatever_a_handler_raises_is_an_outcome_with_a_traceback_at_once(  # noqa: PLR0917 - pytest's
+    connection: Connection,
+    run: Run,
+    add_deliveries: AddDeliveries,
+    fail: Callable[[], None],
+    expected: str,
+    is_async: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    async def handle_async(event: object, delivery: Delivery) -> None:
+        await asyncio.sleep(0)
+        fail()
+
+    message = run(add_deliveries(1), handle_async if is_async else lambda event, delivery: fail())
+    assert len(message.failures) == 1
+    assert error_of(connection).startswith(expected)
+    (row,) = connection.execute("SELECT traceback FROM attempts")
+    assert "Traceback" in row["traceback"] or "Exception Group" in row["traceback"]
+
+
+def test_each_failed_attempt_is_a_log_line_that_names_its_delivery(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: object, delivery: Delivery) -> None:
+        raise ValueError("no")
+
+    (event_id,) = add_deliveries(1)
+    run([event_id], fail, max_attempts=2, schedule=(0.0,))
+    run([event_id], fail, max_attempts=2, schedule=(0.0,))
+    records = [record for record in caplog.records if record.name == "workers.dispatch.running"]
+    assert [record.getMessage() for record in records] == [
+        "attempt 1 of 2 failed: ValueError: no; tried again in 0 s",
+        "attempt 2 of 2 failed: ValueError: no; the delivery is dead",
+    ]
+    assert [(vars(it)["code"], vars(it)["tenant"], vars(it)["event_id"], vars(it)["handler"]) for it in records] == [
+        ("attempt_failed", "acme", event_id, "acme.run"),
+        ("delivery_dead", "acme", event_id, "acme.run"),
+    ]
+
+
+def test_a_shutdown_of_the_pool_is_no_outcome(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.integration.conftest.is_terminating", lambda: True)
+    with pytest.raises(SystemExit):
+        run(add_deliveries(1), lambda event, delivery: sys.exit(-15))
+    assert rows(connection) == [("running", 0, None)]
+
+
+def test_the_idempotency_key_is_that_of_the_delivery_in_each_attempt(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    keys = []
+
+    def fail(event: object, delivery: Delivery) -> None:
+        keys.append(delivery.idempotency_key)
+        raise ValueError("no")
+
+    first, second = add_deliveries(2)
+    run([first], fail, schedule=(0.0,))
+    run([first], fail, schedule=(0.0,))
+    run([second], fail)
+    assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize("kind", ["sleeps", "swallows", "awaits", "queries"])

@@ -3,7 +3,7 @@
 - `admission`: tops the Celery queue up from Postgres, fairly.
 - `queue`: that queue, in Redis.
 - `running`: runs the deliveries of one message.
-- `delivery`, `deadline`: what a handler is given, and its timeout.
+- `delivery`, `deadline`, `handler_loop`: what a handler is given, its timeout, the loop of `async def` ones.
 - `outcomes`, `retry`: what comes of an attempt, and when the next one is due.
 - `release`: lets go of what an error holds.
 """

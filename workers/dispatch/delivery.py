@@ -1,11 +1,12 @@
 """What a handler is given beside the event.
 
-Guarantees: `connection` opens its transaction at first use and commits with the outcome. Refuses nothing.
+Guarantees: `connection` opens its transaction at first use and commits with the outcome.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid5
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,12 +25,24 @@ class Delivery:
         provider: who sent it.
         handler: the handler's name.
         attempt: number of this attempt, from 1.
+        subject: what the event is about, such as Moveris' session id; None where the provider names nothing.
         received_at: when the ingress had the whole body, aware.
         headers: the kept request headers, names in lower case; not signed.
         body: exactly the bytes that were received.
     """
 
-    __slots__ = ("_connect", "attempt", "body", "event_id", "handler", "headers", "provider", "received_at", "tenant")
+    __slots__ = (
+        "_connect",
+        "attempt",
+        "body",
+        "event_id",
+        "handler",
+        "headers",
+        "provider",
+        "received_at",
+        "subject",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -42,6 +55,7 @@ class Delivery:
         received_at: datetime,
         headers: Mapping[str, str],
         body: bytes,
+        subject: str | None = None,
         connect: Callable[[], psycopg.Connection[Any]],
     ) -> None:
         self.event_id = event_id
@@ -52,15 +66,25 @@ class Delivery:
         self.received_at = received_at
         self.headers = headers
         self.body = body
+        self.subject = subject
         self._connect = connect
+
+    @property
+    def idempotency_key(self) -> str:
+        """A UUID that is the same in every attempt of this delivery, for the APIs that a handler calls.
+
+        Two handlers of one event have different ones.
+        """
+        return str(uuid5(self.event_id, self.handler))
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
         """The connection whose writes commit with the outcome: exactly once in effect, in this database.
 
-        Do not commit, roll back or close it; `with delivery.connection.transaction():` makes a savepoint.
+        It belongs to this attempt: take it anew in each. `with delivery.connection.transaction():` makes a savepoint.
 
         Raises:
+            TransactionMisused: on `commit`, `rollback`, `close`, `with delivery.connection`, or after the attempt.
             psycopg.OperationalError: Postgres cannot be reached.
         """
         return self._connect()

@@ -1,6 +1,6 @@
 """What comes of an attempt, and how long one may take: pure decisions.
 
-Guarantees: a claim outlives the process that made it. Refuses nothing: every end of a handler is an outcome.
+Guarantees: a claim outlives the process that made it; every end of a handler is an outcome.
 """
 
 from __future__ import annotations
@@ -39,10 +39,28 @@ def decide(claimed: Claimed, handler: Handler, error: BaseException | None, *, d
     """
     if error is None:
         return Outcome(claimed=claimed, state="succeeded", duration=duration)
-    text = f"{type(error).__name__}: {error}".partition("\n")[0][:1000]
-    trace = "".join(traceback.format_exception(error))[-20_000:]
+    text, trace = describe(error)
     failures = claimed.attempt + 1
     if isinstance(error, Permanent | EventGone) or failures >= handler.max_attempts:
         return Outcome(claimed=claimed, state="dead", error=text, traceback=trace, duration=duration)
     wait = error.seconds if isinstance(error, RetryAfter) else delay(handler.schedule, failures, random.random)
     return Outcome(claimed=claimed, state=None, retry_in=wait, error=text, traceback=trace, duration=duration)
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Return an error in one line, and its traceback; also of one that cannot be printed."""
+    try:
+        message = str(error)
+    except BaseException as failure:  # noqa: BLE001 - whatever its `__str__` raises
+        message = f"its message cannot be printed, because __str__ raised {type(failure).__name__}"
+    line = f"{type(error).__name__}: {message}".partition("\n")[0][:1000]
+    try:
+        trace = "".join(traceback.format_exception(error))[-20_000:]
+    except BaseException as failure:  # noqa: BLE001 - notes, causes and frames are the handler's, too
+        trace = f"{line}\n(the traceback cannot be printed: {type(failure).__name__})"
+    return _encodable(line), _encodable(trace)
+
+
+def _encodable(text: str) -> str:
+    """Return the text without lone surrogates, which neither a log nor a database takes."""
+    return text.encode(errors="backslashreplace").decode()

@@ -2,40 +2,46 @@
 
 Guarantees: one attempt at a time; outcomes of handlers that never touched `delivery.connection` share a commit, at most
 50 ms' worth of them; when the message's time budget is over, also beside a slow handler, what was not begun goes back.
-Refuses nothing: whatever a handler does ends as an outcome.
+Whatever a handler raises, `BaseException` included, ends as an outcome; only the pool's own shutdown does not.
+
+    queued ──claim──▶ running ──record──▶ succeeded │ dead │ pending, due later
+       ▲                 └──hand back──▶ pending (not begun in time: nothing is charged)
+       └── admission
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
+import logging
 import socket
 import threading
 import time
-import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from os import getpid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from workers import events
 from workers.dispatch.deadline import within
 from workers.dispatch.delivery import Delivery
 from workers.dispatch.outcomes import decide, lease
-from workers.errors import EventGone, Fenced, TimedOut
+from workers.errors import EventGone, Fenced
 from workers.store import deliveries
 from workers.store.connect import UNREACHABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from workers.dispatch.handler_loop import HandlerLoop
     from workers.registration import Handler
     from workers.store.connect import PostgresConnection
     from workers.store.deliveries import Claimed, Outcome, StoredEvent
     from workers.store.session import HandlerSession
+
+log: Final = logging.getLogger(__name__)
 
 SHARED_COMMIT_SECONDS: Final = 0.05
 READ_EVENTS: Final = 64
@@ -56,9 +62,28 @@ class MessageRun:
     """One message: claims its deliveries, runs them in order, records their outcomes."""
 
     def __init__(
-        self, handler: Handler, *, postgres: PostgresConnection, session: HandlerSession, message_seconds: float
+        self,
+        handler: Handler,
+        *,
+        postgres: PostgresConnection,
+        session: HandlerSession,
+        loop: HandlerLoop,
+        message_seconds: float,
+        is_terminating: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Make a run.
+
+        Args:
+            handler: of all deliveries of the message.
+            postgres: for the pipeline's own statements.
+            session: for `delivery.connection`.
+            loop: for `async def` handlers.
+            message_seconds: time budget.
+            is_terminating: tells whether the pool has told this process to end.
+        """
         self._handler = handler
+        self._loop = loop
+        self._is_terminating = is_terminating
         self._postgres = postgres
         self._session = session
         self._budget = message_seconds
@@ -143,10 +168,8 @@ class MessageRun:
         error: BaseException | None = None
         try:
             self._call(claimed, event, started)
-        except (Exception, TimedOut, asyncio.CancelledError) as raised:  # noqa: BLE001 - whatever a handler raises
-            error = raised
-        except SystemExit as raised:
-            if _is_shutdown(raised):
+        except BaseException as raised:
+            if isinstance(raised, SystemExit) and self._is_terminating():
                 raise
             error = raised
         duration = time.monotonic() - started
@@ -164,6 +187,7 @@ class MessageRun:
         self._session.roll_back()
         if error is not None:
             self.failures.append(Failure(outcome=outcome, error=error))
+            _log_failure(outcome, self._handler)
         else:
             self.succeeded += 1
         with self._lock:
@@ -185,12 +209,14 @@ class MessageRun:
             received_at=event.received_at,
             headers=event.headers,
             body=event.body,
+            subject=event.subject,
             connect=lambda: self._session.begin(claimed, seconds_left=ends - time.monotonic()),
         )
         with within(handler.timeout):
+            self._loop.prepare()
             result = handler.function(events.load(event), delivery)
             if inspect.isawaitable(result):
-                asyncio.run(_wait_for(result))
+                self._loop.run(result)
 
     def _commit(self, outcome: Outcome) -> BaseException | None:
         """Commit the handler's writes with the outcome; return why that was not possible."""
@@ -224,12 +250,21 @@ class MessageRun:
             self._waiting.clear()
 
 
-async def _wait_for(result: Any) -> Any:
-    """Await what an `async def` handler returned, in a loop of its own."""
-    return await result
-
-
-def _is_shutdown(exit_: SystemExit) -> bool:
-    """Say whether the pool ends this process, rather than the handler calling `sys.exit`."""
-    frames = traceback.extract_tb(exit_.__traceback__)
-    return bool(frames) and any(package in frames[-1].filename for package in ("billiard", "celery"))
+def _log_failure(outcome: Outcome, handler: Handler) -> None:
+    """Log a line for each failed attempt, whether or not it is tried again; the traceback is in Postgres."""
+    claimed = outcome.claimed
+    is_dead = outcome.state == "dead"
+    log.log(
+        logging.ERROR if is_dead else logging.WARNING,
+        "attempt %d of %d failed: %s; %s",
+        claimed.attempt + 1,
+        handler.max_attempts,
+        outcome.error,
+        "the delivery is dead" if is_dead else f"tried again in {outcome.retry_in:.0f} s",
+        extra={
+            "event_id": claimed.event_id,
+            "tenant": claimed.tenant,
+            "handler": handler.name,
+            "code": "delivery_dead" if is_dead else "attempt_failed",
+        },
+    )

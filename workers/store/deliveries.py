@@ -1,7 +1,7 @@
 """The life of open work in Postgres: queued, claimed, finished or tried again, and found again when lost.
 
-Guarantees: every transition is conditional on state and fence; a late outcome changes nothing. Refuses nothing: what
-was not returned was somebody else's. Queries are in `deliveries.sql`.
+Guarantees: every transition is conditional on state and fence; a late outcome changes nothing. Queries are in
+`deliveries.sql`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class StoredEvent:
     provider: str
     tenant: str
     type: str
+    subject: str | None
     received_at: datetime
     headers: dict[str, str]
     body: bytes

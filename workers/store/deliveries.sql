@@ -114,7 +114,7 @@ RETURNING d.event_id, d.tenant, d.attempt, d.fence;
 
 -- The bounds let the planner leave out the partitions of other days.
 -- name: read_events
-SELECT id, provider, tenant, type, received_at, headers, body, secret_label
+SELECT id, provider, tenant, type, subject, received_at, headers, body, secret_label
 FROM events
 WHERE id = ANY (%(event_ids)b::uuid[]) AND id >= %(first)s AND id <= %(last)s;
 

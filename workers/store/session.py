@@ -1,14 +1,15 @@
 """The connection that handlers write through: one transaction per delivery, committed with its outcome.
 
 Guarantees: what a handler wrote and the outcome of its delivery are committed together or not at all; the next
-delivery finds a clean session. Refuses (`TransactionMisused`): a handler that ended, closed or spoiled the
-transaction. A delivery that was taken over meanwhile is rolled back (`Fenced`).
+delivery finds a clean session, and a connection object of its own. Ending, closing or spoiling the transaction is
+`TransactionMisused`, and so is any use of an earlier delivery's connection. A delivery that was taken over meanwhile is
+rolled back (`Fenced`).
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import psycopg
 from psycopg import errors, pq
@@ -46,9 +47,62 @@ _OLD: Final = (
     "the handler used the connection of an earlier delivery; take delivery.connection anew in each delivery, and keep "
     "nothing that holds it"
 )
+_IN_USE: Final = "a thread of the handler still uses delivery.connection; wait for it before the handler returns"
+_NOT_YOURS: Final = "delivery.connection commits with the outcome: leave {what} to the worker"
 _ENDED: Final = (
     "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
 )
+
+
+class DeliveryConnection(psycopg.Connection[Any]):
+    """What a handler gets: one for each delivery, around the session that they share.
+
+    Everything that psycopg does on a connection goes through `wait`; so do its cursors.
+    """
+
+    over_because: str | None = None
+
+    @classmethod
+    def around(cls, pgconn: pq.abc.PGconn) -> DeliveryConnection:
+        """Return a new object for an open session, with none of what a handler has set on another."""
+        connection = cls(pgconn)
+        connection.prepare_threshold = None  # what a handler prepares would be lost, or found by the next one
+        return connection
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse to do anything once the delivery is over."""
+        if self.over_because is not None:
+            raise TransactionMisused(self.over_because)
+        return super().wait(*args, **kwargs)
+
+    def end(self) -> bool:
+        """Let nothing more be done with it; return False if a thread is doing something right now."""
+        is_free = self.lock.acquire(blocking=False)
+        self.over_because = _OLD
+        if is_free:
+            self.lock.release()
+        return is_free
+
+    def commit(self) -> None:
+        """Refuse."""
+        raise TransactionMisused(_NOT_YOURS.format(what="commit"))
+
+    def rollback(self) -> None:
+        """Refuse."""
+        raise TransactionMisused(_NOT_YOURS.format(what="rollback"))
+
+    def close(self) -> None:
+        """Refuse."""
+        raise TransactionMisused(_NOT_YOURS.format(what="close"))
+
+    def __enter__(self) -> Self:
+        raise TransactionMisused(
+            "`with delivery.connection` would commit and close it; use it without `with`, or write "
+            "`with delivery.connection.transaction():` for a savepoint"
+        )
+
+    def __del__(self) -> None:  # type: ignore[override]
+        """Leave the session open: the next delivery's object is around it."""
 
 
 class HandlerSession:
@@ -56,7 +110,7 @@ class HandlerSession:
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: DeliveryConnection | None = None
         self._token: str | None = None
         self._search_path = ""
 
@@ -86,7 +140,7 @@ class HandlerSession:
                 try:
                     execute_simple(self._connection, commands)
                 except psycopg.OperationalError:
-                    self._connection.close()  # it was cut while it was idle, through no fault of this delivery
+                    self._connection.pgconn.finish()  # it was cut while it was idle, through no fault of this delivery
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
                 execute_simple(self._connection, commands)
@@ -107,7 +161,7 @@ class HandlerSession:
             self.discard()
             raise TransactionMisused(_OLD)
         try:
-            self._require_open_transaction(connection)
+            self._require_open_transaction(connection, is_free=connection.end())
             if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
                 execute_simple(connection, "DEALLOCATE ALL")
                 prepare(connection, _SUCCESS, RECORD_SUCCESS)
@@ -120,14 +174,15 @@ class HandlerSession:
         if has_prepared or not is_good(results[-1]):
             self.discard()  # committed all the same
         else:
-            _make_as_new(connection)
+            self._connection = DeliveryConnection.around(connection.pgconn)
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; a connection that cannot do that at once is thrown away."""
         connection, token, self._token = self._connection, self._token, None
         if connection is None or not (token or self._is_in_transaction()):
             return
-        if connection.closed or connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+        is_free = connection.end()
+        if not is_free or connection.closed or connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
             self.discard()
             return
         try:
@@ -146,15 +201,16 @@ class HandlerSession:
             # If that fails, the server is gone, or its statement_timeout ends what runs.
             with suppress(psycopg.Error):
                 connection.cancel_safe(timeout=2.0)
-        connection.close()
+        connection.end()
+        connection.pgconn.finish()
 
     def _is_in_transaction(self) -> bool:
         connection = self._connection
         return connection is not None and connection.info.transaction_status in _IN_TRANSACTION
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self) -> DeliveryConnection:
         """Open a connection on which a success can be recorded."""
-        connection = psycopg.Connection.connect(
+        connection = DeliveryConnection.connect(
             self._database_url,
             connect_timeout=5,
             application_name="pipeline handler",
@@ -164,26 +220,26 @@ class HandlerSession:
             keepalives_count=3,
             options=f"{CHECK_CLIENT} -c timezone=UTC",
         )
-        _make_as_new(connection)
-        (path,) = connection.execute(_PATH).fetchone() or ("pg_temp",)
-        self._search_path = path
-        connection.rollback()
+        path = execute_simple(connection, _PATH).get_value(0, 0)
+        self._search_path = path.decode() if path else "pg_temp"
         prepare(connection, _SUCCESS, RECORD_SUCCESS)
-        return connection
+        return DeliveryConnection.around(connection.pgconn)
 
-    def _end(self, connection: psycopg.Connection[Any]) -> None:
+    def _end(self, connection: DeliveryConnection) -> None:
         """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
         is_ours_alone = execute_simple(connection, f"ROLLBACK{_CLEAN}; {_IS_OURS_ALONE}").get_value(0, 0)
         if is_ours_alone == b"t":
-            _make_as_new(connection)
+            self._connection = DeliveryConnection.around(connection.pgconn)
         else:
             self.discard()
 
     @staticmethod
-    def _require_open_transaction(connection: psycopg.Connection[Any]) -> None:
+    def _require_open_transaction(connection: DeliveryConnection, *, is_free: bool) -> None:
         """Raise `TransactionMisused` if what is seen from here shows that the handler has touched it."""
+        if not is_free:
+            raise TransactionMisused(_IN_USE)
         if connection.closed:
-            raise TransactionMisused("the handler closed delivery.connection; leave that to the worker")
+            raise psycopg.OperationalError("the connection was lost")
         status = connection.info.transaction_status
         if status == pq.TransactionStatus.INERROR:
             raise TransactionMisused(
@@ -201,15 +257,6 @@ class HandlerSession:
             fence=claimed.fence,
             token=f"'{token}'",
         )
-
-
-def _make_as_new(connection: psycopg.Connection[Any]) -> None:
-    """Undo what a handler has set on the connection object: adapters, factories, callbacks, whatever there is.
-
-    The object begins again, around the same session: 7 us, and nothing that psycopg may add to it is forgotten here.
-    """
-    psycopg.Connection.__init__(connection, connection.pgconn)
-    connection.prepare_threshold = None  # what a handler prepares would be lost, or found by the next one
 
 
 def _require_commit(connection: psycopg.Connection[Any], results: Sequence[PGresult]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workers import registration
 from workers.dispatch.admission import Message, admit
+from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.running import MessageRun
 from workers.ingest.drain import drain
 from workers.ingest.inbox_reader import InboxReader
@@ -58,6 +59,7 @@ class Inside:
         self.postgres = PostgresConnection(place.database_url, name="benchmark worker")
         self._place = place
         self._session = HandlerSession(place.database_url)
+        self._loop = HandlerLoop()
 
     def drain(self, seconds: float = 3.0) -> int:
         """Store what waits in the inbox, for so long; return how many entries were read."""
@@ -77,7 +79,9 @@ class Inside:
         for message in messages:
             handler = self.handlers.get(message.handler)
             assert handler
-            run = MessageRun(handler, postgres=self.postgres, session=self._session, message_seconds=60.0)
+            run = MessageRun(
+                handler, postgres=self.postgres, session=self._session, loop=self._loop, message_seconds=60.0
+            )
             run.run(message.event_ids)
             done += run.succeeded
         return done
