@@ -130,6 +130,14 @@ class Cipher:
         """Return the Fernet token of a secret."""
         return self._fernet.encrypt(secret)
 
+    def opens(self, secret: Secret) -> bool:
+        """Return whether one of the keys decrypts a secret."""
+        try:
+            self._fernet.decrypt(secret.ciphertext)
+        except InvalidToken:
+            return False
+        return True
+
     def decrypt(self, secret: Secret) -> bytes:
         """Return the secret in clear.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -70,10 +71,10 @@ SecretStdin = Annotated[
 
 
 def read_secret(*, from_stdin: bool) -> bytes:
-    """Return the secret that the provider showed, from standard input or a hidden prompt, without white space around.
+    """Return the secret that the provider showed, from standard input or a hidden prompt; see `clean_secret`.
 
     Raises:
-        CommandError: it is empty, or there is no terminal to ask on.
+        CommandError: `clean_secret` refuses it, or there is no terminal to ask on.
     """
     if from_stdin:
         secret = sys.stdin.buffer.read()
@@ -81,6 +82,42 @@ def read_secret(*, from_stdin: bool) -> bytes:
         secret = str(typer.prompt("Secret (not shown)", hide_input=True)).encode()
     else:
         raise CommandError("there is no terminal to ask for the secret on: pipe it in and add --secret-stdin")
-    if not secret.strip():
+    return clean_secret(secret)
+
+
+def clean_secret(given: bytes) -> bytes:
+    """Return a secret without what copying and pasting leaves around it: white space, and characters nobody sees.
+
+    A byte-order mark, a no-break space and a zero-width space are such characters. Bytes that are no text are returned
+    as they are.
+
+    Raises:
+        CommandError: it is empty, it is UTF-16, or such a character stands inside it.
+    """
+    if given.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CommandError("the secret is text in UTF-16: save the file as UTF-8, or pipe the secret in without a file")
+    try:
+        text = given.decode()
+    except UnicodeDecodeError:
+        return given
+    start, end = 0, len(text)
+    while start < end and _is_invisible(text[start]):
+        start += 1
+    while start < end and _is_invisible(text[end - 1]):
+        end -= 1
+    secret = text[start:end]
+    if not secret:
         raise CommandError("the secret is empty: give it as the provider showed it")
-    return secret.strip()
+    for at, character in enumerate(secret, 1):
+        if character != " " and _is_invisible(character):
+            name = unicodedata.name(character, "a control character")
+            raise CommandError(
+                f"character {at} of the secret is U+{ord(character):04X} ({name}), which nobody sees: "
+                "copy the secret again without it"
+            )
+    return secret.encode()
+
+
+def _is_invisible(character: str) -> bool:
+    """Return whether a character is white space, a control or a format character."""
+    return character.isspace() or unicodedata.category(character) in {"Cc", "Cf"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.cli.arguments import (  # noqa: TC001 - typer evaluates signatures
+from deploy.cli.arguments import (  # noqa: TC001 - the same
     Label,
     Provider,
     SecretStdin,
@@ -19,7 +19,11 @@ from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit, say
 from deploy.cli.registering import UNSIGNED, check_secret, choose_scheme, name_of, take_secret
 from deploy.cli.servers import cipher, database, publish
+from shared.settings import SettingError
 from workers.store import tenants
+
+if TYPE_CHECKING:
+    from workers.store.connect import Connection
 
 app = typer.Typer(help="Endpoints: where a provider posts a tenant's events.", no_args_is_help=True)
 
@@ -119,11 +123,15 @@ def change(
 
 @app.command("list")
 def list_(*, tenant: TenantFilter = None, as_json: AsJson = False) -> None:
-    """List endpoints with the labels of the secrets that may sign now."""
+    """List endpoints with the labels of the secrets that may sign now.
+
+    A secret that no key of SECRETS_KEY opens is marked: its events are answered 503.
+    """
     with database() as connection:
         found = tenants.list_endpoints(connection, tenant=tenant)
+        unreadable = _find_unreadable(connection)
     emit(
-        (_row(it, as_json=as_json) for it in found),
+        (_row(it, unreadable, as_json=as_json) for it in found),
         as_json=as_json,
         columns=["tenant", "provider", "enabled", "scheme", "labels", "path", "created_at"],
     )
@@ -155,10 +163,31 @@ def enable(tenant: TenantName, *, provider: Provider, as_json: AsJson = False) -
     )
 
 
-def _row(endpoint: tenants.EndpointSummary, *, as_json: bool) -> dict[str, Any]:
+def _find_unreadable(connection: Connection) -> set[tuple[str, str, str]] | None:
+    """Return tenant, provider and label of the secrets that cannot be decrypted; None if there is no SECRETS_KEY."""
+    try:
+        decrypts = cipher()
+    except SettingError:
+        return None
+    _, endpoints = tenants.read_registry(connection)
+    return {
+        (endpoint.tenant, endpoint.provider, secret.label)
+        for endpoint in endpoints
+        for secret in endpoint.secrets
+        if not decrypts.opens(secret)
+    }
+
+
+def _row(
+    endpoint: tenants.EndpointSummary, unreadable: set[tuple[str, str, str]] | None, *, as_json: bool
+) -> dict[str, Any]:
     token = "/TOKEN" if endpoint.scheme == UNSIGNED else ""
-    row = asdict(endpoint) | {"path": path_of(endpoint.tenant, endpoint.provider) + token}
+    closed = [it for it in endpoint.labels if (endpoint.tenant, endpoint.provider, it) in (unreadable or ())]
+    row = asdict(endpoint) | {
+        "path": path_of(endpoint.tenant, endpoint.provider) + token,
+        "unreadable": None if unreadable is None else closed,
+    }
     if as_json:
         return row
-    labels = ", ".join(endpoint.labels) or "none: nothing can sign"
-    return row | {"labels": labels, "scheme": name_of(endpoint.scheme)}
+    labels = ", ".join(f"{it} (no key of SECRETS_KEY opens it: 503)" if it in closed else it for it in endpoint.labels)
+    return row | {"labels": labels or "none: nothing can sign", "scheme": name_of(endpoint.scheme)}

@@ -70,9 +70,11 @@ def choose_scheme(
 
 def _read_file(file: Path) -> Mapping[str, Any]:
     try:
-        description = tomllib.loads(file.read_text(encoding="utf-8"))
+        description = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         compose(description)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise CommandError(f"{file} is not TOML: it is not UTF-8; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise CommandError(f"{file} is not TOML: {error}") from None
     except BadSchemeError as error:
         raise CommandError(f"{file}: {error}") from None
@@ -111,7 +113,7 @@ def check_secret(scheme: str | Mapping[str, Any], label: str, secret: bytes) -> 
     try:
         scheme_of(scheme).read_key(label=label, text=secret)
     except WrongSecretError as error:
-        raise CommandError(f"the secret {label!r} does not fit: {error}; give it as the provider shows it") from None
+        raise CommandError(f"the secret {label!r} does not fit: {error}") from None
 
 
 def scheme_of(scheme: str | Mapping[str, Any]) -> Scheme:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +15,9 @@ from deploy.cli.output import AsJson, emit, say
 from deploy.cli.registering import take_secret
 from deploy.cli.servers import cipher, database, publish
 from workers.store import tenants
+
+if TYPE_CHECKING:
+    from shared.registry import Endpoint
 
 app = typer.Typer(
     help="Secrets of an endpoint: any unexpired one may sign, so that rotation leaves no gap.", no_args_is_help=True
@@ -87,9 +89,14 @@ def expire(
     at: Annotated[
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="Not now but at that date or time (UTC).")
     ] = None,
+    even_the_last: Annotated[
+        bool, typer.Option("--even-the-last", help="Do it even if no secret is left then that may sign.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a secret verify nothing any more, now or from a time on.
+
+    Refuses if no other secret of the endpoint may sign then, unless --even-the-last is given.
 
     Examples:
         pipeline secrets expire acme mixed-30-v2
@@ -100,17 +107,28 @@ def expire(
     now = datetime.now(UTC)
     end = at or now + (after or timedelta())
     with database() as connection:
-        tenants.expire_secret(connection, tenant=tenant, provider=provider, label=label, at=end)
+        with connection.transaction():
+            before = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
+            # The registry's version is locked from here on, so that of two commands at once the second one sees the
+            # first one's change.
+            tenants.expire_secret(connection, tenant=tenant, provider=provider, label=label, at=end)
+            changed = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
+            then = max(now, end)
+            is_last = _has_alive(before, now) and not _has_alive(changed, then)
+            if is_last and not even_the_last:
+                raise CommandError(
+                    f"nothing was changed: {label} is the last secret of {tenant}'s endpoint of {provider} that may "
+                    f"sign, all requests would get 401. Add another one first, with `pipeline secrets add {tenant} "
+                    f"--provider {provider} --label …`, or add --even-the-last"
+                )
         publish(connection)
-        endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
     say(
         {"tenant": tenant, "provider": provider, "label": label, "expires_at": end},
         as_json=as_json,
         lines=[f"{label} verifies nothing from {end.isoformat(sep=' ', timespec='seconds')} on"],
     )
-    if not any(tenants.is_alive(secret, max(now, end)) for secret in endpoint.secrets):
-        print(
-            f"pipeline: from then on no secret of {tenant}'s endpoint of {provider} may sign, all requests get 401; "
-            f"add one with `pipeline secrets add {tenant} --provider {provider} --label …`",
-            file=sys.stderr,
-        )
+
+
+def _has_alive(endpoint: Endpoint, now: datetime) -> bool:
+    """Return whether a secret of an endpoint may sign."""
+    return any(tenants.is_alive(secret, now) for secret in endpoint.secrets)

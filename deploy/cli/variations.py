@@ -14,6 +14,8 @@ import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from deploy.cli.arguments import clean_secret
+from deploy.cli.errors import CommandError
 from ingress.schemes.encodings import ENCODERS
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def secrets(text: bytes) -> dict[bytes, str]:
 
 
 def _secrets(text: bytes) -> Iterator[Variation]:
+    with suppress(CommandError):
+        yield clean_secret(text), "the secret without the invisible characters around it: add it again"
     prefix = next((it for it in _PREFIXES if text.startswith(it)), b"")
     rest = text.removeprefix(prefix)
     if prefix:

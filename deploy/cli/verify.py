@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from codecs import BOM_UTF8
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003 - typer evaluates signatures
@@ -104,7 +105,7 @@ def _hold(endpoint: Endpoint, now: float) -> list[Held]:
 
 def _read_headers(file: Path) -> Headers:
     """Read headers as curl, proxies and browsers show them; a request line and marks before lines are left out."""
-    text = file.read_bytes().decode("utf-8", "surrogateescape")
+    text = file.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
     if text.lstrip().startswith("{"):
         try:
             pairs = list(_object(json.loads(text)).items())

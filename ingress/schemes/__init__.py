@@ -86,6 +86,15 @@ def compose(description: Mapping[str, Any]) -> Declared:
     """
     given = dict(description)
     start = given.pop("preset", None)
-    if start is not None and (not isinstance(start, str) or start not in DESCRIPTIONS):
+    if start is None:
+        return declare(given)
+    if not isinstance(start, str) or start not in DESCRIPTIONS:
         raise BadSchemeError(f"preset: {start!r} is none of {', '.join(sorted(DESCRIPTIONS))}")
-    return declare({**(DESCRIPTIONS[start] if start else {}), **given})
+    inherited = {name: value for name, value in DESCRIPTIONS[start].items() if name not in given}
+    if given.get("key", "whsec") != "whsec":
+        inherited.pop("ed25519_prefix", None)  # only secrets of that form can be for Ed25519
+    try:
+        return declare({**inherited, **given})
+    except BadSchemeError as error:
+        shown = ", ".join(f"{name} = {value!r}" for name, value in inherited.items())
+        raise BadSchemeError(f"{error} (the preset {start} adds {shown}; an empty value takes one away)") from None

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 
 from ingress.schemes.description import ALGORITHMS, BadSchemeError, Description, read_description
 from ingress.schemes.encodings import ENCODERS, decode
-from ingress.schemes.keys import PRIVATE_PREFIX, PUBLIC_PREFIX, read_hmac_key, read_private_key, read_public_key
+from ingress.schemes.keys import is_for_ed25519, read_hmac_key, read_private_key, read_public_key
 from ingress.schemes.verdict import NEVER, Key, Wrong
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Declared:
 
     def _is_ed25519(self, text: bytes) -> bool:
         """Say whether a secret is for Ed25519; where a scheme has HMAC too, its prefix tells."""
-        return not self._digest or (self._has_ed25519 and text.startswith((PUBLIC_PREFIX, PRIVATE_PREFIX)))
+        return not self._digest or (self._has_ed25519 and is_for_ed25519(text))
 
     def _timestamp(self, found: Mapping[bytes, bytes], items: Sequence[bytes]) -> bytes:
         """Return the text of the signed time, empty if there is none or two."""

@@ -130,6 +130,8 @@ def _read(name: str, value: object) -> Any:
         return Handshake(value) if name == "handshake" else value
     if name in {"header", "timestamp", "id"}:
         names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
+        if value in ("", []) and name != "header":
+            return ()
         if not names or not all(isinstance(it, str) and HEADER_NAME.fullmatch(it) for it in names):
             raise BadSchemeError(f"{name}: a header's name or a list of names is expected, not {value!r}")
         return names

@@ -1,13 +1,14 @@
 """Forms in which providers show secrets, and what comes out of them: HMAC keys and Ed25519 keys.
 
-Guarantees: an error says what was expected and nothing of the secret. Refuses (`WrongSecretError`): an empty secret,
-text that is not of its form, a public key where a secret is needed, a private key where the public one verifies.
+An error says what was expected and holds nothing of the secret. `WrongSecretError` refuses an empty secret, text that
+is not of its form, a public key where a secret is needed, and a private key where the public one verifies.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -15,19 +16,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from ingress.schemes.verdict import WrongSecretError
 
 FORMS: Final = ("raw", "hex", "base64", "whsec")
-"""raw: the text itself; whsec: base64 behind `whsec_` (or `whpk_` and `whsk_` for Ed25519), with or without it."""
+"""raw: the text itself. whsec: base64 after `whsec_` (`whpk_` and `whsk_` for Ed25519), with or without it, or as
+Supabase shows it, with the version of the signature before it: `v1,whsec_`."""
 
-PUBLIC_PREFIX: Final = b"whpk_"
-PRIVATE_PREFIX: Final = b"whsk_"
-_SECRET_PREFIX: Final = b"whsec_"
+_SECRET, _PUBLIC, _PRIVATE = b"whsec_", b"whpk_", b"whsk_"
+_WHSEC: Final = re.compile(rb"(?:(?:v1a?,)?(whsec_|whpk_|whsk_))?(.*)", re.DOTALL)
+_NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/=]")
+_NOT_HEX: Final = re.compile(rb"[^0-9A-Fa-f]")
 _ED25519_BYTES: Final = 32
+
+
+def is_for_ed25519(text: bytes) -> bool:
+    """Return whether a secret of the form whsec is a key for Ed25519."""
+    return _split(text, "whsec")[0] in {_PUBLIC, _PRIVATE}
 
 
 def read_hmac_key(text: bytes, form: str) -> bytes:
     """Return the bytes that go into the HMAC."""
-    if form == "whsec" and text.startswith((PUBLIC_PREFIX, PRIVATE_PREFIX)):
+    prefix, rest = _split(text, form)
+    if prefix in {_PUBLIC, _PRIVATE}:
         raise WrongSecretError("this is an Ed25519 key (whpk_ or whsk_); the scheme needs a shared secret (whsec_)")
-    key = _decode(text.removeprefix(_SECRET_PREFIX) if form == "whsec" else text, form)
+    key = _decode(rest, form)
     if not key:
         raise WrongSecretError("the secret is empty")
     return key
@@ -35,9 +44,10 @@ def read_hmac_key(text: bytes, form: str) -> bytes:
 
 def read_public_key(text: bytes, form: str) -> Ed25519PublicKey:
     """Return the key that verifies Ed25519 signatures."""
-    if form == "whsec" and text.startswith((_SECRET_PREFIX, PRIVATE_PREFIX)):
+    prefix, rest = _split(text, form)
+    if prefix in {_SECRET, _PRIVATE}:
         raise WrongSecretError("the provider's public key (whpk_) is expected, not a secret one")
-    key = _decode(text.removeprefix(PUBLIC_PREFIX) if form == "whsec" else text, form)
+    key = _decode(rest, form)
     if len(key) != _ED25519_BYTES:
         raise WrongSecretError(f"an Ed25519 public key has {_ED25519_BYTES} bytes, this one has {len(key)}")
     try:
@@ -47,13 +57,20 @@ def read_public_key(text: bytes, form: str) -> Ed25519PublicKey:
 
 
 def read_private_key(text: bytes, form: str) -> Ed25519PrivateKey:
-    """Return the key that signs; 32 bytes of seed, or 64 with the public key behind it."""
-    if form == "whsec" and text.startswith(PUBLIC_PREFIX):
+    """Return the key that signs: 32 bytes of seed, or 64 where the public key follows the seed."""
+    prefix, rest = _split(text, form)
+    if prefix == _PUBLIC:
         raise WrongSecretError("a public key (whpk_) verifies; only the provider's private one (whsk_) can sign")
-    key = _decode(text.removeprefix(PRIVATE_PREFIX) if form == "whsec" else text, form)
+    key = _decode(rest, form)
     if len(key) not in {_ED25519_BYTES, 2 * _ED25519_BYTES}:
         raise WrongSecretError(f"an Ed25519 private key has {_ED25519_BYTES} or {2 * _ED25519_BYTES} bytes")
     return Ed25519PrivateKey.from_private_bytes(key[:_ED25519_BYTES])
+
+
+def _split(text: bytes, form: str) -> tuple[bytes, bytes]:
+    """Return the prefix that tells what the secret is, empty if there is none, and the rest."""
+    fits = _WHSEC.fullmatch(text) if form == "whsec" else None
+    return (fits[1] or b"", fits[2]) if fits else (b"", text)
 
 
 def _decode(text: bytes, form: str) -> bytes:
@@ -65,5 +82,10 @@ def _decode(text: bytes, form: str) -> bytes:
         # Some providers leave the padding out; nothing else is forgiven.
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except ValueError:
-        name = "hexadecimal digits, two for each byte" if form == "hex" else "base64"
-        raise WrongSecretError(f"the secret is not {name}: copy it again, without quotes or spaces") from None
+        name, others = ("hexadecimal digits", _NOT_HEX) if form == "hex" else ("base64", _NOT_BASE64)
+        wrong = others.search(text)
+        where = f"character {wrong.start() + 1} of {len(text)} is something else" if wrong else "a part is missing"
+        raise WrongSecretError(
+            f"the secret is not {name} ({where}): copy it again, without quotes or spaces; if the provider shows it "
+            'exactly so, it may sign with the text itself, which key = "raw" in a scheme file says'
+        ) from None

@@ -109,6 +109,13 @@ def test_another_spelling_is_found(made: str, cause: str) -> None:
     assert github(made).startswith(cause)
 
 
+@pytest.mark.parametrize("around", ["\ufeff", "\u00a0", "\u200b"])
+def test_a_secret_that_was_stored_with_what_nobody_sees_is_found(around: str) -> None:
+    held = around.encode() + SECRET
+    (cause,) = explain(GITHUB, {"X-Hub-Signature-256": "sha256=" + signature(BODY)}, secret=held).causes
+    assert cause == "it fits the secret without the invisible characters around it: add it again (secret main)"
+
+
 def test_a_secret_in_the_wrong_form_is_found() -> None:
     raw = b"0123456789abcdef01234567"
     text = b"whsec_" + base64.b64encode(raw)

@@ -141,6 +141,25 @@ def test_secrets_are_brought_into_their_form(key: str, text: bytes) -> None:
     assert compose(GOOD | {"key": key}).read_key(label="a", text=text).secret == b"seC"
 
 
+def test_a_secret_is_read_as_supabase_shows_it() -> None:
+    scheme = PRESETS["standard-webhooks"]
+    assert scheme.read_key(label="a", text=b"v1,whsec_c2VD").secret == b"seC"
+    public = b"v1a,whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+    assert scheme.read_key(label="a", text=public).public_key is not None
+    with pytest.raises(WrongSecretError, match="not base64"):
+        scheme.read_key(label="a", text=b"v2,whsec_c2VD")
+    assert PRESETS["stripe"].read_key(label="a", text=b"v1,whsec_c2VD").secret == b"v1,whsec_c2VD"
+
+
+def test_a_preset_whose_secret_is_the_text_itself_needs_no_field_that_the_file_does_not_hold() -> None:
+    scheme = compose({"preset": "standard-webhooks", "key": "raw"})
+    assert scheme.read_key(label="a", text=b"whsec_c2VD").secret == b"whsec_c2VD"
+    assert compose({"preset": "stripe", "content": "{body}", "timestamp_field": ""}).description.content == "{body}"
+    assert compose({"preset": "slack", "content": "{body}", "timestamp": ""}).description.timestamp == ()
+    with pytest.raises(BadSchemeError, match=r"the preset slack adds .*timestamp = 'X-Slack-Request-Timestamp'"):
+        compose({"preset": "slack", "content": "{body}"})
+
+
 def test_base64_without_its_padding_is_understood() -> None:
     assert compose(GOOD | {"key": "whsec"}).read_key(label="a", text=b"whsec_c2VjcmV0MQ").secret == b"secret1"
 

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from cryptography.fernet import Fernet
 
 from deploy.local.servers import free_port
@@ -85,8 +86,53 @@ def test_a_secret_is_rotated_without_a_gap(acme: Pipeline, redis_client: redis.R
     listed = acme("secrets", "list", "acme", "--json")
     assert [row["may_sign"] for row in listed.rows] == [False, True]
     assert "ciphertext" not in listed.text
-    last = acme("secrets", "expire", "acme", "v2", "--at", "2026-01-01")
-    assert "401" in last.err
+
+
+def test_the_last_secret_expires_only_if_that_is_asked_for(acme: Pipeline, redis_client: redis.Redis) -> None:
+    for when in ((), ("--in", "24h"), ("--at", "2026-01-01")):
+        refused = acme("secrets", "expire", "acme", "v1", *when, status=1)
+        assert "nothing was changed: v1 is the last secret" in refused.err
+        assert len(refused.err.splitlines()) == 1
+        assert [row["expires_at"] for row in acme.json("secrets", "list", "acme")] == [None]
+    acme("secrets", "add", "acme", "--label", "v2", "--secret-stdin", stdin=b"second")
+    acme("secrets", "expire", "acme", "v1", "--in", "1h")
+    assert "v2 is the last secret" in acme("secrets", "expire", "acme", "v2", "--in", "2h", status=1).err
+    acme("secrets", "expire", "acme", "v2", "--in", "30m")  # for half an hour after it, v1 may sign
+    acme("secrets", "expire", "acme", "v1", "--even-the-last")
+    acme("secrets", "expire", "acme", "v2", "--even-the-last")
+    acme("secrets", "expire", "acme", "v2")  # it changes nothing for whoever sends
+    endpoint = published(redis_client)
+    assert endpoint is not None
+    assert all(secret.expires_at is not None for secret in endpoint.secrets)
+
+
+@pytest.mark.parametrize("around", ["\ufeff", "\u00a0", "\u200b", "\u200b \u2060\r\n"])
+def test_what_nobody_sees_around_a_secret_is_left_out(acme: Pipeline, redis_client: redis.Redis, around: str) -> None:
+    given = f"{around}whsec_shown-once{around}".encode()
+    acme("secrets", "add", "acme", "--label", "pasted", "--secret-stdin", stdin=given)
+    endpoint = published(redis_client)
+    assert endpoint is not None
+    cipher = registry.Cipher([acme.environ["SECRETS_KEY"]])
+    assert cipher.decrypt(endpoint.secrets[-1]) == b"whsec_shown-once"
+
+
+def test_a_secret_that_no_key_opens_is_marked_in_the_list(acme: Pipeline) -> None:
+    other = Fernet.generate_key().decode()
+    acme("tenants", "add", "beta")
+    acme(
+        *("endpoints", "add", "beta", "--provider", "moveris", "--label", "b1", "--secret-stdin"),
+        stdin=b"b",
+        SECRETS_KEY=other,
+    )
+    rows = {row["tenant"]: row["unreadable"] for row in acme.json("endpoints", "list")}
+    assert rows == {"acme": [], "beta": ["b1"]}
+    table = acme("endpoints", "list").text
+    assert "b1 (no key of SECRETS_KEY opens it: 503)" in table
+    assert "v1 (no key" not in table
+    both = f"{acme.environ['SECRETS_KEY']},{other}"
+    assert "no key" not in acme("endpoints", "list", SECRETS_KEY=both).text
+    without = acme("endpoints", "list", "--json", SECRETS_KEY="")
+    assert [row["unreadable"] for row in without.rows] == [None, None]
 
 
 def test_an_endpoint_is_disabled_and_enabled(acme: Pipeline, redis_client: redis.Redis) -> None:
@@ -124,7 +170,8 @@ def test_what_a_person_got_wrong_is_one_line_that_says_what_to_do(acme: Pipeline
         assert len(refused.err.splitlines()) == 1, refused.err
     standard = ("--provider", "standard-webhooks", "--label", "v1", "--secret-stdin")
     unusable = acme("endpoints", "add", "acme", *standard, stdin=b"whsec_no*base64", status=1)
-    assert "as the provider shows it" in unusable.err
+    assert "the secret is not base64 (character 3 of 9 is something else)" in unusable.err
+    assert "if the provider shows it exactly so" in unusable.err
     assert "no*base64" not in unusable.err
     empty = acme("secrets", "add", "acme", "--label", "v2", "--secret-stdin", stdin=b"\n", status=1)
     assert "empty" in empty.err

@@ -98,6 +98,7 @@ def test_a_scheme_file_describes_a_provider_of_ones_own(ingress: Pipeline) -> No
         ('algorithm = "hmac-sha256"', "header is missing"),
         ('header = "X-A"\nalgoritm = "x"', "unknown key 'algoritm': did you mean algorithm?"),
         ("header = ", "is not TOML"),
+        ('preset = "stripe"\ncontent = "{body}"', "(the preset stripe adds header = 'Stripe-Signature'"),
     ],
 )
 def test_a_wrong_scheme_file_is_refused_with_a_line_that_says_what(acme: Pipeline, text: str, line: str) -> None:
@@ -106,6 +107,13 @@ def test_a_wrong_scheme_file_is_refused_with_a_line_that_says_what(acme: Pipelin
     assert line in said
     assert len(said.splitlines()) == 1
     assert [it["provider"] for it in acme.json("endpoints", "list")] == ["moveris"]
+
+
+def test_a_scheme_file_with_a_byte_order_mark_is_read_and_one_in_utf_16_is_named(acme: Pipeline) -> None:
+    (acme.folder / "acme.toml").write_text(SCHEME, encoding="utf-8-sig")
+    add(acme, "billing", "--scheme-file", "acme.toml")
+    (acme.folder / "acme.toml").write_text(SCHEME, encoding="utf-16")
+    assert "acme.toml is not TOML: it is not UTF-8" in add(acme, "other", "--scheme-file", "acme.toml", status=1)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +195,7 @@ def test_a_right_request_is_verified(acme: Pipeline) -> None:
 
 def test_a_failing_request_is_explained(acme: Pipeline) -> None:
     add(acme, "github", secret=b"It's a Secret to Everybody")
-    (acme.folder / "headers.json").write_text(json.dumps({"X-Hub-Signature-256": PUBLISHED}))
+    (acme.folder / "headers.json").write_text(json.dumps({"X-Hub-Signature-256": PUBLISHED}), encoding="utf-8-sig")
     (acme.folder / "body").write_bytes(b"Hello, World!\n")
     files = ("--headers-file", "headers.json", "--body-file", "body")
     said = acme("verify", "github/acme", *files, status=1).text
