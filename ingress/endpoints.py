@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import UnknownSchemeError, find
-from ingress.schemes.verdict import Handshake, Key, WrongSecretError
+from ingress.schemes.scheme import Handshake, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
 log: Final = logging.getLogger(__name__)
 

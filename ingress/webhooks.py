@@ -37,7 +37,7 @@ from ingress.errors import (
 from ingress.metrics import ACCEPTED, HANDSHAKES
 from ingress.schemes import unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
-from ingress.schemes.verdict import Handshake, Wrong
+from ingress.schemes.scheme import BadSignature, Handshake
 from shared.envelope import SIGNED_ID, Envelope, keep, new_event_id
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     from ingress.refusals import RefusalLog
 
 _REFUSALS: Final = {
-    Wrong.MISSING: MISSING_SIGNATURE,
-    Wrong.INVALID: INVALID_SIGNATURE,
-    Wrong.STALE: STALE_SIGNATURE,
-    Wrong.NO_PATH: UNKNOWN_ENDPOINT,
+    BadSignature.MISSING: MISSING_SIGNATURE,
+    BadSignature.INVALID: INVALID_SIGNATURE,
+    BadSignature.STALE: STALE_SIGNATURE,
+    BadSignature.NO_PATH: UNKNOWN_ENDPOINT,
 }
 _ACCEPTED: Final[Message] = {
     "type": "http.response.start",
@@ -202,8 +202,8 @@ def verify_request(endpoint: Endpoint, headers: list[Header], body: bytes) -> En
     """Verify one request; return what is to be stored, or the answer to a provider's question."""
     now = time.time()
     key = endpoint.scheme.verify(keys=endpoint.alive(now), headers=headers, body=body, now=now)
-    if isinstance(key, Wrong):
-        is_our_fault = key is Wrong.INVALID and now < endpoint.unreadable_until
+    if isinstance(key, BadSignature):
+        is_our_fault = key is BadSignature.INVALID and now < endpoint.unreadable_until
         return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
     if endpoint.has_challenge and (challenge := answer_url_verification(body)) is not None:
         return challenge

@@ -11,22 +11,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from deploy.cli.trials import Held, Values, try_changes
-from ingress.schemes import PRESETS, moveris
-from ingress.schemes.declared import Declared
-from ingress.schemes.description import ALGORITHMS, read_description
+from ingress.schemes import DECLARED
+from ingress.schemes.declared import Declared, read_time
+from ingress.schemes.description import ALGORITHMS
 from ingress.schemes.encodings import ENCODERS
-from ingress.schemes.verdict import Key, Wrong, WrongSecretError
+from ingress.schemes.scheme import BadSignature, Key, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ingress.schemes.description import Description
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
     Headers = Sequence[tuple[bytes, bytes]]
 
 _SHOWN: Final = 6
 _MOST_CAUSES: Final = 3
+_TIMES: Final = {
+    "s": "whole seconds, such as 1614265330",
+    "ms": "whole milliseconds, such as 1614265330123",
+    "iso8601": "RFC 3339 has it, such as 2021-02-25T15:02:10Z",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +86,14 @@ def diagnose(scheme: Scheme, held: Sequence[Held], *, headers: Headers, body: by
     values = Values(it, found, given)
     content = values.fill(it.content, body)
     causes: list[str] = []
-    if isinstance(verdict, Wrong):
+    if isinstance(verdict, BadSignature):
         causes = [*_about_headers(it, headers, header, given), *_about_time(it, values, now)]
         if given:
             causes += list(dict.fromkeys(try_changes(it, held, values, given, body)))[:_MOST_CAUSES]
         causes += _about_other_schemes(scheme, held, headers, body, now)
     return Diagnosis(
-        code=verdict.value if isinstance(verdict, Wrong) else "verified",
-        label="" if isinstance(verdict, Wrong) else verdict.label,
+        code=verdict.value if isinstance(verdict, BadSignature) else "verified",
+        label="" if isinstance(verdict, BadSignature) else verdict.label,
         header=header,
         given=mask(given),
         signed_length=None if content is None else len(content),
@@ -100,8 +105,10 @@ def diagnose(scheme: Scheme, held: Sequence[Held], *, headers: Headers, body: by
 
 
 def describe(scheme: Scheme) -> Description:
-    """Return a scheme as data; Moveris, which has its own code, has a description beside it."""
-    return scheme.description if isinstance(scheme, Declared) else read_description(moveris.DESCRIPTION)
+    """Return a scheme as data; `none` has no description, and nothing to diagnose."""
+    if not isinstance(scheme, Declared):
+        raise TypeError("nothing is signed")
+    return scheme.description
 
 
 def mask(text: bytes) -> str:
@@ -146,18 +153,20 @@ def _about_headers(it: Description, headers: Headers, header: str, given: bytes)
 
 
 def _about_time(it: Description, values: Values, now: float) -> Iterator[str]:
-    if not (it.timestamp or it.timestamp_field) or not values.timestamp:
+    text, unit = values.timestamp, it.timestamp_unit
+    if not (it.timestamp or it.timestamp_field) or not text:
         return
-    text = values.timestamp
-    if it.timestamp_unit == "iso8601" or not text.isdigit() or len(text) > 18:  # noqa: PLR2004 - digits that fit
+    moment = read_time(text, unit)
+    if moment is None:
+        yield f"the time {text[:40].decode('latin-1')!r} is not written as {_TIMES[unit]}"
         return
-    unit = 1000 if it.timestamp_unit == "ms" else 1
-    off = now - int(text) / unit
+    off = now - moment
     if abs(off) <= it.tolerance:
         return
-    for factor, name in ((1000, "ms"), (1, "s")):
-        if factor != unit and abs(now - int(text) / factor) <= it.tolerance:
-            yield f'the time counts {"milliseconds" if factor > 1 else "seconds"}: set timestamp_unit = "{name}"'
+    for other, name in (("ms", "milliseconds"), ("s", "seconds")):
+        meant = read_time(text, other)
+        if meant is not None and abs(now - meant) <= it.tolerance:
+            yield f'the time counts {name}: set timestamp_unit = "{other}"'
             return
     way = "old: a replay, a slow queue, or a capture from then (judge it with --at)" if off > 0 else "in the future"
     yield f"the signed time is {abs(off):,.0f} s {way}; the tolerance is {it.tolerance} s, and clocks may be wrong"
@@ -167,8 +176,8 @@ def _about_other_schemes(
     scheme: Scheme, held: Sequence[Held], headers: Headers, body: bytes, now: float
 ) -> Iterator[str]:
     """Say which preset signs like this, if one does."""
-    for name, other in PRESETS.items():
-        if other is scheme or name == "none":
+    for name, other in DECLARED.items():
+        if other is scheme:
             continue
         for one in held:
             try:
@@ -176,5 +185,5 @@ def _about_other_schemes(
             except WrongSecretError:
                 continue
             verdict = other.verify(keys=[key], headers=headers, body=body, now=now)
-            if isinstance(verdict, Key) or verdict is Wrong.STALE:
+            if isinstance(verdict, Key) or verdict is BadSignature.STALE:
                 yield f"this is how `{name}` signs, with the secret {one.label}: change the endpoint's scheme to it"

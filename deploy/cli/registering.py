@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploy.cli.arguments import read_secret
 from deploy.cli.errors import CommandError
-from ingress.schemes import DESCRIPTIONS, PRESETS, UnknownSchemeError, compose, find
+from ingress.schemes import DECLARED, PRESETS, UnknownSchemeError, compose, find
 from ingress.schemes.declared import BadSchemeError, Declared
 from ingress.schemes.handshakes import verify_token
-from ingress.schemes.verdict import Handshake, WrongSecretError
+from ingress.schemes.scheme import Handshake, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
 UNSIGNED: Final = "none"
 
@@ -131,5 +131,5 @@ def name_of(scheme: str | Mapping[str, Any]) -> str:
     known = scheme_of(scheme)
     if not isinstance(known, Declared):
         return "described"
-    start = f"{scheme['preset']} with " if scheme.get("preset") in DESCRIPTIONS else ""
+    start = f"{scheme['preset']} with " if scheme.get("preset") in DECLARED else ""
     return f"{start}{known.description.algorithm} in {known.description.header[0]}"

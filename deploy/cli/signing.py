@@ -17,7 +17,7 @@ from deploy.cli.errors import CommandError
 from deploy.cli.registering import UNSIGNED, scheme_of
 from deploy.cli.servers import cipher, database
 from ingress.schemes import PRESETS
-from ingress.schemes.verdict import WrongSecretError
+from ingress.schemes.scheme import WrongSecretError
 from workers.store import tenants
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ingress.schemes.content import BadTemplateError, Template
 from ingress.schemes.declared import Declared
 from ingress.schemes.description import ALGORITHMS
 from ingress.schemes.encodings import ENCODERS, decode
-from ingress.schemes.verdict import WrongSecretError
+from ingress.schemes.scheme import WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from ingress.schemes.description import Description
-    from ingress.schemes.verdict import Key
+    from ingress.schemes.scheme import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,7 @@ class Values:
 
     def __init__(self, it: Description, found: Mapping[bytes, bytes], given: bytes) -> None:
         self._url = it.url
+        self._has_iso_time = it.timestamp_unit == "iso8601"
         self._found = found
         self.event_id = _first(found, it.id)
         self.timestamp = _first(found, it.timestamp)
@@ -55,7 +56,7 @@ class Values:
     def fill(self, template: str, body: bytes) -> bytes | None:
         """Return the signed content of a template, None if it cannot be made."""
         try:
-            made = Template(template, url=self._url)
+            made = Template(template, url=self._url, has_iso_time=self._has_iso_time)
         except BadTemplateError:
             return None
         return made.fill(body=body, timestamp=self.timestamp, event_id=self.event_id, headers=self._found)
@@ -76,7 +77,7 @@ def _fits(
 ) -> Iterator[tuple[str, ...]]:
     """Yield in words what has to be changed for this secret to fit."""
     try:
-        own = Declared(it).read_key(label=one.label, text=one.text)
+        own = Declared(it, {}).read_key(label=one.label, text=one.text)
     except WrongSecretError:
         return
     age = one.note and f"a secret that is {one.note}"

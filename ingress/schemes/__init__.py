@@ -1,12 +1,15 @@
-"""Signature schemes: how a provider proves that a body is its own. One file each, `sign` beside `verify`.
+"""Signature schemes: how a provider proves that a request is its own.
 
-Guarantees: `verify` depends on its arguments alone, the clock included, compares in constant time, has a verdict for
-any bytes whatever and raises nothing. Refuses: a scheme that this version does not know (`UnknownSchemeError`).
+- `scheme`: what every scheme takes and returns.
+- A file per preset: `moveris`, `github`, `meta`, `shopify`, `slack`, `standard_webhooks`, `stripe`, `generic` (`hmac`),
+  and `unsigned` (`none`).
+- `declared`: verifies and signs by a description; all presets but `none` are descriptions, and so is a team's own file.
+- `description` checks a description, `content` is its template of the signed bytes, `encodings` and `keys` are the
+  forms of signatures and secrets.
+- `handshakes`: what some providers ask before they send events.
 
-An endpoint names a preset, or carries a description of its own: the keys of `description.Description`, and `preset` to
-start from one of ours and change some of it.
-
-Schemes know neither Starlette nor Redis: the command line signs with them too.
+`verify` depends on its arguments alone, the clock included, compares in constant time and raises nothing, whatever the
+bytes are. Schemes know neither Starlette nor Redis: the command line signs with them too.
 """
 
 from __future__ import annotations
@@ -29,36 +32,26 @@ from ingress.schemes.declared import BadSchemeError, Declared, declare
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
-PRESETS: Final[Mapping[str, Scheme]] = {
+DECLARED: Final[Mapping[str, Declared]] = {
     "github": github.SCHEME,
     "hmac": generic.SCHEME,
     "meta": meta.SCHEME,
-    "moveris": moveris,
-    "none": unsigned,
+    "moveris": moveris.SCHEME,
     "shopify": shopify.SCHEME,
     "slack": slack.SCHEME,
     "standard-webhooks": standard_webhooks.SCHEME,
     "stripe": stripe.SCHEME,
 }
-"""The schemes that an endpoint may name."""
-
-DESCRIPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "github": github.DESCRIPTION,
-    "hmac": generic.DESCRIPTION,
-    "meta": meta.DESCRIPTION,
-    "moveris": moveris.DESCRIPTION,
-    "shopify": shopify.DESCRIPTION,
-    "slack": slack.DESCRIPTION,
-    "standard-webhooks": standard_webhooks.DESCRIPTION,
-    "stripe": stripe.DESCRIPTION,
-}
 """The presets that a description may start from."""
+
+PRESETS: Final[Mapping[str, Scheme]] = {**DECLARED, "none": unsigned}
+"""The schemes that an endpoint may name."""
 
 
 class UnknownSchemeError(ValueError):
-    """No scheme of this name, or a description that this version cannot follow; the text says which."""
+    """No scheme has this name, or this version cannot follow the description; the text says which."""
 
 
 def find(scheme: str | Mapping[str, Any]) -> Scheme:
@@ -79,22 +72,22 @@ def find(scheme: str | Mapping[str, Any]) -> Scheme:
 
 
 def compose(description: Mapping[str, Any]) -> Declared:
-    """Return the scheme of a description.
+    """Return the scheme of a description: the keys of `Description`, and `preset` to start from one of ours.
 
     Raises:
-        BadSchemeError: names the key at fault.
+        BadSchemeError: the text names the key at fault.
     """
     given = dict(description)
     start = given.pop("preset", None)
     if start is None:
-        return declare(given)
-    if not isinstance(start, str) or start not in DESCRIPTIONS:
-        raise BadSchemeError(f"preset: {start!r} is none of {', '.join(sorted(DESCRIPTIONS))}")
-    inherited = {name: value for name, value in DESCRIPTIONS[start].items() if name not in given}
+        return declare(**given)
+    if not isinstance(start, str) or start not in DECLARED:
+        raise BadSchemeError(f"preset: {start!r} is none of {', '.join(sorted(DECLARED))}")
+    inherited = {name: value for name, value in DECLARED[start].given.items() if name not in given}
     if given.get("key", "whsec") != "whsec":
         inherited.pop("ed25519_prefix", None)  # only secrets of that form can be for Ed25519
     try:
-        return declare({**inherited, **given})
+        return declare(**inherited, **given)
     except BadSchemeError as error:
         shown = ", ".join(f"{name} = {value!r}" for name, value in inherited.items())
         raise BadSchemeError(f"{error} (the preset {start} adds {shown}; an empty value takes one away)") from None

@@ -1,9 +1,9 @@
-"""The scheme that follows a description: every preset but Moveris, and what teams describe in a file.
+"""Verifies and signs by a description: all presets but `none`, and what teams describe in a file.
 
-Guarantees: depends on its arguments alone; compares texts in constant time; a time out of tolerance, past or future, is
-stale only if its signature is right, so that nobody learns anything from it; nothing is raised, whatever the bytes are.
-Refuses: any header of the scheme that comes twice (whoever adds one must not choose the one that counts), more than
-`MAX_SIGNATURES` signatures, empty ids, any spelling of a signature but one.
+Signatures are compared as text and in constant time. A time out of tolerance, in the past or in the future, is stale
+only if its signature is right, so that nobody learns anything from it. A request is refused if a header of the scheme
+comes twice (whoever adds one must not choose the one that counts), if it has more than `MAX_SIGNATURES` signatures, and
+if its id is empty. A signature and a time each have one spelling.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
 
+from ingress.schemes.content import ISO8601, SECONDS
 from ingress.schemes.description import ALGORITHMS, BadSchemeError, Description, read_description
 from ingress.schemes.encodings import ENCODERS, decode
 from ingress.schemes.keys import is_for_ed25519, read_hmac_key, read_private_key, read_public_key
-from ingress.schemes.verdict import NEVER, Key, Wrong
+from ingress.schemes.scheme import NEVER, BadSignature, Key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,19 +27,30 @@ __all__ = ["BadSchemeError", "Declared", "declare"]
 
 MAX_SIGNATURES: Final = 8
 """In one request; providers send two while a secret is rotated. Each may cost an Ed25519 verification."""
-_LONGEST_NUMBER: Final = 15
-_LONGEST_TIME: Final = 40
 
 
-def declare(given: Mapping[str, Any]) -> Declared:
-    """Return the scheme of a description; see `Description` for the keys, `BadSchemeError` for what is refused."""
-    return Declared(read_description(given))
+def declare(**given: Any) -> Declared:
+    """Return the scheme of a description.
+
+    Args:
+        **given: the keys of `Description`, values as TOML has them.
+
+    Raises:
+        BadSchemeError: the text names the key at fault.
+    """
+    return Declared(read_description(given), given)
 
 
 class Declared:
-    """A description, ready to verify and to sign."""
+    """A description, ready to verify and to sign.
 
-    def __init__(self, description: Description) -> None:
+    Attributes:
+        description: how the provider signs.
+        given: the same as it was written, for descriptions that start from this one.
+    """
+
+    def __init__(self, description: Description, given: Mapping[str, Any]) -> None:
+        self.given = given
         it = self.description = description
         self.handshake = it.handshake
         self.signed_ids = _lower(it.id)
@@ -56,7 +68,7 @@ class Declared:
         self._encode = ENCODERS[it.encoding]
 
     def read_key(self, *, label: str, text: bytes, expires_at: float = NEVER) -> Key:
-        """See `ingress.schemes.verdict.Scheme`."""
+        """See `Scheme`."""
         form = self.description.key
         if self._is_ed25519(text):
             return Key(label=label, secret=b"", public_key=read_public_key(text, form), expires_at=expires_at)
@@ -64,8 +76,8 @@ class Declared:
 
     def verify(
         self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
-    ) -> Key | Wrong:
-        """Find the key that signed the request; see `ingress.schemes.verdict.Scheme`.
+    ) -> Key | BadSignature:
+        """Return the key that signed the request, or why none did; see `Scheme`.
 
         1. Collect the headers of the scheme.
         2. Split the signature header into signatures and time.
@@ -77,26 +89,26 @@ class Declared:
         for name, value in headers:
             if name in wanted:
                 if name in found:
-                    return Wrong.INVALID
+                    return BadSignature.INVALID
                 found[name] = value
         given = _first(found, self._signatures)
         if not given:
-            return Wrong.MISSING
+            return BadSignature.MISSING
         items = given.split(self._separator) if self._separator else [given]
         timestamp = self._timestamp(found, items)
         event_id = _first(found, self.signed_ids)
         if (self._has_time and not timestamp) or (self.signed_ids and not event_id):
-            return Wrong.INVALID
+            return BadSignature.INVALID
         content = self._template.fill(body=body, timestamp=timestamp, event_id=event_id, headers=found)
         if content is None:
-            return Wrong.INVALID
+            return BadSignature.INVALID
         key = self._find(keys, items, content)
         if key is None:
-            return Wrong.INVALID
-        return key if not self._has_time or self._is_fresh(timestamp, now) else Wrong.STALE
+            return BadSignature.INVALID
+        return key if not self._has_time or self._is_fresh(timestamp, now) else BadSignature.STALE
 
-    def sign(self, secret: bytes, body: bytes, *, now: float, event_id: str) -> dict[str, str]:
-        """Return the headers with which the provider would send this body; see `ingress.schemes.verdict.Scheme`."""
+    def sign(self, secret: bytes, body: bytes, *, now: float = 0, event_id: str = "") -> dict[str, str]:
+        """Return the headers with which the provider would send this body; see `Scheme`."""
         it = self.description
         timestamp, sent_id = self._write_time(now), event_id.encode()
         extra = dict.fromkeys(self._template.headers, sent_id)
@@ -117,7 +129,7 @@ class Declared:
         return headers
 
     def _is_ed25519(self, text: bytes) -> bool:
-        """Say whether a secret is for Ed25519; where a scheme has HMAC too, its prefix tells."""
+        """Return whether a secret is for Ed25519; its prefix tells where a scheme has HMAC too."""
         return not self._digest or (self._has_ed25519 and is_for_ed25519(text))
 
     def _timestamp(self, found: Mapping[bytes, bytes], items: Sequence[bytes]) -> bytes:
@@ -154,14 +166,9 @@ class Declared:
         return True
 
     def _is_fresh(self, timestamp: bytes, now: float) -> bool:
-        """Say whether the time lies within the tolerance, in the past and in the future; no time does not."""
+        """Return whether the text is a time within the tolerance, in the past or in the future."""
         it = self.description
-        if it.timestamp_unit == "iso8601":
-            moment = _read_iso8601(timestamp)
-        elif timestamp.isdigit() and len(timestamp) <= _LONGEST_NUMBER:
-            moment = int(timestamp) / (1000 if it.timestamp_unit == "ms" else 1)
-        else:
-            moment = None
+        moment = read_time(timestamp, it.timestamp_unit)
         return moment is not None and abs(now - moment) <= it.tolerance
 
     def _write_time(self, now: float) -> bytes:
@@ -171,13 +178,15 @@ class Declared:
         return str(int(now * 1000 if unit == "ms" else now)).encode()
 
 
-def _read_iso8601(text: bytes) -> float | None:
-    if len(text) > _LONGEST_TIME:
+def read_time(text: bytes, unit: str) -> float | None:
+    """Return the Unix seconds that a text says, None if it is no time of this unit or spelt in another way."""
+    if unit != "iso8601":
+        return int(text) / (1000 if unit == "ms" else 1) if SECONDS.fullmatch(text) else None
+    if not ISO8601.fullmatch(text):
         return None
     try:
-        moment = datetime.fromisoformat(text.decode("ascii"))
-        return moment.timestamp() if moment.tzinfo else None
-    except (ValueError, OverflowError):
+        return datetime.fromisoformat(text.decode("ascii")).timestamp()
+    except (ValueError, OverflowError):  # the thirtieth of February
         return None
 
 

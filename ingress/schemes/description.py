@@ -1,8 +1,7 @@
 """A signature scheme as data: what a TOML file, an endpoint in the registry or a preset says.
 
-Guarantees: a description that was read can be followed; nothing is guessed. Refuses (`BadSchemeError`): unknown keys
-and placeholders, a missing header, values of the wrong type, a time or id that is read but not signed. The text names
-the key.
+A description that was read can be followed. `BadSchemeError` refuses unknown keys and placeholders, a missing header,
+values of the wrong type, and a time or id that is read but not signed; its text names the key.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ingress.schemes.content import HEADER_NAME, BadTemplateError, Template
 from ingress.schemes.encodings import ENCODERS
 from ingress.schemes.keys import FORMS
-from ingress.schemes.verdict import Handshake
+from ingress.schemes.scheme import Handshake
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -77,7 +76,7 @@ class Description:
     @property
     def template(self) -> Template:
         """Return the parsed content."""
-        return Template(self.content, url=self.url)
+        return Template(self.content, url=self.url, has_iso_time=self.timestamp_unit == "iso8601")
 
 
 KEYS: Final = tuple(field.name for field in fields(Description))

@@ -5,20 +5,12 @@ deduplication is the protection against replays), not `X-GitHub-Delivery`, not `
 sends when a webhook is made is an event like any other, of the type `ping`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
-
 from ingress.schemes.declared import declare
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DESCRIPTION: Final[Mapping[str, Any]] = {
-    "header": "X-Hub-Signature-256",
-    "algorithm": "hmac-sha256",
-    "encoding": "hex",
-    "prefix": "sha256=",
-}
-SCHEME: Final = declare(DESCRIPTION)
+SCHEME = declare(
+    header="X-Hub-Signature-256",
+    algorithm="hmac-sha256",
+    encoding="hex",
+    prefix="sha256=",
+)
 verify, sign = SCHEME.verify, SCHEME.sign

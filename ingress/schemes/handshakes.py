@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ingress.schemes.verdict import Key
+    from ingress.schemes.scheme import Key
 
 _MAX_BODY: Final = 4096
 _MAX_CHALLENGE: Final = 1000

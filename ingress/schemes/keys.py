@@ -13,7 +13,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from ingress.schemes.verdict import WrongSecretError
+from ingress.schemes.scheme import WrongSecretError
 
 FORMS: Final = ("raw", "hex", "base64", "whsec")
 """raw: the text itself. whsec: base64 after `whsec_` (`whpk_` and `whsk_` for Ed25519), with or without it, or as

@@ -4,16 +4,13 @@ The verify token that Meta asks for is derived from the app's secret (`ingress.s
 store, and `pipeline endpoints add` prints it. No time and no id is signed.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
-
-from ingress.schemes import github
 from ingress.schemes.declared import declare
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DESCRIPTION: Final[Mapping[str, Any]] = {**github.DESCRIPTION, "handshake": "hub.challenge"}
-SCHEME: Final = declare(DESCRIPTION)
+SCHEME = declare(
+    header="X-Hub-Signature-256",
+    algorithm="hmac-sha256",
+    encoding="hex",
+    prefix="sha256=",
+    handshake="hub.challenge",
+)
 verify, sign = SCHEME.verify, SCHEME.sign

@@ -4,19 +4,11 @@ The newer "Events" deliveries spell the header without `X-`. No time is signed (
 against replays), and none of the other headers: not the topic, the shop, nor the ids.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
-
 from ingress.schemes.declared import declare
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DESCRIPTION: Final[Mapping[str, Any]] = {
-    "header": ["X-Shopify-Hmac-Sha256", "Shopify-Hmac-Sha256"],
-    "algorithm": "hmac-sha256",
-    "encoding": "base64",
-}
-SCHEME: Final = declare(DESCRIPTION)
+SCHEME = declare(
+    header=["X-Shopify-Hmac-Sha256", "Shopify-Hmac-Sha256"],
+    algorithm="hmac-sha256",
+    encoding="base64",
+)
 verify, sign = SCHEME.verify, SCHEME.sign

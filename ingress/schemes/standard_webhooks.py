@@ -5,26 +5,18 @@
 signed, and so it is the event's identity.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
-
 from ingress.schemes.declared import declare
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DESCRIPTION: Final[Mapping[str, Any]] = {
-    "header": ["webhook-signature", "svix-signature"],
-    "algorithm": "hmac-sha256",
-    "encoding": "base64",
-    "prefix": "v1,",
-    "ed25519_prefix": "v1a,",
-    "separator": " ",
-    "content": "{id}.{timestamp}.{body}",
-    "id": ["webhook-id", "svix-id"],
-    "timestamp": ["webhook-timestamp", "svix-timestamp"],
-    "key": "whsec",
-}
-SCHEME: Final = declare(DESCRIPTION)
+SCHEME = declare(
+    header=["webhook-signature", "svix-signature"],
+    algorithm="hmac-sha256",
+    encoding="base64",
+    prefix="v1,",
+    ed25519_prefix="v1a,",
+    separator=" ",
+    content="{id}.{timestamp}.{body}",
+    id=["webhook-id", "svix-id"],
+    timestamp=["webhook-timestamp", "svix-timestamp"],
+    key="whsec",
+)
 verify, sign = SCHEME.verify, SCHEME.sign

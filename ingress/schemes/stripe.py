@@ -3,23 +3,15 @@
 The whole text of the secret, `whsec_` included, is the key. Other items, such as `v0`, are ignored.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
-
 from ingress.schemes.declared import declare
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DESCRIPTION: Final[Mapping[str, Any]] = {
-    "header": "Stripe-Signature",
-    "algorithm": "hmac-sha256",
-    "encoding": "hex",
-    "prefix": "v1=",
-    "separator": ",",
-    "content": "{timestamp}.{body}",
-    "timestamp_field": "t=",
-}
-SCHEME: Final = declare(DESCRIPTION)
+SCHEME = declare(
+    header="Stripe-Signature",
+    algorithm="hmac-sha256",
+    encoding="hex",
+    prefix="v1=",
+    separator=",",
+    content="{timestamp}.{body}",
+    timestamp_field="t=",
+)
 verify, sign = SCHEME.verify, SCHEME.sign

@@ -11,7 +11,7 @@ import hmac
 import re
 from typing import TYPE_CHECKING, Final
 
-from ingress.schemes.verdict import NEVER, Handshake, Key, Wrong, WrongSecretError
+from ingress.schemes.scheme import NEVER, BadSignature, Handshake, Key, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +23,16 @@ _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{32,200}")
 
 
 def read_key(*, label: str, text: bytes, expires_at: float = NEVER) -> Key:
-    """Take a path token; see `ingress.schemes.verdict.Scheme`."""
+    """Take a path token; see `ingress.schemes.scheme.Scheme`."""
     if not _TOKEN.fullmatch(text):
         raise WrongSecretError("the token of the path needs 32 to 200 letters, digits, - and _, and must be random")
     return Key(label=label, secret=text, expires_at=expires_at)
 
 
-def verify(*, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> Wrong:
+def verify(*, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> BadSignature:
     """Refuse: nothing in a request proves anything, only its path does; see `find_token`."""
     del keys, headers, body, now
-    return Wrong.NO_PATH
+    return BadSignature.NO_PATH
 
 
 def sign(secret: bytes, body: bytes, *, now: float, event_id: str) -> dict[str, str]:
@@ -51,10 +51,10 @@ class _Opened:
 
     def verify(
         self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
-    ) -> Key | Wrong:
+    ) -> Key | BadSignature:
         """Return the key that the path named; it may have expired while the body arrived."""
         del headers, body, now
-        return keys[0] if keys else Wrong.NO_PATH
+        return keys[0] if keys else BadSignature.NO_PATH
 
 
 OPENED: Final = _Opened()

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ingress.schemes import PRESETS, compose
-from ingress.schemes.verdict import Key
+from ingress.schemes.scheme import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
 SIZES: Final = (1_000, 100_000)
 ROUNDS: Final = 100

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _INSIDE: Final = """
 import hashlib, hmac, json, random, sys, time
 from ingress.schemes import moveris
-from ingress.schemes.verdict import Key
+from ingress.schemes.scheme import Key
 
 pairs, chance = int(sys.argv[1]), random.Random(int(sys.argv[2]))
 secret, body = b"the secret", b'{"event": "verification.completed"}' * 8

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from ingress.schemes import github, meta
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
 KEY: Final = Key(label="a", secret=b"It's a Secret to Everybody")
 RECORDED: Final = Path(__file__).parent / "fixtures" / "github.jsonl.gz"
@@ -41,8 +41,13 @@ def test_all_that_githubs_own_library_signed_verifies() -> None:
         assert sha256(body).hexdigest() == one["sha256"]
         assert github.verify(keys=[KEY, key], headers=headers(one["signature"]), body=body, now=0) in (KEY, key)
         assert github.sign(key.secret, body, now=0, event_id="") == {"X-Hub-Signature-256": one["signature"]}
-        assert github.verify(keys=[key], headers=headers(one["signature"]), body=body + b"\n", now=0) is Wrong.INVALID
+        assert (
+            github.verify(keys=[key], headers=headers(one["signature"]), body=body + b"\n", now=0)
+            is BadSignature.INVALID
+        )
 
 
 def test_a_signature_of_sha_1_alone_is_missing_one() -> None:
-    assert github.verify(keys=[KEY], headers=headers(PUBLISHED)[:1], body=b"Hello, World!", now=0) is Wrong.MISSING
+    assert (
+        github.verify(keys=[KEY], headers=headers(PUBLISHED)[:1], body=b"Hello, World!", now=0) is BadSignature.MISSING
+    )

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from ingress.schemes import compose, find
-from ingress.schemes.verdict import Key
+from ingress.schemes.scheme import Key
 
 # RFC 4231 and RFC 2202, test case 2; RFC 8032, 7.1, test 3.
 JEFE: Final = b"Jefe"

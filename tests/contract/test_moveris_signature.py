@@ -8,7 +8,7 @@ import hmac
 import pytest
 
 from ingress.schemes import find, moveris
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 KEY = Key(label="portal", secret=b"It's a Secret to Everybody")
 BODY = b"Hello, World!"
@@ -17,7 +17,7 @@ PUBLISHED = b"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b0
 NAME = b"x-webhook-signature"
 
 
-def verify(*values: bytes, keys: tuple[Key, ...] = (KEY,), body: bytes = BODY) -> Key | Wrong:
+def verify(*values: bytes, keys: tuple[Key, ...] = (KEY,), body: bytes = BODY) -> Key | BadSignature:
     return moveris.verify(keys=keys, headers=[(NAME, value) for value in values], body=body, now=0)
 
 
@@ -36,12 +36,12 @@ def test_the_header_is_the_hmac_of_the_raw_body() -> None:
 
 
 def test_moveris_is_found_by_its_name() -> None:
-    assert find("moveris") is moveris
+    assert find("moveris") is moveris.SCHEME
 
 
 @pytest.mark.parametrize("values", [(), (b"",)], ids=["absent", "empty"])
 def test_no_signature_is_missing(values: tuple[bytes, ...]) -> None:
-    assert verify(*values) is Wrong.MISSING
+    assert verify(*values) is BadSignature.MISSING
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_no_signature_is_missing(values: tuple[bytes, ...]) -> None:
     ],
 )
 def test_any_other_spelling_is_invalid(values: tuple[bytes, ...]) -> None:
-    assert verify(*values) is Wrong.INVALID
+    assert verify(*values) is BadSignature.INVALID
 
 
 def test_any_living_key_may_sign_and_is_the_one_returned() -> None:
@@ -74,8 +74,8 @@ def test_any_living_key_may_sign_and_is_the_one_returned() -> None:
 
 
 def test_without_keys_nothing_verifies() -> None:
-    assert verify(PUBLISHED, keys=()) is Wrong.INVALID
+    assert verify(PUBLISHED, keys=()) is BadSignature.INVALID
 
 
 def test_a_changed_body_does_not_verify() -> None:
-    assert verify(PUBLISHED, body=BODY + b"\n") is Wrong.INVALID
+    assert verify(PUBLISHED, body=BODY + b"\n") is BadSignature.INVALID

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from ingress.schemes import shopify
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 # From the tests of SQLPage (MIT), which compute it in Rust for this very header.
 SECRET: Final = b"test-webhook-secret"
@@ -19,8 +19,8 @@ KEY: Final = Key(label="a", secret=SECRET)
 @pytest.mark.parametrize("name", [b"x-shopify-hmac-sha256", b"shopify-hmac-sha256"])
 def test_the_vector_verifies_under_both_spellings_of_the_header(name: bytes) -> None:
     assert shopify.verify(keys=[KEY], headers=[(name, MADE)], body=BODY, now=0) is KEY
-    assert shopify.verify(keys=[KEY], headers=[(name, MADE)], body=BODY + b" ", now=0) is Wrong.INVALID
-    assert shopify.verify(keys=[KEY], headers=[(name, MADE.rstrip(b"="))], body=BODY, now=0) is Wrong.INVALID
+    assert shopify.verify(keys=[KEY], headers=[(name, MADE)], body=BODY + b" ", now=0) is BadSignature.INVALID
+    assert shopify.verify(keys=[KEY], headers=[(name, MADE.rstrip(b"="))], body=BODY, now=0) is BadSignature.INVALID
 
 
 def test_signing_gives_the_vector() -> None:

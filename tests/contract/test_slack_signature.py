@@ -8,7 +8,7 @@ import pytest
 from slack_sdk.signature import Clock, SignatureVerifier
 
 from ingress.schemes import slack
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 NOW: Final = 1_531_420_618
 SECRET: Final = "8f742231b10e8888abcd99yyyzzz85a5"
@@ -27,7 +27,7 @@ class Then(Clock):
         return NOW
 
 
-def verify(signature: str, body: bytes = BODY, *, timestamp: int = NOW, now: float = NOW) -> Key | Wrong:
+def verify(signature: str, body: bytes = BODY, *, timestamp: int = NOW, now: float = NOW) -> Key | BadSignature:
     headers = [(b"x-slack-request-timestamp", str(timestamp).encode()), (b"x-slack-signature", signature.encode())]
     return slack.verify(keys=[KEY], headers=headers, body=body, now=now)
 
@@ -45,9 +45,9 @@ def test_what_slacks_library_signs_verifies(body: bytes) -> None:
     made = SignatureVerifier(SECRET).generate_signature(timestamp=str(NOW), body=body)
     assert made is not None
     assert verify(made, body, now=NOW + 300) is KEY
-    assert verify(made, body, now=NOW + 301) is Wrong.STALE
-    assert verify(made, body, now=NOW - 301) is Wrong.STALE
-    assert verify(made, body, timestamp=NOW + 1) is Wrong.INVALID
+    assert verify(made, body, now=NOW + 301) is BadSignature.STALE
+    assert verify(made, body, now=NOW - 301) is BadSignature.STALE
+    assert verify(made, body, timestamp=NOW + 1) is BadSignature.INVALID
 
 
 def test_slacks_library_verifies_what_we_sign() -> None:

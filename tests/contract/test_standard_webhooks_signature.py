@@ -10,7 +10,7 @@ import standardwebhooks
 import svix.webhooks
 
 from ingress.schemes import standard_webhooks as scheme
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,9 @@ def headers(signature: str, *, prefix: str = "webhook", event_id: str = ID) -> l
     return [(f"{prefix}-{name}".encode(), value.encode()) for name, value in named.items()]
 
 
-def verify(sent: list[tuple[bytes, bytes]], *secrets: bytes, body: bytes = BODY, now: float = NOW) -> Key | Wrong:
+def verify(
+    sent: list[tuple[bytes, bytes]], *secrets: bytes, body: bytes = BODY, now: float = NOW
+) -> Key | BadSignature:
     return scheme.verify(keys=[key(text) for text in secrets], headers=sent, body=body, now=now)
 
 
@@ -46,10 +48,10 @@ def test_the_published_vectors_verify(prefix: str, secret: bytes, signature: str
     sent = headers(signature, prefix=prefix)
     assert verify(sent, secret) == key(secret)
     assert verify(sent, secret, now=NOW + 300) == key(secret)
-    assert verify(sent, secret, now=NOW + 301) is Wrong.STALE
-    assert verify(sent, secret, now=NOW - 301) is Wrong.STALE
-    assert verify(sent, secret, body=BODY + b"\n") is Wrong.INVALID
-    assert verify(headers(signature, prefix=prefix, event_id=ID + "x"), secret) is Wrong.INVALID
+    assert verify(sent, secret, now=NOW + 301) is BadSignature.STALE
+    assert verify(sent, secret, now=NOW - 301) is BadSignature.STALE
+    assert verify(sent, secret, body=BODY + b"\n") is BadSignature.INVALID
+    assert verify(headers(signature, prefix=prefix, event_id=ID + "x"), secret) is BadSignature.INVALID
 
 
 def test_signing_gives_the_published_vector() -> None:
@@ -66,8 +68,8 @@ def test_one_header_may_hold_both_and_each_secret_finds_its_own() -> None:
         verdict = verify(sent, b"whsec_b3RoZXI=", secret)
         assert isinstance(verdict, Key)
         assert verdict.label == secret.decode()
-    assert verify(headers(V1), PUBLIC) is Wrong.INVALID
-    assert verify(headers(V1A), SECRET) is Wrong.INVALID
+    assert verify(headers(V1), PUBLIC) is BadSignature.INVALID
+    assert verify(headers(V1A), SECRET) is BadSignature.INVALID
 
 
 @SENDERS

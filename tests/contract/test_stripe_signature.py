@@ -9,7 +9,7 @@ import pytest
 import stripe
 
 from ingress.schemes import stripe as scheme
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 NOW: Final = 1_533_204_620
 SECRET: Final = "whsec_test"
@@ -47,15 +47,15 @@ PUBLISHED: Final = (
 )
 
 
-def verify(header: bytes, body: bytes, *secrets: str, now: float = NOW) -> Key | Wrong:
+def verify(header: bytes, body: bytes, *secrets: str, now: float = NOW) -> Key | BadSignature:
     keys = [Key(label=secret, secret=secret.encode()) for secret in secrets]
     return scheme.verify(keys=keys, headers=[(b"stripe-signature", header)], body=body, now=now)
 
 
 def test_the_published_vector_verifies() -> None:
     assert isinstance(verify(PUBLISHED, PUBLISHED_BODY, "webhook_secret", now=NOW + 100), Key)
-    assert verify(PUBLISHED, PUBLISHED_BODY, "webhook_secret", now=NOW + 301) is Wrong.STALE
-    assert verify(PUBLISHED, PUBLISHED_BODY.rstrip(), "webhook_secret") is Wrong.INVALID
+    assert verify(PUBLISHED, PUBLISHED_BODY, "webhook_secret", now=NOW + 301) is BadSignature.STALE
+    assert verify(PUBLISHED, PUBLISHED_BODY.rstrip(), "webhook_secret") is BadSignature.INVALID
 
 
 @pytest.mark.parametrize("body", [b"{}", PUBLISHED_BODY, '{"name": "Zoë"}'.encode(), b""])
@@ -75,7 +75,7 @@ def test_during_a_rotation_either_secret_verifies() -> None:
     for secret in ("old", "new"):
         verdict = verify(header, b"{}", secret)
         assert isinstance(verdict, Key)
-    assert verify(header, b"{}", "third") is Wrong.INVALID
+    assert verify(header, b"{}", "third") is BadSignature.INVALID
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_during_a_rotation_either_secret_verifies() -> None:
     ],
 )
 def test_any_other_header_is_invalid(header: bytes) -> None:
-    assert verify(header, PUBLISHED_BODY, "webhook_secret") is Wrong.INVALID
+    assert verify(header, PUBLISHED_BODY, "webhook_secret") is BadSignature.INVALID

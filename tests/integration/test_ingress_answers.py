@@ -29,6 +29,7 @@ from tests.ingress_process import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+HEADER = "X-Webhook-Signature"
 MAX_BODY = 100_000
 
 
@@ -123,8 +124,8 @@ def test_no_signature_is_401(ingress: Process) -> None:
         "x-webhook-signature: sha1=" + "0" * 40,
         "x-webhook-signature: \xff\xfe\x80",
         "x-webhook-signature: sha256=\xfc",
-        moveris.HEADER + ": " + moveris.sign(SECRET, b"{}")[moveris.HEADER].upper(),
-        "\r\n".join([moveris.HEADER + ": " + moveris.sign(SECRET, b"{}")[moveris.HEADER]] * 2),
+        f"{HEADER}: {moveris.sign(SECRET, b'{}')[HEADER].upper()}",
+        "\r\n".join([f"{HEADER}: {moveris.sign(SECRET, b'{}')[HEADER]}"] * 2),
         "x-webhook-signature: " + "x" * 8000,
     ],
 )

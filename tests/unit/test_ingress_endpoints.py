@@ -43,7 +43,7 @@ def test_before_a_registry_was_loaded_nothing_is_unknown() -> None:
 
 def test_an_endpoint_is_found_with_its_keys_in_clear() -> None:
     found = found_in(snapshot(secret("a"), secret("b")))
-    assert (found.provider, found.tenant, found.scheme) == ("moveris", "acme", moveris)
+    assert (found.provider, found.tenant, found.scheme) == ("moveris", "acme", moveris.SCHEME)
     assert [(key.label, key.secret) for key in found.alive(0)] == [("a", b"a"), ("b", b"b")]
 
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingress.schemes import UnknownSchemeError, find
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 SCHEMES = pytest.mark.parametrize("name", ["moveris"])
 HEADERS = st.lists(
@@ -39,7 +39,7 @@ def test_what_is_signed_verifies(name: str, secret: bytes, body: bytes) -> None:
 @example(headers=[(b"x-webhook-signature", b"")] * 2, body=b"")
 def test_no_header_raises_or_verifies(name: str, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     keys = [Key(label="a", secret=b"a secret that nobody guesses"), Key(label="b", secret=b"another")]
-    assert isinstance(find(name).verify(keys=keys, headers=headers, body=body, now=0), Wrong)
+    assert isinstance(find(name).verify(keys=keys, headers=headers, body=body, now=0), BadSignature)
 
 
 @SCHEMES
@@ -54,7 +54,7 @@ def test_any_changed_byte_is_refused(name: str, secret: bytes, body: bytes, data
     changed[where] ^= data.draw(st.integers(1, 255))
     texts[which] = bytes(changed)
     new_headers = [(header, value) for (header, _), value in zip(headers, texts[1:], strict=True)]
-    assert isinstance(scheme.verify(keys=[key], headers=new_headers, body=texts[0], now=0), Wrong)
+    assert isinstance(scheme.verify(keys=[key], headers=new_headers, body=texts[0], now=0), BadSignature)
 
 
 def test_an_unknown_scheme_names_those_there_are() -> None:

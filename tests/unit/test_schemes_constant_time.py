@@ -14,10 +14,10 @@ import pytest
 
 from ingress.schemes import PRESETS, find, unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, verify_token
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
-    from ingress.schemes.verdict import Scheme
+    from ingress.schemes.scheme import Scheme
 
 NOW: Final = 1_614_265_330
 BODY: Final = b'{"event": "verification.completed"}'
@@ -66,7 +66,7 @@ def test_a_right_signature_is_refused_where_the_comparison_says_no(
     key, headers = signed(scheme, BODY)
     assert scheme.verify(keys=[key], headers=headers, body=BODY, now=NOW) is key
     comparison = compare(monkeypatch, verdict=False)
-    assert scheme.verify(keys=[key], headers=headers, body=BODY, now=NOW) is Wrong.INVALID
+    assert scheme.verify(keys=[key], headers=headers, body=BODY, now=NOW) is BadSignature.INVALID
     assert len(comparison.given) == 1
 
 
@@ -76,7 +76,7 @@ def test_a_wrong_signature_is_accepted_where_the_comparison_says_yes(
 ) -> None:
     key, headers = signed(scheme, b"another body")
     _, right = signed(scheme, BODY)
-    assert scheme.verify(keys=[key], headers=headers, body=BODY, now=NOW) is Wrong.INVALID
+    assert scheme.verify(keys=[key], headers=headers, body=BODY, now=NOW) is BadSignature.INVALID
     comparison = compare(monkeypatch, verdict=True)
     assert scheme.verify(keys=[key], headers=headers, body=BODY, now=NOW) is key
     ((one, two),) = comparison.given
@@ -93,7 +93,7 @@ def test_every_signature_and_every_key_is_compared_in_a_way_that_tells_not_which
     headers = signed(scheme, BODY)[1]
     several = [(n, b" ".join([v] * 3) if n == b"webhook-signature" else v) for n, v in headers]
     comparison = compare(monkeypatch, verdict=False)
-    assert scheme.verify(keys=keys, headers=several, body=BODY, now=NOW) is Wrong.INVALID
+    assert scheme.verify(keys=keys, headers=several, body=BODY, now=NOW) is BadSignature.INVALID
     assert len(comparison.given) == 6
 
 

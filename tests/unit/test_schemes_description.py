@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress.schemes import DESCRIPTIONS, PRESETS, UnknownSchemeError, compose, find
+from ingress.schemes import DECLARED, PRESETS, UnknownSchemeError, compose, find
 from ingress.schemes.description import KEYS, BadSchemeError
-from ingress.schemes.verdict import Handshake, Wrong, WrongSecretError
+from ingress.schemes.scheme import BadSignature, Handshake, WrongSecretError
 
 GOOD: Final = {"header": "X-Signature", "algorithm": "hmac-sha256"}
+BORDERLESS: Final = {"content": "{id}{timestamp}{body}", "id": "X-Id", "timestamp": "X-Time"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,14 @@ GOOD: Final = {"header": "X-Signature", "algorithm": "hmac-sha256"}
         (GOOD | {"content": "{body}{body}"}, "content: '{body}{body}' must hold {body} once"),
         (GOOD | {"content": "{id}.{id}.{body}", "id": "X-Id"}, "holds {id} twice"),
         (GOOD | {"content": "{id}{body}", "id": "X-Id"}, "must have a fixed text between {id} and {body}"),
+        (GOOD | BORDERLESS, "and one signature for several events; only a time in iso8601 needs none there"),
+        (GOOD | BORDERLESS | {"timestamp_unit": "ms"}, "must have a fixed text between {id} and {timestamp}"),
+        (
+            GOOD | BORDERLESS | {"content": "{timestamp}{id}.{body}", "timestamp_unit": "iso8601"},
+            "must have a fixed text between {timestamp} and {id}",
+        ),
+        (GOOD | {"content": "{header:X-A}{body}"}, "must have a fixed text between {header:x-a} and {body}"),
+        (GOOD | {"content": "{body}{header:X-A}"}, "must have a fixed text between {body} and {header:x-a}"),
         (GOOD | {"content": "{url}.{body}"}, "content: {url} needs the key url: the URL exactly as it is registered"),
         (GOOD | {"content": "{timestamp}.{body}"}, "content holds {timestamp}: give timestamp (a header) or"),
         (GOOD | {"content": "{id}.{body}"}, "content holds {id}: give id, the header that carries it"),
@@ -85,10 +94,10 @@ VALUES: Final = (
 )
 def test_any_description_whatever_is_a_scheme_or_a_line(description: dict[str, Any]) -> None:
     with suppress(BadSchemeError):
-        assert compose(description).verify(keys=[], headers=[], body=b"", now=0) is Wrong.MISSING
+        assert compose(description).verify(keys=[], headers=[], body=b"", now=0) is BadSignature.MISSING
 
 
-@pytest.mark.parametrize("name", DESCRIPTIONS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_a_description_may_start_from_a_preset_and_change_some_of_it(name: str) -> None:
     it = compose({"preset": name, "header": "X-Other"}).description
     assert it.header == ("X-Other",)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ingress.schemes import unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification, verify_token
-from ingress.schemes.verdict import Key, Wrong
+from ingress.schemes.scheme import BadSignature, Key
 
 KEYS = [Key(label="a", secret=b"app secret"), Key(label="b", secret=b"other")]
 TOKEN = "a" * 32
@@ -100,6 +100,6 @@ def test_the_token_of_an_unsigned_endpoint_opens_its_path_only() -> None:
     assert unsigned.find_token(keys, "") is None
     assert unsigned.find_token(keys, "\ud800") is None
     assert unsigned.find_token([], TOKEN) is None
-    assert unsigned.verify(keys=keys, headers=[], body=b"", now=0) is Wrong.NO_PATH
+    assert unsigned.verify(keys=keys, headers=[], body=b"", now=0) is BadSignature.NO_PATH
     assert unsigned.OPENED.verify(keys=[keys[1]], headers=[], body=b"", now=0) is keys[1]
-    assert unsigned.OPENED.verify(keys=[], headers=[], body=b"", now=0) is Wrong.NO_PATH
+    assert unsigned.OPENED.verify(keys=[], headers=[], body=b"", now=0) is BadSignature.NO_PATH

@@ -1,4 +1,4 @@
-"""What every signature scheme takes and returns: keys and headers in, the key that signed or a verdict out."""
+"""What every signature scheme takes and returns: keys and headers in, the key that signed out, or why none did."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Key:
     expires_at: float = NEVER
 
 
-class Wrong(Enum):
-    """Why a request proves nothing; the value is the code of the answer."""
+class BadSignature(Enum):
+    """Why a request is not verified; the value is the code of the answer."""
 
     MISSING = "missing_signature"
     INVALID = "invalid_signature"
@@ -73,8 +73,8 @@ class Scheme(Protocol):
 
     def verify(
         self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
-    ) -> Key | Wrong:
-        """Find the key that signed the request.
+    ) -> Key | BadSignature:
+        """Return the key that signed the request.
 
         Args:
             keys: those that are alive; any of them may have signed.
@@ -100,14 +100,3 @@ class Scheme(Protocol):
             WrongSecretError: it cannot sign.
         """
         ...
-
-
-def read_raw_key(*, label: str, text: bytes, expires_at: float = NEVER) -> Key:
-    """Take the secret's text itself as the key, as most providers do.
-
-    Raises:
-        WrongSecretError: it is empty: everybody could sign with it.
-    """
-    if not text:
-        raise WrongSecretError("the secret is empty")
-    return Key(label=label, secret=text, expires_at=expires_at)
