@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import uuid
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -15,18 +16,19 @@ PATH: Final = f"/webhooks/moveris/{TENANT}"
 SIZE: Final = 600
 """Bytes of a body; the measured ones of Moveris have about that."""
 
-_BODY: Final = (
-    '{"event":"verification.completed","session_id":"%(session)s","timestamp":"2026-01-05T12:00:00Z","data":'
+_BODY: Final = (  # dated when the run begins: an event of another month is rejected as too old
+    '{"event":"verification.completed","session_id":"%(session)s","timestamp":"%(now)s","data":'
     '{"session_id":"%(session)s","verdict":"live","confidence":0.94,"real_score":0.94,"score":94.0,'
     '"type":"VERY HIGH","model":"mixed-30-v2","input_source":"rest_frames","processing_ms":412,'
-    '"frames_processed":30,"created_at":"2026-01-05T12:00:00Z","tenant_metadata":{"note":"%(padding)s"}}}'
+    '"frames_processed":30,"created_at":"%(now)s","tenant_metadata":{"note":"%(padding)s"}}}'
 )
-_BARE: Final = len(_BODY % {"session": "0" * 36, "padding": ""})
+_NOW: Final = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+_BARE: Final = len(_BODY % {"session": "0" * 36, "padding": "", "now": _NOW})
 
 
 def make_body(session: str, size: int = SIZE) -> bytes:
     """Return one `verification.completed` of `size` bytes, or the smallest possible."""
-    return (_BODY % {"session": session, "padding": "x" * max(0, size - _BARE)}).encode()
+    return (_BODY % {"session": session, "padding": "x" * max(0, size - _BARE), "now": _NOW}).encode()
 
 
 def make_small_body(session: str) -> bytes:

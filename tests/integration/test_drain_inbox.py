@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from workers.store.connect import Connection
 
+SECOND, ZERO = timedelta(seconds=1), timedelta()
 HELLO = b'{"type":"greeting","text":"hello"}'
 
 
@@ -35,6 +36,7 @@ class Settings:
     drain_batch: int = 1000
     drain_seconds: float = 60.0
     reclaim_seconds: float = 10.0
+    dedup_days: int = 30
 
 
 ANY_IDLE = Settings(reclaim_seconds=0.0)
@@ -231,10 +233,10 @@ def test_only_the_entry_that_ends_its_process_becomes_poison(
     ids = [post(client, deadly if n == 20 else b'{"type":"t","n":%d}' % n) for n in range(40)]
     real = parsing.parse_entry
 
-    def parse_entry(stream_id: bytes, fields: dict[bytes, bytes], *, deliveries: int, wanting: Any) -> Any:
-        if fields[b"body"] == deadly and deliveries < 5:
+    def parse_entry(stream_id: bytes, fields: dict[bytes, bytes], **given: Any) -> Any:
+        if fields[b"body"] == deadly and given["deliveries"] < 5:
             raise Killed
-        return real(stream_id, fields, deliveries=deliveries, wanting=wanting)
+        return real(stream_id, fields, **given)
 
     monkeypatch.setattr(draining, "parse_entry", parse_entry)
     deaths = 0
@@ -436,3 +438,47 @@ def test_of_two_that_take_over_the_same_entry_one_gets_it(client: Redis) -> None
 def until(condition: Callable[[], object]) -> None:
     while not condition():
         pass
+
+
+def completed(created_at: datetime) -> bytes:
+    """A result of Moveris whose signed date is this one."""
+    moment = created_at.isoformat()
+    result = {"verdict": "live", "confidence": 0.9, "real_score": 0.9, "score": 90, "model": "m", "created_at": moment}
+    tree = {"event": "verification.completed", "session_id": "s1", "timestamp": moment, "data": result}
+    return json.dumps(tree).encode()
+
+
+def test_an_event_older_than_its_receipt_could_be_is_rejected_and_may_be_taken_by_hand(
+    client: Redis, connection: Connection
+) -> None:
+    now = datetime.now(UTC)
+    ages = {name: timedelta(days=30) + more for name, more in (("old", SECOND), ("young", -SECOND), ("exact", ZERO))}
+    ids = {name: post(client, completed(now - age), provider="moveris", received_at=now) for name, age in ages.items()}
+    counts = run(client, connection)
+    assert (counts.stored, counts.rejected) == (2, 1)
+    row = events(connection)[ids["old"]]
+    assert (row["state"], row["reject_reason"]) == ("rejected", "too_old")
+    assert row["notes"] == ["dated 30 days before it was received; DEDUP_DAYS is 30"]
+    assert {events(connection)[ids[name]]["state"] for name in ("young", "exact")} == {"accepted"}
+    post(client, completed(now - ages["old"]), provider="moveris", received_at=now)
+    assert run(client, connection).duplicates == 1
+    (result,) = reprocess(connection, wanting=everyone, reason="too_old")
+    assert (result.event_id, result.outcome) == (ids["old"], "accepted")
+
+
+def test_the_age_of_an_event_is_that_at_its_arrival_and_not_when_it_is_stored(
+    client: Redis, connection: Connection
+) -> None:
+    received_at = datetime.now(UTC) - timedelta(days=40)  # it waited in the inbox
+    post(client, completed(received_at - timedelta(days=29)), provider="moveris", received_at=received_at)
+    assert run(client, connection).stored == 1
+
+
+def test_what_carries_no_date_of_its_own_is_never_too_old(client: Redis, connection: Connection) -> None:
+    post(client, b'{"type":"t","timestamp":"2001-01-01T00:00:00Z"}')
+    post(client, b'{"id":1,"created_at":"2001-01-01T00:00:00Z"}', provider="shopify")
+    assert run(client, connection).stored == 2
+    post(client, b'{"id":"evt_1","type":"a","created":978307200}', provider="stripe")
+    post(client, b'{"type":"event_callback","event_id":"E1","event_time":978307200}', provider="slack")
+    post(client, b'{"event":"new.kind","timestamp":"2001-01-01T00:00:00Z"}', provider="moveris")
+    assert run(client, connection).rejected == 3

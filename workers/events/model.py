@@ -105,6 +105,8 @@ class Parsed:
     Attributes:
         fingerprint: 33 bytes for a provider's identity, 32 (SHA-256 of the body) where there is none.
         event: what handlers are given.
+        signed_at: when the provider made this event, aware, if its signed body says so; an event that is older than
+            `DEDUP_DAYS` when it is received is rejected, since its receipt may be gone.
         notes: what was odd and not obeyed, a line each.
     """
 
@@ -113,6 +115,7 @@ class Parsed:
     occurred_at: datetime | None
     fingerprint: bytes
     event: Event
+    signed_at: datetime | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -141,9 +141,11 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         raise Rejected("schema_mismatch", f"event: a text of 1 to {MAX_NAME} characters is expected")
     event: VerificationCompleted | VerificationFailed | GenericEvent
     fingerprint: bytes | None = None
+    signed_at: datetime | None = None
     if kind == "verification.completed":
         event = _load_completed(body)
         fingerprint = _identify(event)
+        signed_at = event.data.created_at
     elif kind == "verification.failed":
         event = _load_failed(body)
     else:
@@ -160,6 +162,7 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         occurred_at=event.occurred_at,
         fingerprint=fingerprint or body_fingerprint(body),
         event=event,
+        signed_at=signed_at or event.occurred_at,
         notes=note_mismatches(headers, ((b"x-webhook-event", kind), (b"x-webhook-session", event.subject))),
     )
 

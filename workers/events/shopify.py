@@ -1,25 +1,24 @@
 """Shopify: the type is the topic, such as `orders/create`; the newer "Events" name it in the body.
 
-Shopify signs the body alone; topic, shop and ids are headers. The bytes alone are no identity here: `orders/create` and
-`orders/paid` of one order may have the same ones, and two shops of one app may too. So an event is the same one if
-topic, shop and bytes are. `X-Shopify-Webhook-Id` and `X-Shopify-Event-Id` are no part of it: who holds a copy of a
-signed body could make a new event of it with every new id. With another topic he still could, once for each topic that
-a handler asks for: look into the body where that matters.
+Shopify signs the body alone; topic, shop and ids are headers, which whoever holds one signed body may set as he likes.
+So the identity is the SHA-256 of the body, and the type that counts is the first one. Two topics may have the same
+bytes, `orders/create` and `orders/paid` of one order: where both are wanted, give each topic an endpoint of its own
+(`pipeline endpoints add acme --provider shopify-paid --scheme shopify`), since events of two endpoints are never the
+same one. The dates in the body are those of the order or product, not of the event.
 
-Guarantees: handlers get `event.json()` and the exact bytes. Refuses (`Rejected`) what `strict_json` refuses.
+Handlers get `event.json()` and the exact bytes. `Rejected` refuses what `strict_json` refuses.
 """
 
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from workers.events.model import (
     GenericEvent,
     Parsed,
+    body_fingerprint,
     header_or_none,
-    identity_fingerprint,
     instant_or_none,
     name_or_none,
 )
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 PROVIDER: Final = "shopify"
 UNKNOWN: Final = "unknown"
 _TOPIC: Final = re.compile(r"[A-Za-z0-9_./-]{1,100}")
-_SHOP: Final = re.compile(r"[A-Za-z0-9.-]{1,200}")
 
 
 def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
@@ -41,8 +39,6 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         Rejected: see above.
     """
     tree = read_object(body)
-    shop = _header(headers, b"shopify-shop-domain")
-    shop = shop if shop and _SHOP.fullmatch(shop) else ""
     kind = _topic(tree, _header(headers, b"shopify-topic"))
     event = GenericEvent(
         provider=provider,
@@ -55,7 +51,7 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         type=kind,
         subject=event.subject,
         occurred_at=event.occurred_at,
-        fingerprint=identity_fingerprint(PROVIDER, kind, shop, sha256(body).hexdigest()),
+        fingerprint=body_fingerprint(body),
         event=event,
     )
 

@@ -58,6 +58,7 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         occurred_at=event.occurred_at,
         fingerprint=body_fingerprint(body) if event_id is None else identity_fingerprint(PROVIDER, event_id),
         event=event,
+        signed_at=event.occurred_at,
     )
 
 

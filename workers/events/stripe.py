@@ -57,6 +57,7 @@ def parse(provider: str, body: bytes, headers: Headers) -> Parsed:
         occurred_at=event.occurred_at,
         fingerprint=identity_fingerprint(PROVIDER, event_id),
         event=event,
+        signed_at=event.occurred_at,
     )
 
 

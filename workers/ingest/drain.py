@@ -46,6 +46,10 @@ class DrainSettings(Protocol):
     def reclaim_seconds(self) -> float:
         """Idle time after which an entry is taken over, seconds."""
 
+    @property
+    def dedup_days(self) -> int:
+        """Days in which the same event counts once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainCounts:
@@ -136,6 +140,7 @@ class _Run:
         self._on_stored = on_stored
         self._idle_seconds = settings.reclaim_seconds
         self._most = settings.drain_batch
+        self._dedup_days = settings.dedup_days
         self._clock = clock
         self._ends = clock() + settings.drain_seconds
         self.counts = Counts()
@@ -209,7 +214,13 @@ class _Run:
 
     def _parse(self, received: Sequence[Received], *, asked: int = 0) -> _Batch:
         entries = [
-            parse_entry(each.stream_id, each.fields, deliveries=each.deliveries, wanting=self._wanting)
+            parse_entry(
+                each.stream_id,
+                each.fields,
+                deliveries=each.deliveries,
+                wanting=self._wanting,
+                dedup_days=self._dedup_days,
+            )
             for each in received
         ]
         size = sum(len(entry.body) for entry in entries)

@@ -34,11 +34,14 @@ POISON_DELIVERIES: Final = 5
 POISON: Final = "poison"
 BAD_ENVELOPE: Final = "bad_envelope"
 PARSER_FAILED: Final = "parser_failed"
+TOO_OLD: Final = "too_old"
 _LAST_MILLISECOND: Final = 253_402_300_799_999  # of the year 9999
 _UNKNOWN: Final = "unknown"
 
 
-def parse_entry(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, wanting: Wanting) -> Entry:
+def parse_entry(
+    stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, wanting: Wanting, dedup_days: int
+) -> Entry:
     """Decide what to store of one inbox entry.
 
     1. What cannot be read as an envelope is rejected with all its fields in the body.
@@ -50,6 +53,7 @@ def parse_entry(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: 
         fields: as the ingress wrote them.
         deliveries: how often it was given to a drain, this time included.
         wanting: the registry of handlers.
+        dedup_days: see `parse_envelope`.
     """
     try:
         envelope = decode(fields)
@@ -57,13 +61,25 @@ def parse_entry(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: 
         return _broken(stream_id, fields, error)
     if deliveries >= POISON_DELIVERIES:
         return rejected(envelope, Rejected(POISON, f"delivered {deliveries} times"))
-    return parse_envelope(envelope, wanting)
+    return parse_envelope(envelope, wanting, dedup_days=dedup_days)
 
 
-def parse_envelope(envelope: Envelope, wanting: Wanting) -> Entry:
-    """Do step 3 of `parse_entry`."""
+def parse_envelope(envelope: Envelope, wanting: Wanting, *, dedup_days: int | None = None) -> Entry:
+    """Do step 3 of `parse_entry`.
+
+    Args:
+        envelope: what the ingress received.
+        wanting: the registry of handlers.
+        dedup_days: reject what its provider dated earlier than that before it was received: it may be a replay of an
+            event whose receipt is gone. None to accept it.
+    """
     try:
         parsed = events.parse(envelope.provider, envelope.body, envelope.headers)
+        if dedup_days is not None and parsed.signed_at is not None:
+            age = envelope.received_at - parsed.signed_at
+            if age > timedelta(days=dedup_days):
+                detail = f"dated {age.days} days before it was received; DEDUP_DAYS is {dedup_days}"
+                return rejected(envelope, Rejected(TOO_OLD, detail))
     except Rejected as rejection:
         return rejected(envelope, rejection)
     except Exception as error:  # noqa: BLE001 - a fault of a parser must not block the inbox

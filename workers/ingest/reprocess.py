@@ -54,7 +54,10 @@ def reprocess(
 
 
 def _parse(event: RejectedEvent, wanting: Wanting) -> Entry:
-    """Parse a stored event as the drain would have; one that was no envelope keeps the id it got then."""
+    """Parse a stored event as the drain would have, however old it is.
+
+    What was no envelope keeps the id that it got then.
+    """
     envelope = Envelope(
         id=event.id,
         provider=event.provider,

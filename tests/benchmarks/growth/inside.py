@@ -31,6 +31,7 @@ class DrainBounds:
     drain_batch: int = 1000
     drain_seconds: float = 3.0
     reclaim_seconds: float = 10.0
+    dedup_days: int = 30
 
 
 class Sent:
