@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 VERSION = b"1"
+LONGEST_NAME = 500
+"""Bytes of a provider, a tenant or a label in an entry; the registry allows fewer."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MILLISECOND = timedelta(milliseconds=1)
@@ -136,9 +138,9 @@ def decode(fields: Mapping[bytes, bytes]) -> Envelope:
     try:
         return Envelope(
             id=uuid.UUID(bytes=fields[b"id"]),
-            provider=fields[b"provider"].decode(),
-            tenant=fields[b"tenant"].decode(),
-            secret_label=fields[b"label"].decode(),
+            provider=_name(fields, b"provider"),
+            tenant=_name(fields, b"tenant"),
+            secret_label=_name(fields, b"label"),
             received_at=EPOCH + timedelta(microseconds=int(fields[b"received_at"])),
             headers=tuple([_header(line) for line in fields[b"headers"].split(b"\r\n") if line]),
             body=fields[b"body"],
@@ -147,6 +149,14 @@ def decode(fields: Mapping[bytes, bytes]) -> Envelope:
         raise EnvelopeError(f"the field {missing} is missing") from None
     except (ValueError, OverflowError) as error:
         raise EnvelopeError(f"malformed: {error}") from None
+
+
+def _name(fields: Mapping[bytes, bytes], field: bytes) -> str:
+    """Return a name that every table can hold: no NUL, and short enough for an index."""
+    name = fields[field].decode()
+    if not name or "\0" in name or len(fields[field]) > LONGEST_NAME:
+        raise ValueError(f"{field.decode()} is no name of 1 to {LONGEST_NAME} bytes without NUL")
+    return name
 
 
 def _header(line: bytes) -> tuple[bytes, bytes]:

@@ -2,7 +2,7 @@
 
 The rest, in reading order:
 
-- `tasks`, `app`, `process`, `broker`, `settings`: the Celery app, its tasks, and what one worker process holds.
+- `tasks`, `app`, `process`, `broker`, `drain_timer`, `settings`: the Celery app, its tasks, what a process holds.
 - `ingest/`: inbox to Postgres.
 - `dispatch/`: admit, run, record.
 - `housekeeping/`: what fell between two steps is picked up again.

@@ -22,6 +22,7 @@ from workers.dispatch.admission import admit
 from workers.dispatch.outcomes import hard_limit
 from workers.dispatch.release import release
 from workers.dispatch.running import MessageRun
+from workers.drain_timer import DrainTimer
 from workers.errors import DeliveryFailed
 from workers.housekeeping import sweeper
 from workers.housekeeping.publishing import publish_if_stale
@@ -129,6 +130,28 @@ for _handler in handlers:
 @app.task(name=wire.DRAIN_TASK)
 def drain_inbox() -> dict[str, int]:
     """Store what waits in the inbox; return the counts."""
+    return _drain()
+
+
+def drain_without_doorbell() -> None:
+    """Do the same in a process of the pool, for `DrainTimer`."""
+    try:
+        counts = _drain()
+    except (RedisError, *UNREACHABLE) as error:
+        log.warning("a drain without a doorbell failed: %s", error, extra={"code": "drain_failed"})
+    else:
+        log.info("a drain without a doorbell: %s", counts)
+
+
+class _DrainTimer(DrainTimer):
+    redis_url = settings.redis_url
+    drain = staticmethod(drain_without_doorbell)
+
+
+app.steps["consumer"].add(_DrainTimer)
+
+
+def _drain() -> dict[str, int]:
     process = _process()
     reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
     counts = drain(

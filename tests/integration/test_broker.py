@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from deploy.local.servers import free_port
 from shared import wire
@@ -122,6 +123,19 @@ def test_a_full_redis_does_not_keep_a_drain_from_making_room(environ: dict[str, 
         done = subprocess.run([sys.executable, "-c", DRAIN], env=environ, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["250"], done.stderr
     assert redis.xlen(wire.INBOX) == 0
+
+
+def test_what_waits_in_a_redis_too_full_for_a_doorbell_is_drained_all_the_same(
+    worker: psutil.Popen, redis: Redis
+) -> None:
+    for _ in range(50):
+        redis.xadd(wire.INBOX, {"v": "0"})
+    with full(redis):
+        with pytest.raises(ResponseError, match="used memory"):
+            ring(redis)
+        wait_for(lambda: redis.xlen(wire.INBOX) == 0, seconds=10)
+    assert worker.poll() is None
+    store_one(redis, seconds=SOON)
 
 
 ATTEMPTS = """

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import uuid
+from base64 import b64decode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis import Redis
 
 from shared import wire
@@ -18,7 +21,7 @@ from workers.events import parse as parse_body
 from workers.ingest import drain as draining
 from workers.ingest import parsing
 from workers.ingest.drain import DrainCounts, drain
-from workers.ingest.inbox_reader import InboxReader
+from workers.ingest.inbox_reader import READ_STEP, InboxReader
 from workers.ingest.reprocess import reprocess
 from workers.store.events import Counts, store_batch
 
@@ -482,3 +485,77 @@ def test_what_carries_no_date_of_its_own_is_never_too_old(client: Redis, connect
     post(client, b'{"type":"event_callback","event_id":"E1","event_time":978307200}', provider="slack")
     post(client, b'{"event":"new.kind","timestamp":"2001-01-01T00:00:00Z"}', provider="moveris")
     assert run(client, connection).rejected == 3
+
+
+GOOD: dict[bytes, bytes] = encode(
+    Envelope(
+        id=new_event_id(datetime(2026, 3, 27, tzinfo=UTC)),
+        provider="in-house",
+        tenant="acme",
+        secret_label="first",
+        received_at=datetime(2026, 3, 27, tzinfo=UTC),
+        headers=((b"content-type", b"application/json"),),
+        body=HELLO,
+    )
+)
+AWKWARD = [b"", b"\0", b"a\0b", b"\xff", b"\xed\xa0\x80", b"x" * 9000, b"9" * 30, b"-1", b"\r\n\r\n: \0", b"{}"]
+
+
+@pytest.mark.parametrize("field", sorted(GOOD), ids=lambda field: field.decode())
+@pytest.mark.parametrize("value", AWKWARD, ids=range(len(AWKWARD)))
+def test_whatever_stands_in_a_field_the_entry_is_stored_and_its_neighbours_go_through(
+    client: Redis, connection: Connection, field: bytes, value: bytes
+) -> None:
+    client.xadd(wire.INBOX, GOOD | {field: value})  # type: ignore[arg-type]
+    neighbours = [post(client, b'{"type":"t","n":%d}' % number) for number in range(3)]
+    counts = run(client, connection)
+    assert counts.stored + counts.rejected == 4
+    assert set(neighbours) <= {event_id for event_id, row in events(connection).items() if row["state"] == "accepted"}
+    assert client.xlen(wire.INBOX) == 0
+    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(st.sampled_from([*GOOD, b"other"]), st.binary(max_size=60)), min_size=1, max_size=8))
+def test_arbitrary_bytes_in_any_fields_end_stored(
+    client: Redis, connection: Connection, changes: list[dict[bytes, bytes]]
+) -> None:
+    before = count(connection, "events") + count(connection, "arrivals")
+    for change in changes:
+        client.xadd(wire.INBOX, GOOD | {b"id": uuid.uuid4().bytes} | change)  # type: ignore[arg-type]
+    counts = run(client, connection)
+    assert counts.read == len(changes)
+    assert client.xlen(wire.INBOX) == 0
+    kept = count(connection, "events") + count(connection, "arrivals") - before
+    assert kept == counts.stored + counts.rejected + counts.duplicates
+    with_own_id = sum(len(change.get(b"id", b"")) == 16 for change in changes)
+    assert kept >= len(changes) - with_own_id  # an id that is there already is the same entry again
+
+
+def test_what_the_database_refuses_in_any_other_form_is_stored_with_all_its_fields_in_base64(
+    client: Redis, connection: Connection
+) -> None:
+    connection.execute("ALTER TABLE events ADD CHECK (tenant <> 'cursed')")
+    cursed = post(client, tenant="cursed")
+    post(client)
+    counts = run(client, connection)
+    assert (counts.stored, counts.rejected) == (1, 1)
+    row = events(connection)[cursed]
+    assert (row["state"], row["reject_reason"], row["tenant"]) == ("rejected", "refused_by_database", "unknown")
+    fields = {name: b64decode(value) for name, value in json.loads(row["body"]).items()}
+    assert (fields["tenant"], fields["body"], fields["provider"]) == (b"cursed", HELLO, b"in-house")
+
+
+def test_one_read_brings_no_more_bytes_than_its_bound_whatever_its_count(client: Redis) -> None:
+    for number in range(200):
+        post(client, b"x" * (100 if number < 40 else 100_000))
+    one = reader(client)
+    sizes = []
+    while entries := one.read(1000, most_bytes=500_000):
+        sizes.append(sum(len(entry.fields[b"body"]) for entry in entries))
+    assert sum(sizes) == 40 * 100 + 160 * 100_000
+    assert max(sizes) <= 500_000 + READ_STEP * 100_000
+    idle = one.list_idle(idle_seconds=0.0, count=1000)
+    taken = reader(client).take_over(idle, idle_seconds=0.0, most_bytes=500_000)
+    assert sum(len(entry.fields[b"body"]) for entry in taken) <= 600_100
+    assert {entry.deliveries for entry in taken} == {2}

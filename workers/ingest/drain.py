@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from workers.ingest.inbox_reader import SUSPECT_DELIVERIES, RedisError
+from workers.ingest.inbox_reader import READ_BYTES, SUSPECT_DELIVERIES, RedisError
 from workers.ingest.parsing import parse_entry
-from workers.store.events import Counts, StoreError, answer, store_batch
+from workers.store.events import DATA_ERRORS, Counts, StoreError, answer, store_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from workers.store.entry import Entry
 
 FIRST_READ: Final = 100
-"""Entries read at first, before their size is known."""
-READ_BYTES: Final = 32 * 1024 * 1024
-"""What one read should bring at most, and one transaction holds."""
+"""Entries read at first: at rest there are few."""
 
 
 class DrainSettings(Protocol):
@@ -99,7 +97,12 @@ def drain(
     """
     answer(connection)
     first_read = min(FIRST_READ, settings.drain_batch)
-    idle, fresh = reader.open(idle_seconds=settings.reclaim_seconds, idle_count=settings.drain_batch, count=first_read)
+    idle, fresh = reader.open(
+        idle_seconds=settings.reclaim_seconds,
+        idle_count=settings.drain_batch,
+        count=first_read,
+        most_bytes=READ_BYTES,
+    )
     run = _Run(reader, connection, wanting, on_stored, settings=settings, clock=clock)
     if not (run.take_over(idle) and run.store_fresh(fresh, asked=first_read)):
         reader.ring()
@@ -113,11 +116,10 @@ def drain(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Entries that are ours, parsed; `next_count` is how many to read after them."""
+    """Entries that are ours, parsed; `full` if more are there, most likely."""
 
     received: Sequence[Received]
     entries: Sequence[Entry]
-    next_count: int
     full: bool
 
 
@@ -155,7 +157,7 @@ class _Run:
             company = {stream_id: count for stream_id, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
             suspects = [{stream_id: count} for stream_id, count in idle.items() if stream_id not in company]
             for group in (company, *suspects):
-                self.store(self._parse(self._reader.take_over(group, idle_seconds=self._idle_seconds)))
+                self.store(self._parse(self._take_over(group)))
                 if self._clock() >= self._ends:
                     return False
             idle = self._reader.list_idle(idle_seconds=self._idle_seconds, count=self._most)
@@ -169,10 +171,10 @@ class _Run:
         While Postgres stores a full batch, a thread reads and parses the next. At rest there is no thread.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="inbox") as pool:
-            batch = self._parse(received, asked=asked) if received else self._next(asked)
+            batch = self._parse(received, asked=asked) if received else self._next()
             while batch.received:
                 over = self._clock() >= self._ends
-                ahead = pool.submit(self._next, batch.next_count) if batch.full and not over else None
+                ahead = pool.submit(self._next) if batch.full and not over else None
                 try:
                     self.store(batch)
                 except BaseException:
@@ -182,14 +184,15 @@ class _Run:
                     raise
                 if over:
                     return False
-                batch = ahead.result() if ahead else self._next(batch.next_count)
+                batch = ahead.result() if ahead else self._next()
         return True
 
     def store(self, batch: _Batch) -> None:
         """Store, have it admitted, acknowledge.
 
         When Postgres fails or the process is told to stop, the entries go back as if never taken. After any other
-        error they stay taken: counted, they come again alone, and end as poison if they are the cause.
+        error, one about the data included, they stay taken: counted, they come again alone, and end as poison if they
+        are the cause.
         """
         done = 0
         try:
@@ -204,13 +207,15 @@ class _Run:
                         self._on_stored()
                 finally:
                     self._reader.acknowledge(stored)
+        except DATA_ERRORS:
+            raise
         except (StoreError, SystemExit, KeyboardInterrupt):
             with suppress(RedisError):
                 self._give_back(batch.received[done:])
             raise
 
-    def _next(self, count: int) -> _Batch:
-        return self._parse(self._reader.read(count), asked=count)
+    def _next(self) -> _Batch:
+        return self._parse(self._reader.read(self._most, most_bytes=READ_BYTES), asked=self._most)
 
     def _parse(self, received: Sequence[Received], *, asked: int = 0) -> _Batch:
         entries = [
@@ -223,14 +228,11 @@ class _Run:
             )
             for each in received
         ]
-        size = sum(len(entry.body) for entry in entries)
-        fitting = READ_BYTES * len(entries) // max(size, 1)
-        return _Batch(
-            received=received,
-            entries=entries,
-            next_count=max(1, min(self._most, fitting)),
-            full=len(received) >= asked,
-        )
+        is_full = len(received) >= asked or sum(len(entry.body) for entry in entries) >= READ_BYTES
+        return _Batch(received=received, entries=entries, full=is_full)
+
+    def _take_over(self, idle: Mapping[bytes, int]) -> Sequence[Received]:
+        return self._reader.take_over(idle, idle_seconds=self._idle_seconds, most_bytes=READ_BYTES)
 
     def _give_back(self, received: Sequence[Received]) -> None:
         self._reader.give_back(received, idle_seconds=self._idle_seconds)

@@ -9,7 +9,7 @@ redis-py's `ConnectionError` or `TimeoutError`.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from redis.exceptions import RedisError, ResponseError
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from shared import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
 
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 SUSPECT_DELIVERIES: Final = 3
 """From this delivery on, an entry is processed alone."""
+READ_BYTES: Final = 32 * 1024 * 1024
+"""What one read brings at most, but for the last entries of it."""
 IDLE_CONSUMER_MILLISECONDS: Final = 3_600_000
 
 _FORGET: Final = """
@@ -43,15 +45,55 @@ return gone
 """
 """Lua, so that no consumer takes an entry between the look and the deletion, which would drop that entry."""
 
-_OPEN: Final = """
+_READ_BOUNDED: Final = """
+local function read_bounded(inbox, group, consumer, count, bytes)
+  local entries = {}
+  while #entries < count and bytes > 0 do
+    local step = math.min(%d, count - #entries)
+    local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', step, 'STREAMS', inbox, '>')
+    if not read then break end
+    for _, entry in ipairs(read[1][2]) do
+      entries[#entries + 1] = entry
+      for i = 2, #entry[2], 2 do bytes = bytes - #entry[2][i] end
+    end
+    if #read[1][2] < step then break end
+  end
+  return entries
+end
+"""
+"""Lua, so that a batch is bounded in bytes before it is sent: COUNT alone may bring a gigabyte of large bodies."""
+READ_STEP: Final = 16
+"""Entries read at once within that bound, and by which it may be exceeded."""
+
+_READ: Final = (
+    _READ_BOUNDED % READ_STEP + "return read_bounded(KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))"
+)
+"""KEYS inbox; ARGV group, consumer, bound of entries, bound of bytes."""
+
+_OPEN: Final = (
+    _READ_BOUNDED % READ_STEP
+    + """
 redis.call('DEL', KEYS[2])
 local idle = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[2], '-', '+', ARGV[3])
 if #idle > 0 then return {idle, {}} end
-local read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[4], 'COUNT', ARGV[5], 'STREAMS', KEYS[1], '>')
-return {idle, read and read[1][2] or {}}
+return {idle, read_bounded(KEYS[1], ARGV[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))}
 """
+)
 """Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, bell; ARGV group, idle
-milliseconds, bound of idle entries, consumer, bound of fresh ones. Returns idle entries, or else fresh ones."""
+milliseconds, bound of idle entries, consumer, bounds of fresh ones. Returns idle entries, or else fresh ones."""
+
+_TAKE_OVER: Final = """
+local entries, bytes = {}, tonumber(ARGV[4])
+for i = 5, #ARGV do
+  if bytes <= 0 then break end
+  for _, entry in ipairs(redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[i])) do
+    entries[#entries + 1] = entry
+    for j = 2, #entry[2], 2 do bytes = bytes - #entry[2][j] end
+  end
+end
+return entries
+"""
+"""KEYS inbox; ARGV group, consumer, idle milliseconds, bound of bytes, ids. Returns what was taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +126,9 @@ class InboxReader:
         self._consumer = consumer
         self._ingest_slots = ingest_slots
 
-    def open(self, *, idle_seconds: float, idle_count: int, count: int) -> tuple[dict[bytes, int], list[Received]]:
+    def open(
+        self, *, idle_seconds: float, idle_count: int, count: int, most_bytes: int = READ_BYTES
+    ) -> tuple[dict[bytes, int], list[Received]]:
         """Begin a drain: let the next entry ring again, look for what dead drains left, and read if there is nothing.
 
         The bell is cleared before anything is read, so that no entry is missed.
@@ -93,6 +137,7 @@ class InboxReader:
             idle_seconds: see `list_idle`.
             idle_count: bound of idle entries.
             count: bound of fresh ones.
+            most_bytes: bound of what fresh ones bring, exceeded by `READ_STEP` entries at most.
 
         Returns:
             What `list_idle` would, and what `read` would; nothing is read before what is idle was taken over.
@@ -100,15 +145,12 @@ class InboxReader:
         idle, fresh = self._grouped(
             lambda: self._client.eval(
                 _OPEN, 2, wire.INBOX, wire.BELL, wire.INBOX_GROUP, int(idle_seconds * 1000), idle_count,
-                self._consumer, count,
+                self._consumer, count, most_bytes,
             )
         )  # fmt: skip
         return (
             {entry[0]: entry[3] for entry in idle},
-            [
-                Received(stream_id=entry[0], fields=dict(zip(entry[1][::2], entry[1][1::2], strict=True)), deliveries=1)
-                for entry in fresh
-            ],
+            _first_deliveries(fresh),
         )
 
     def ring(self) -> None:
@@ -116,12 +158,17 @@ class InboxReader:
         keys, arguments = wire.ring_arguments(self._ingest_slots)
         self._client.eval(wire.RING, len(keys), *keys, *arguments)
 
-    def read(self, count: int) -> list[Received]:
-        """Take up to `count` entries that no drain has had yet; returns at once."""
+    def read(self, count: int, *, most_bytes: int = READ_BYTES) -> list[Received]:
+        """Take entries that no drain has had yet; returns at once.
+
+        Args:
+            count: bound of entries.
+            most_bytes: bound of what they bring, exceeded by `READ_STEP` entries at most.
+        """
         reply = self._grouped(
-            lambda: self._client.xreadgroup(wire.INBOX_GROUP, self._consumer, {wire.INBOX: ">"}, count=count)
+            lambda: self._client.eval(_READ, 1, wire.INBOX, wire.INBOX_GROUP, self._consumer, count, most_bytes)
         )
-        return [Received(stream_id=stream_id, fields=fields, deliveries=1) for stream_id, fields in _entries_of(reply)]
+        return _first_deliveries(reply)
 
     def list_idle(self, *, idle_seconds: float, count: int) -> dict[bytes, int]:
         """Return what dead drains may have left, by id, with how often it was delivered; nothing is taken.
@@ -136,24 +183,21 @@ class InboxReader:
         )
         return {entry["message_id"]: entry["times_delivered"] for entry in cast("list[dict[str, Any]]", pending)}
 
-    def take_over(self, idle: Mapping[bytes, int], *, idle_seconds: float) -> list[Received]:
+    def take_over(
+        self, idle: Mapping[bytes, int], *, idle_seconds: float, most_bytes: int = READ_BYTES
+    ) -> list[Received]:
         """Take entries that are still idle; whoever comes first gets them.
 
         Args:
             idle: some of what `list_idle` returned.
             idle_seconds: the same.
+            most_bytes: bound of what they bring, exceeded by one entry at most; the rest stays idle.
         """
         if not idle:
             return []
-        reply = self._grouped(
-            lambda: self._client.xclaim(
-                wire.INBOX, wire.INBOX_GROUP, self._consumer, int(idle_seconds * 1000), list(idle)
-            )
-        )
-        return [
-            Received(stream_id=stream_id, fields=fields, deliveries=idle[stream_id] + 1)
-            for stream_id, fields in _pairs_of(reply)
-        ]
+        arguments: tuple[Any, ...] = (wire.INBOX_GROUP, self._consumer, int(idle_seconds * 1000), most_bytes, *idle)
+        reply = self._grouped(lambda: self._client.eval(_TAKE_OVER, 1, wire.INBOX, *arguments))
+        return [replace(taken, deliveries=idle[taken.stream_id] + 1) for taken in _first_deliveries(reply)]
 
     def acknowledge(self, entries: Sequence[Received]) -> None:
         """Remove entries that are safe in Postgres: one round trip, both or neither."""
@@ -211,17 +255,9 @@ class InboxReader:
         return command()
 
 
-def _entries_of(reply: Any) -> Iterable[tuple[bytes, Mapping[bytes, bytes]]]:
-    """Read a reply of XREADGROUP for one stream: a list of pairs in RESP2, a map in RESP3, nothing when empty."""
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        (groups,) = reply.values()
-        return [pair for group in groups for pair in (group if isinstance(group, list) else [group])]
-    ((_, entries),) = reply
-    return cast("Iterable[tuple[bytes, Mapping[bytes, bytes]]]", entries)
-
-
-def _pairs_of(reply: Any) -> Iterable[tuple[bytes, Mapping[bytes, bytes]]]:
-    """Read a reply of XCLAIM; entries that are no longer in the stream come as nothing."""
-    return [(pair[0], pair[1]) for pair in reply or () if pair is not None and pair[1] is not None]
+def _first_deliveries(entries: Any) -> list[Received]:
+    """Return fresh entries of a script's reply: a list of ids and of flat fields."""
+    return [
+        Received(stream_id=entry[0], fields=dict(zip(entry[1][::2], entry[1][1::2], strict=True)), deliveries=1)
+        for entry in entries
+    ]

@@ -6,16 +6,45 @@ is ended by the server within `lease_seconds`. Refuses: an unreachable server, w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import pq, rows
+from psycopg.conninfo import conninfo_to_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
 """Postgres is away, or cut the connection: the environment, not the data."""
-CHECK_CLIENT = "-c client_connection_check_interval=2000"
-"""Postgres looks every 2 s whether the client of a running statement still exists. Without it, the session of a killed
-process that waits for a lock keeps its own locks until it has got that one, and holds its successor up."""
+SESSION: Final = {
+    "client_encoding": "UTF8",
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "default_transaction_isolation": "read committed",  # later statements must see what others committed meanwhile
+    "default_transaction_deferrable": "off",
+    "row_security": "off",  # a policy that would hide rows is an error instead
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+    # Postgres looks every 2 s whether the client of a running statement still exists. Without it, the session of a
+    # killed process that waits for a lock keeps its own locks until it has got that one, and holds its successor up.
+    "client_connection_check_interval": "2000",
+}
+"""What every session relies on, whatever a database or a role sets. Not `default_transaction_read_only`: a server that
+was made read-only must stay so."""
+HANDLERS_OWN: Final = ("row_security", "lock_timeout", "default_transaction_isolation")
+"""What is left to a role or a database in the sessions of handlers: it is about the team's own tables."""
+
+
+class UnfitDatabaseError(psycopg.OperationalError):
+    """The database is not one that the pipeline can use; the text says why and what to do."""
+
+
 Connection = psycopg.Connection[dict[str, Any]]
 """Rows come as dictionaries."""
 
@@ -33,7 +62,10 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0, keep_p
         psycopg.OperationalError: the server cannot be reached within five seconds, or refuses.
     """
     milliseconds = int(lease_seconds * 1000)
-    return psycopg.connect(
+    settings = SESSION | {"idle_in_transaction_session_timeout": str(milliseconds)}
+    if keep_plans:
+        settings["plan_cache_mode"] = "force_generic_plan"
+    connection = psycopg.connect(
         database_url,
         autocommit=True,
         row_factory=rows.dict_row,
@@ -43,11 +75,33 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0, keep_p
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
-        # Later statements must see what others committed meanwhile, whatever the database's default is.
-        options=f"{CHECK_CLIENT} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
-        r" -c default_transaction_isolation=read\ committed"
-        + (" -c plan_cache_mode=force_generic_plan" if keep_plans else ""),
+        options=session_options(database_url, settings),
     )
+    require_fit(connection)
+    if connection.execute("SHOW synchronous_commit").fetchone() == {"synchronous_commit": "off"}:
+        connection.execute("SET synchronous_commit = on")  # what is committed is acknowledged in the inbox next
+    return connection
+
+
+def session_options(database_url: str, settings: Mapping[str, str]) -> str:
+    """Return libpq's `options`: those of the URL, then these settings, which win."""
+    given = str(conninfo_to_dict(database_url).get("options") or "")
+    escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
+    return " ".join([given, *(f"-c {name}={value}" for name, value in escaped.items())]).strip()
+
+
+def require_fit(connection: psycopg.Connection[Any]) -> None:
+    """Check what no session can set.
+
+    Raises:
+        UnfitDatabaseError: the database cannot hold every text; the connection is closed.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        connection.pgconn.finish()
+        raise UnfitDatabaseError(
+            f"the database's encoding is {encoding}, which cannot hold every text: create it with ENCODING 'UTF8'"
+        )
 
 
 class PostgresConnection:

@@ -2,12 +2,16 @@
 
 Guarantees: the receipt decides which entry is the event, between any number of batches and processes; duplicates become
 arrivals; an entry that is stored again after a crash changes nothing. Batches cannot deadlock: every key is taken in
-order. A row that the database refuses is stored `rejected` beside its neighbours, which go through. Refuses nothing
-else: an error that is not the data's reaches the caller, and nothing of the batch is stored.
+order. A row that the database refuses is stored `rejected` beside its neighbours, which go through; what it refuses in
+any other form is stored with all its fields in base64. An error that is not the data's reaches the caller, and nothing
+of the batch is stored.
 """
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,11 +29,13 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 StoreError = psycopg.Error
-"""Whatever Postgres says that is not about the data."""
+DATA_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+"""What is wrong with a row, not with the environment; an index row that is too large is one."""
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 _QUERIES: Final = Queries("events.sql")
 _ATTEMPTS: Final = 5
 REFUSED: Final = "refused_by_database"
+UNKNOWN: Final = "unknown"
 _PACKERS: Final[dict[str, Callable[[Any], Any]]] = {
     "id": uuids,
     "provider": texts,
@@ -99,7 +105,7 @@ def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
         return Counts()
     try:
         return _store_patiently(connection, batch)
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
+    except DATA_ERRORS as error:
         if len(batch) > 1:
             middle = len(batch) // 2
             return store_batch(connection, batch[:middle]).plus(store_batch(connection, batch[middle:]))
@@ -111,7 +117,7 @@ def _store_refused(connection: Connection, entry: Entry, refusal: psycopg.Error)
     try:
         # A partition that was attached this moment refuses a row once, without any fault of the row.
         return _store_patiently(connection, [entry])
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
+    except DATA_ERRORS as error:
         refusal = error
     code = f"{refusal.sqlstate or ''} {type(refusal).__name__}".strip()
     rejected = entry._replace(
@@ -124,14 +130,37 @@ def _store_refused(connection: Connection, entry: Entry, refusal: psycopg.Error)
         handlers=(),
     )
     bare = rejected._replace(headers=NO_HEADERS, notes=notes_array([code, "headers left out"]))
-    for attempt in (rejected, bare):
+    for attempt in (rejected, bare, _in_base64(entry, code)):
         try:
             return _store_patiently(connection, [attempt])
         except psycopg.errors.UniqueViolation:
             return Counts()  # its id is stored already: an inbox restored from a backup older than its receipt
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except DATA_ERRORS as error:
             refusal = error
     raise refusal
+
+
+def _in_base64(entry: Entry, code: str) -> Entry:
+    """Return an entry that any database takes: every field in the body, nothing elsewhere that came from outside."""
+    outside = ("provider", "tenant", "secret_label", "received_at", "headers", "body")
+    values = {name: getattr(entry, name) for name in outside}
+    raw = {name: value if isinstance(value, bytes) else str(value).encode() for name, value in values.items()}
+    body = json.dumps({name: b64encode(value).decode() for name, value in raw.items()}).encode()
+    return entry._replace(
+        provider=UNKNOWN,
+        tenant=UNKNOWN,
+        type=None,
+        subject=None,
+        occurred_at=None,
+        received_at=datetime.now(UTC),
+        headers=NO_HEADERS,
+        body=body,
+        secret_label=UNKNOWN,
+        fingerprint=body_fingerprint(body),
+        reject_reason=REFUSED,
+        notes=notes_array([code, "all fields in base64"]),
+        handlers=(),
+    )
 
 
 def _store_patiently(connection: Connection, batch: Sequence[Entry]) -> Counts:

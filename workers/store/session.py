@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors, pq
 
 from workers.errors import Fenced, TransactionMisused
-from workers.store.connect import CHECK_CLIENT
+from workers.store.connect import HANDLERS_OWN, SESSION, require_fit, session_options
 from workers.store.deliveries import RECORD_SUCCESS
 from workers.store.exchange import error_of, execute_many, execute_simple, is_good, literal, prepare
 
@@ -42,6 +42,7 @@ _SUCCESS: Final = "pipeline_success"
 _IS_OURS_ALONE: Final = f"SELECT bool_and(name = '{_SUCCESS}') FROM pg_prepared_statements"
 _PATH: Final = """SELECT concat_ws(', ', string_agg(quote_ident(name), ', '), 'pg_temp')
 FROM unnest(current_schemas(false)) AS name"""
+_SETTINGS: Final = {name: value for name, value in SESSION.items() if name not in HANDLERS_OWN}
 _IN_TRANSACTION: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 _OLD: Final = (
     "the handler used the connection of an earlier delivery; take delivery.connection anew in each delivery, and keep "
@@ -218,8 +219,9 @@ class HandlerSession:
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,
-            options=f"{CHECK_CLIENT} -c timezone=UTC",
+            options=session_options(self._database_url, _SETTINGS),
         )
+        require_fit(connection)
         path = execute_simple(connection, _PATH).get_value(0, 0)
         self._search_path = path.decode() if path else "pg_temp"
         prepare(connection, _SUCCESS, RECORD_SUCCESS)

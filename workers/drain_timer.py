@@ -1,0 +1,81 @@
+"""Starts a drain without a doorbell, when the inbox stands still.
+
+A Redis that is full refuses the doorbell's LPUSH, and kombu's own writes about a message that it has taken. Then no
+drain would ever begin and make room. Reading and deleting entries need no memory, so the main process of an ingest
+worker hands a drain to its pool by itself.
+
+Guarantees: while entries wait and none was read or removed for `EVERY_SECONDS`, a drain is begun; one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import bootsteps
+from redis import Redis
+from redis.exceptions import RedisError
+
+from shared import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS: Final = 2.0
+
+
+class DrainTimer(bootsteps.StartStopStep):
+    """A part of Celery's consumer, in workers that consume the queue `ingest`; subclassed with what it needs.
+
+    Attributes:
+        redis_url: of the inbox.
+        drain: called in a process of the pool.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    redis_url: str
+    drain: Callable[[], object]
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+        self._running: Any = None
+        self._seen: object = None
+        self._redis: Redis | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin to look."""
+        if wire.INGEST_QUEUE in consumer.app.amqp.queues.consume_from:
+            self._redis = Redis.from_url(self.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+            self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._look, (consumer,))
+
+    def stop(self, consumer: Any) -> None:
+        """Stop looking."""
+        del consumer
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, consumer: Any) -> None:
+        seen = self._state()
+        stands_still = seen is not None and seen == self._seen
+        self._seen = seen
+        if stands_still and (self._running is None or self._running.ready()):
+            log.info("the inbox stands still: a drain begins without a doorbell")
+            self._running = consumer.pool.apply_async(type(self).drain, ())
+
+    def _state(self) -> object:
+        """Return what changes with every entry that is read or removed; None if nothing waits or Redis is away."""
+        if self._redis is None:
+            return None
+        try:
+            length = self._redis.xlen(wire.INBOX)
+            groups = self._redis.xinfo_groups(wire.INBOX) if length else []
+        except (RedisError, OSError):
+            return None
+        read = next(
+            (group["last-delivered-id"] for group in groups if group["name"] == wire.INBOX_GROUP.encode()), None
+        )
+        return (length, read) if length else None
