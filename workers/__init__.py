@@ -7,6 +7,7 @@ The rest, in reading order:
 - `dispatch/`: admit, run, record.
 - `housekeeping/`: what fell between two steps is picked up again.
 - `registration`, `errors`, `events/`, `handlers/`: what a handler is, what it raises, what it is given, an example.
+- `team_modules`: how the modules are imported that `HANDLERS` and `EVENTS` name.
 - `store/`: all SQL.
 """
 

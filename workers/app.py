@@ -15,7 +15,7 @@ from celery import Celery, signals
 
 from shared import telemetry, wire
 from shared.settings import SettingError, load
-from workers import registration
+from workers import events, registration
 from workers.broker import PatientAMQP, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
@@ -26,6 +26,7 @@ none of them: with Python's default, 700, the collector takes a tenth of its CPU
 
 try:
     settings = load(WorkerSettings)
+    events.load_modules(settings.events)
     handlers = registration.load(settings.handlers)
 except (SettingError, RegistrationError) as refusal:
     sys.exit(f"workers: {refusal}")

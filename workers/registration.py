@@ -7,15 +7,14 @@ does not import.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from workers.dispatch.retry import DEFAULT_SCHEDULE
 from workers.errors import RegistrationError
+from workers.team_modules import import_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,16 +122,7 @@ def load(modules: Sequence[str]) -> Handlers:
         RegistrationError: a module does not import, or registers what is refused.
     """
     for module in modules:
-        try:
-            importlib.import_module(module)
-        except RegistrationError:
-            raise
-        except Exception as error:  # any error of the team's module is theirs to read
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise RegistrationError(
-                f"HANDLERS: the module {module!r} does not import: {type(error).__name__}: {error} "
-                f"({frame.filename}:{frame.lineno})"
-            ) from error
+        import_module("HANDLERS", module)
     return Handlers(_registered.values())
 
 

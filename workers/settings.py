@@ -22,6 +22,9 @@ class WorkerSettings(SharedSettings):
     handlers: tuple[str, ...] = setting(
         "HANDLERS", "workers.handlers.example", module_names, "comma-separated modules that register handlers"
     )
+    events: tuple[str, ...] = setting(
+        "EVENTS", "", module_names, "comma-separated modules with a team's own event models, each of one provider"
+    )
     handler_slots: int = setting(
         "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
     )

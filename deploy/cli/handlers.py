@@ -1,4 +1,4 @@
-"""The handlers of the modules in HANDLERS, for commands that make deliveries as the ingest worker would.
+"""The modules in HANDLERS and EVENTS, for commands that make deliveries as the ingest worker would.
 
 Guarantees: modules in the current folder are found, as the workers find them. Refuses: a module that does not import.
 """
@@ -13,7 +13,7 @@ from deploy.cli.env import find_context
 from deploy.cli.errors import CommandError
 from deploy.local.settings import inherited
 from shared.settings import load
-from workers import registration
+from workers import events, registration
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load_handlers() -> Handlers:
-    """Import the modules that HANDLERS names and return what they registered.
+    """Import the modules that EVENTS and HANDLERS name, and return the handlers.
 
     Raises:
         CommandError: a module does not import, or registers what is refused.
@@ -36,6 +36,8 @@ def load_handlers() -> Handlers:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        return registration.load(load(WorkerSettings, inherited() | found).handlers)
+        settings = load(WorkerSettings, inherited() | found)
+        events.load_modules(settings.events)
+        return registration.load(settings.handlers)
     except RegistrationError as error:
         raise CommandError(str(error)) from None
