@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.settings import SharedSettings, integer, seconds, setting
-
-
-def port(text: str) -> int:
-    """Parse a TCP port."""
-    number = integer(at_least=1)(text)
-    if number > 65_535:  # noqa: PLR2004 the highest TCP port
-        raise ValueError(f"a TCP port is at most 65535, not {number}")
-    return number
+from shared.settings import SharedSettings, address, integer, port, seconds, setting
 
 
 def port_or_off(text: str) -> int:
@@ -43,7 +35,7 @@ def under_a_second(text: str) -> float:
 class IngressSettings(SharedSettings):
     """Settings of one ingress process."""
 
-    host: str = setting("INGRESS_HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 or :: for all")
+    host: str = setting("INGRESS_HOST", "127.0.0.1", address, "address to listen on; 0.0.0.0 or :: for all")
     port: int = setting("INGRESS_PORT", "8000", port, "TCP port to listen on")
     workers: int = setting("INGRESS_WORKERS", "1", integer(at_least=1), "ingress processes behind the one port")
     metrics_port: int = setting(

@@ -1,7 +1,8 @@
 """Settings: read from the environment once, checked, and described in one place.
 
 Guarantees: a wrong or missing value is a `SettingError` whose text is one line that names the variable and says what
-to do. Refuses: reading the environment anywhere but in the `settings` modules.
+to do. An empty value counts as unset, and white space around a value is ignored, so that a file that was edited on
+Windows works. Only the `settings` modules read the environment.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from cryptography.fernet import Fernet
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
+
+_AROUND: Final = " \t\r\n\f\v\u00a0\ufeff\u200b"
+"""What may stand around a value and is not part of it: white space, and characters that nobody sees."""
 
 
 class SettingError(Exception):
@@ -54,7 +59,7 @@ def load(settings: type[T], environ: Mapping[str, str] | None = None) -> T:
     values: dict[str, Any] = {}
     for field in _declared(settings):
         variable, default = field.metadata["variable"], field.metadata["default"]
-        text = environ.get(variable) or default
+        text = environ.get(variable, "").strip(_AROUND) or default
         if text is None:
             raise SettingError(f"{variable} is not set: {field.metadata['about']}")
         try:
@@ -115,13 +120,6 @@ def flag(text: str) -> bool:
     raise ValueError(f"yes or no is expected, not {text!r}")
 
 
-def level(text: str) -> str:
-    """Parse the name of a log level."""
-    if text.lower() not in {"debug", "info", "warning", "error"}:
-        raise ValueError(f"debug, info, warning or error is expected, not {text!r}")
-    return text.lower()
-
-
 def log_level(text: str) -> str:
     """Check the name of a log level, in any case."""
     if text.lower() not in {"debug", "info", "warning", "error"}:
@@ -129,18 +127,110 @@ def log_level(text: str) -> str:
     return text.lower()
 
 
+def address(text: str) -> str:
+    """Parse a host name or an IP address."""
+    if not text.isascii() or not text.isprintable() or set(text) & set(" /@"):
+        raise ValueError(f"a host name or an IP address is expected, not {text!r}")
+    return text
+
+
+def port(text: str) -> int:
+    """Parse a TCP port."""
+    number = integer(at_least=1)(text)
+    if number > 65_535:  # noqa: PLR2004 - the highest TCP port
+        raise ValueError(f"a TCP port is at most 65535, not {number}")
+    return number
+
+
+REDIS_OPTIONS: Final = frozenset({"client_name", "health_check_interval", "socket_keepalive"})
+"""Options of a Redis URL that redis-py and kombu both know, with numbers and booleans as text."""
+REDIS_TLS_OPTIONS: Final = frozenset(
+    f"ssl_{name}"
+    for name in (
+        *("ca_certs", "ca_path", "ca_data", "certfile", "keyfile", "password"),
+        *("cert_reqs", "check_hostname", "ciphers"),
+    )
+)
+"""The same, of a `rediss://` URL only."""
+REDIS_OWN_OPTIONS: Final = frozenset(
+    {"socket_timeout", "socket_connect_timeout", "socket_read_size", "retry_on_timeout", "max_connections"}
+)
+"""Options that are accepted and left out: timeouts, retries and pools are the pipeline's own."""
+_NO: Final = {"0", "f", "false", "n", "no"}
+
+
 def redis_url(text: str) -> str:
-    """Check the form of a Redis URL."""
+    """Check a Redis URL and return it in the one form that redis-py and kombu understand alike.
+
+    The database is the URL's path, user and password stand before the host; of a `unix://` URL the database stays an
+    option. Options that redis-py knows and kombu does not, or the other way round, are refused: the ingress would
+    acknowledge what no worker can reach. The error repeats no part that may hold a password.
+    """
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("a URL such as redis://host:6379/0 is expected")
-    return text
+    parts = urlsplit(_without_blanks(text))
+    if parts.fragment or parts.netloc.count("@") > 1:
+        raise ValueError("characters such as # and @ in a password must be escaped (%23, %40)")
+    is_unix = parts.scheme == "unix"
+    if is_unix and not parts.path.strip("/"):
+        raise ValueError("a URL such as unix:///run/redis.sock?db=0 is expected")
+    query = dict(parse_qsl(parts.query))
+    user = unquote(parts.username or "") or query.pop("username", "")
+    password = unquote(parts.password or "") or query.pop("password", "")
+    database = query.pop("db", "") or ("0" if is_unix else parts.path.strip("/") or "0")
+    if not database.isdecimal():
+        raise ValueError(f"the database after the host is a number such as 0, not {database!r}")
+    options = _redis_options(query, has_tls=parts.scheme == "rediss")
+    credentials = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+    if is_unix:
+        options.pop("socket_keepalive", None)  # a socket of the file system has none
+        return f"unix://{credentials}{parts.path}?{urlencode({'db': database} | options)}"
+    try:
+        host, number = parts.hostname or "localhost", parts.port
+    except ValueError as error:
+        raise ValueError(f"{error}; a URL such as redis://host:6379/0 is expected") from None
+    place = (f"[{host}]" if ":" in host else host) + (f":{number}" if number else "")
+    tail = f"?{urlencode(options)}" if options else ""
+    return f"{parts.scheme}://{credentials}{place}/{int(database)}{tail}"
+
+
+def _redis_options(query: dict[str, str], *, has_tls: bool) -> dict[str, str]:
+    """Return the options that are passed on, in the spelling that both clients read alike."""
+    known = REDIS_OPTIONS | (REDIS_TLS_OPTIONS if has_tls else frozenset())
+    options: dict[str, str] = {}
+    for name, value in query.items():
+        if name in REDIS_OWN_OPTIONS:
+            continue
+        if name not in known:
+            hint = "; it needs rediss://" if name in REDIS_TLS_OPTIONS else f"; known are {', '.join(sorted(known))}"
+            raise ValueError(f"the option {name!r} is not known to every part of the pipeline{hint}")
+        match name:
+            case "health_check_interval":
+                options[name] = str(integer()(value))
+            case "socket_keepalive" | "ssl_check_hostname":
+                options[name] = "false" if value.lower() in _NO else "true"
+            case "ssl_cert_reqs":
+                options[name] = value.lower().removeprefix("cert_")
+                if options[name] not in {"none", "optional", "required"}:
+                    raise ValueError(f"ssl_cert_reqs is none, optional or required, not {value!r}")
+            case _:
+                options[name] = value
+    return options
 
 
 def database_url(text: str) -> str:
     """Check the form of a Postgres URL; never repeat it in an error, it may hold a password."""
     if not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("a URL such as postgresql://user:password@host:5432/database is expected")
-    return text
+    return _without_blanks(text)
+
+
+def _without_blanks(url: str) -> str:
+    """Return a URL, unless something in it can be in no URL; `urlsplit` would drop a line break without a word."""
+    for place, sign in enumerate(url, 1):
+        if sign.isspace() or not sign.isprintable():
+            raise ValueError(f"character {place} is {sign!r}, which no URL may hold: take it out or escape it")
+    return url
 
 
 def fernet_keys(text: str) -> tuple[str, ...]:
@@ -174,4 +264,4 @@ class SharedSettings:
     ingest_slots: int = setting(
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )
-    log_level: str = setting("LOG_LEVEL", "info", level, "debug, info, warning or error")
+    log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")

@@ -16,7 +16,7 @@ from celery import Celery, signals
 from shared import telemetry, wire
 from shared.settings import SettingError, load
 from workers import events, registration
-from workers.broker import PatientAMQP, broker_url
+from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
 
@@ -48,6 +48,7 @@ app.conf.update(
         "unacked_restore_throttle": 1,
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
+        **broker_options(settings.redis_url),
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,

@@ -22,6 +22,8 @@ from celery.worker.consumer import Consumer
 from kombu.connection import Connection
 from redis.exceptions import ResponseError
 
+from shared.settings import REDIS_OPTIONS
+
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE: Final = 2.0
@@ -33,16 +35,28 @@ seen to wait for ever for a child that it had not told to end: it lived, and did
 
 
 def broker_url(redis_url: str) -> str:
-    """Return the URL for Celery."""
+    """Return the URL for Celery, of one that `shared.settings.redis_url` has checked; see also `broker_options`."""
     parts = urlsplit(redis_url)
-    query = dict(parse_qsl(parts.query))
+    query = {name: value for name, value in parse_qsl(parts.query) if name not in REDIS_OPTIONS}
     if parts.scheme == "rediss":
         return parts._replace(query=urlencode({"ssl_cert_reqs": "required"} | query)).geturl()
     if parts.scheme == "unix":
         user = parts.username or quote(query.get("username", ""), safe="")
         password = parts.password or quote(query.get("password", ""), safe="")
         return f"redis+socket://{user}:{password}@{parts.path}?virtual_host={query.get('db', '0')}"
-    return redis_url
+    return parts._replace(query=urlencode(query)).geturl()
+
+
+def broker_options(redis_url: str) -> dict[str, Any]:
+    """Return the options of a Redis URL that kombu takes from its transport options instead of the URL."""
+    options: dict[str, Any] = {
+        name: value for name, value in parse_qsl(urlsplit(redis_url).query) if name in REDIS_OPTIONS
+    }
+    if "health_check_interval" in options:
+        options["health_check_interval"] = int(options["health_check_interval"])
+    if "socket_keepalive" in options:
+        options["socket_keepalive"] = options["socket_keepalive"] == "true"
+    return options
 
 
 class PatientConnection(Connection):

@@ -6,15 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.settings import database_url, fernet_keys, integer, redis_url, setting
-
-
-def port(text: str) -> int:
-    """Parse a TCP port."""
-    value = integer(at_least=1)(text)
-    if value > 65535:  # noqa: PLR2004 - the largest TCP port
-        raise ValueError(f"a port lies between 1 and 65535, not {value}")
-    return value
+from shared.settings import database_url, fernet_keys, integer, port, redis_url, setting
 
 
 def folder(text: str) -> Path:

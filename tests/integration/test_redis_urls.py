@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kombu.exceptions import OperationalError
 
+from shared.settings import redis_url
 from shared.wire import INBOX
 from tests.ingress_process import (
     Process,
@@ -33,7 +34,7 @@ from tests.ingress_process import (
     serving,
     wait_for,
 )
-from workers.broker import broker_url
+from workers.broker import broker_options, broker_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,11 +185,11 @@ def test_connections_that_are_cut_below_tls_are_made_again(terminator: Terminato
     assert {b"before", b"after"} <= {entry.body for entry in inbox(database(valkey, 3))}
 
 
-def put(redis_url: str, queue: str) -> None:
+def put(url: str, queue: str, **options: object) -> None:
     """Send a message as Celery does."""
     with (
-        Celery("probe", broker=broker_url(redis_url), set_as_current=False) as app,
-        app.connection_for_write(connect_timeout=5) as connection,
+        Celery("probe", broker=broker_url(url), set_as_current=False) as app,
+        app.connection_for_write(connect_timeout=5, transport_options=options) as connection,
     ):
         connection.ensure_connection(max_retries=1, interval_start=0)
         with connection.SimpleQueue(queue) as simple:
@@ -199,6 +200,18 @@ def test_celery_reaches_the_same_database(url: str, valkey: Valkey) -> None:
     put(url, f"probe {url}")
     with redis.Redis.from_url(database(valkey, 3)) as client:
         assert client.llen(f"probe {url}") == 1
+
+
+def test_the_options_of_a_url_are_taken_by_the_ingress_by_redis_py_and_by_celery(valkey: Valkey) -> None:
+    options = "client_name=ours&health_check_interval=30&socket_keepalive=1&socket_timeout=3&max_connections=9"
+    url = redis_url(f"{database(valkey, 0).rpartition('/')[0]}/?db=3&{options}")
+    with serving(url) as ingress:
+        assert ingress.post(b"with options").status_code == 200
+    assert b"with options" in {entry.body for entry in inbox(url)}
+    with redis.Redis.from_url(url) as client:
+        assert client.client_getname() == "ours"
+        put(url, "probe with options", **broker_options(url))
+        assert client.llen("probe with options") == 1
 
 
 def test_celery_trusts_no_certificate_that_nobody_vouches_for(terminator: Terminator) -> None:

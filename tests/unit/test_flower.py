@@ -21,7 +21,13 @@ def test_on_the_loopback_it_needs_no_password(address: str) -> None:
     assert not secret
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "flower.internal", " "])  # noqa: S104 - refused
+@pytest.mark.parametrize("empty", ["", " ", "\r\n"])
+def test_an_empty_address_is_the_loopback_and_not_every_address(empty: str) -> None:
+    argv, _ = command(load(FlowerSettings, {"FLOWER_ADDRESS": empty}))
+    assert "--address=127.0.0.1" in argv
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "flower.internal"])  # noqa: S104 - refused
 @pytest.mark.parametrize("given", [{}, {"FLOWER_USER": "ops"}, {"FLOWER_PASSWORD": "x"}])
 def test_beyond_the_loopback_it_refuses_to_start_without_a_user_and_a_password(
     address: str, given: dict[str, str]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography.fernet import Fernet
 
+from deploy.flower.settings import FlowerSettings
+from deploy.local.settings import GivenSettings, StackSettings
 from ingress.settings import IngressSettings
-from shared.settings import SettingError, load
+from shared.settings import SettingError, describe, load, redis_url
 from workers.settings import WorkerSettings
 
 GIVEN = {
@@ -26,6 +30,20 @@ def test_what_is_unset_has_its_default() -> None:
     ("variable", "text"),
     [
         ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "redis://:hid#den@localhost/0"),
+        ("REDIS_URL", "redis://:hid@den@localhost/0"),
+        ("REDIS_URL", "redis://:hidden@local host/0"),
+        ("REDIS_URL", "redis://:hidden@localhost/first"),
+        ("REDIS_URL", "redis://:hidden@localhost:many/0"),
+        ("REDIS_URL", "redis://:hidden@localhost/0?timeout=3"),
+        ("REDIS_URL", "redis://:hidden@localhost/0?protocol=3"),
+        ("REDIS_URL", "redis://:hidden@localhost/0?visibility_timeout=3"),
+        ("REDIS_URL", "redis://:hidden@localhost/0?health_check_interval=often"),
+        ("REDIS_URL", "redis://:hidden@localhost/0?ssl_ca_certs=/ca.pem"),
+        ("REDIS_URL", "rediss://:hidden@localhost/0?ssl_min_version=771"),
+        ("REDIS_URL", "rediss://:hidden@localhost/0?ssl_cert_reqs=sometimes"),
+        ("REDIS_URL", "unix://:hidden@"),
+        ("DATABASE_URL", "postgresql://user:hidden\r@localhost/db"),
         ("DATABASE_URL", "mysql://user:hidden@localhost/db"),
         ("SECRETS_KEY", "hidden"),
         ("SECRETS_KEY", ","),
@@ -48,3 +66,38 @@ def test_a_wrong_value_is_named_in_one_line_without_secrets(variable: str, text:
 def test_a_missing_value_is_named(variable: str) -> None:
     with pytest.raises(SettingError, match=f"{variable} is not set"):
         load(IngressSettings, {name: text for name, text in GIVEN.items() if name != variable})
+
+
+@pytest.mark.parametrize("variable", [*GIVEN, "HANDLERS", "DRAIN_BATCH", "DRAIN_SECONDS", "LOG_LEVEL"])
+def test_carriage_returns_and_what_nobody_sees_around_a_value_are_ignored(variable: str) -> None:
+    given = {"HANDLERS": "acme.handlers", "DRAIN_BATCH": "7", "DRAIN_SECONDS": "2", "LOG_LEVEL": "debug"} | GIVEN
+    assert load(WorkerSettings, given | {variable: f"\ufeff {given[variable]}\r\n"}) == load(WorkerSettings, given)
+
+
+@pytest.mark.parametrize("settings", [WorkerSettings, IngressSettings, StackSettings, FlowerSettings, GivenSettings])
+@pytest.mark.parametrize("empty", ["", " ", "\r"])
+def test_an_empty_value_counts_as_unset(settings: type[Any], empty: str) -> None:
+    blank = {described.variable: empty for described in describe(settings) if described.default != "(required)"}
+    assert load(settings, GIVEN | blank) == load(settings, {name: GIVEN[name] for name in GIVEN if name not in blank})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("redis://host", "redis://host/0"),
+        ("redis://host:6380/3", "redis://host:6380/3"),
+        ("redis://host/?db=3", "redis://host/3"),
+        ("redis://host/1?db=3", "redis://host/3"),
+        ("redis://host/0?username=a&password=b%2F", "redis://a:b%2F@host/0"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("redis://host/0?socket_timeout=3&retry_on_timeout=yes", "redis://host/0"),
+        ("redis://host/0?health_check_interval=30", "redis://host/0?health_check_interval=30"),
+        ("rediss://host/0?ssl_cert_reqs=CERT_NONE", "rediss://host/0?ssl_cert_reqs=none"),
+        ("rediss://host/0?ssl_check_hostname=0", "rediss://host/0?ssl_check_hostname=false"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0"),
+        ("unix:///run/redis.sock?db=3&password=b", "unix://:b@/run/redis.sock?db=3"),
+    ],
+)
+def test_every_client_is_given_the_same_form_of_a_redis_url(given: str, meant: str) -> None:
+    assert redis_url(given) == meant
+    assert redis_url(meant) == meant
