@@ -1,7 +1,7 @@
 """The registry as it lies in Redis: one hash, a field per endpoint, secrets encrypted.
 
-Workers publish it from Postgres; the ingress reads it. Guarantees: only a newer version replaces an older one; a
-secret is never in clear text outside the process that uses it. Refuses: fields it cannot read (`RegistryError`).
+Workers publish it from Postgres; the ingress reads it. Only a newer version replaces an older one. A secret is never in
+clear text outside the process that uses it. `RegistryError` refuses fields that cannot be read.
 """
 
 from __future__ import annotations

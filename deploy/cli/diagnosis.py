@@ -1,7 +1,7 @@
-"""Why a signature fails: judged as the ingress would, then explained by trying what usually goes wrong.
+"""Why a signature fails: verified as the ingress would, then explained by trying what usually goes wrong.
 
-Guarantees: a cause is named only if the signature fits with it, so it is no guess; signatures and secrets are shown
-masked, because the right signature of a body is as good as a secret. Refuses nothing: where nothing fits it says so.
+A cause is named only if the signature fits with it, so it is no guess. Signatures and secrets are shown masked, because
+the right signature of a body is as good as a secret.
 """
 
 from __future__ import annotations

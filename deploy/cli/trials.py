@@ -1,7 +1,6 @@
 """What a signature fits with: the body, the secret, the content and the spelling, changed as they are by accident.
 
-Guarantees: what is said was tried, and the signature fits with it; of several explanations, those with the fewest
-changes. Refuses nothing.
+What is said was tried, and the signature fits with it. Of several explanations, those with the fewest changes are said.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ways in which a signature, a body or a secret is changed by accident, each with the words for it.
 
-Guarantees: the first of each kind is the thing itself, unchanged, with no words. Refuses nothing: what does not apply
-to a body or a secret is left out.
+The first of each kind is the thing itself, unchanged, with no words. What does not apply to a body or a secret is left
+out.
 """
 
 from __future__ import annotations

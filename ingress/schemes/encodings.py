@@ -1,7 +1,7 @@
 """How a digest is written in a header: exactly one spelling each, so that signatures are compared as text.
 
-Guarantees: `decode` raises nothing and takes no second spelling of the same bytes (base64 leaves bits of its last
-character unused; two texts could else stand for one Ed25519 signature).
+`decode` raises nothing and takes no second spelling of the same bytes. Base64 leaves bits of its last character unused,
+so that two texts could otherwise stand for one Ed25519 signature.
 """
 
 from __future__ import annotations

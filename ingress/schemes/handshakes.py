@@ -1,7 +1,7 @@
 """What providers ask before they send events, and the answers.
 
-Guarantees: only who proves to hold the secret is answered; answers are short texts of printable ASCII. Refuses: to
-read JSON anywhere else. Here it is read from small, signed bodies that name themselves `url_verification`.
+Only a sender that proves to hold the secret is answered, with a short text of printable ASCII. This is the only place
+where the ingress reads JSON: small, signed bodies that name themselves `url_verification`.
 """
 
 from __future__ import annotations

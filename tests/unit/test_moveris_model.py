@@ -7,7 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from workers import events
 from workers.events import GenericEvent, Parsed, Rejected
-from workers.events.moveris import VerificationCompleted, VerificationFailed
+from workers.events.moveris import Verification, VerificationCompleted, VerificationFailed
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 SESSION = "550e8400-e29b-41d4-a716-446655440000"
 COMPLETED: dict[str, Any] = {
@@ -277,3 +280,8 @@ values = st.recursive(
 def test_any_value_in_any_field_is_parsed_or_rejected(path: str, value: object) -> None:
     with suppress(Rejected):
         assert isinstance(parse(changed(path, value)), Parsed)
+
+
+@pytest.mark.parametrize("model", [VerificationCompleted, VerificationFailed, Verification])
+def test_every_field_is_described(model: type[BaseModel]) -> None:
+    assert not [name for name, field in model.model_fields.items() if not field.description]

@@ -3,7 +3,8 @@
 Services of one's own and all that send Standard Webhooks are read here. An event is the same one if the id that its
 scheme signs is the same (`webhook-id`, or what a scheme file names), else if its bytes are.
 
-Guarantees: the exact bytes reach the handler. Refuses (`Rejected`) what `strict_json` refuses.
+Handlers get `event.json()` and the exact bytes. `Rejected` refuses what `strict_json` refuses. The `timestamp` of such
+a body may be anything, so its age is not judged.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 One request carries a list of entries, so an event is the whole request. Meta signs neither id nor time: the identity is
 the SHA-256 of the body.
 
-Guarantees: handlers get `event.json()` and the exact bytes. Refuses (`Rejected`) what `strict_json` refuses.
+Handlers get `event.json()` and the exact bytes. `Rejected` refuses what `strict_json` refuses.
 """
 
 from __future__ import annotations

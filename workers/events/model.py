@@ -1,7 +1,7 @@
 """What parsing returns, and what a handler is given.
 
-Guarantees: every event has a provider and a type; what a provider's model does not know stays reachable. Refuses
-(`Rejected`): a body that must not reach a handler, with one snake_case reason.
+Every event has a provider and a type, and what a provider's model does not know stays reachable. `Rejected` says why a
+body must not reach a handler.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def second_or_none(value: object) -> datetime | None:
 
 
 def note_mismatches(headers: Headers, hints: Sequence[tuple[bytes, str | None]]) -> tuple[str, ...]:
-    """Say where an unsigned header contradicts the signed body.
+    """Return a line for each unsigned header that contradicts the signed body.
 
     Args:
         headers: as received.

@@ -1,8 +1,8 @@
 """Moveris: results of liveness verifications.
 
-Guarantees: a `VerificationCompleted` carries a verdict and scores that a handler may decide on; fields and event types
-that are new stay reachable. Refuses (`Rejected`): a verdict other than live or fake, scores that are not numbers in
-their range, a missing field, times without a zone, two session ids that contradict each other.
+A `VerificationCompleted` carries a verdict and scores that a handler may decide on. Fields and event types that are new
+stay reachable. `Rejected` refuses a verdict other than live or fake, scores that are not numbers in their range, a
+missing field, times without a zone, and two session ids that contradict each other.
 """
 
 from __future__ import annotations
@@ -45,36 +45,23 @@ Instant = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
 
 
 class Verification(BaseModel):
-    """The result of one check of one session by one model.
-
-    Attributes:
-        verdict: "live" or "fake".
-        confidence: 0 to 1.
-        real_score: 0 to 1.
-        score: 0 to 100.
-        model: that judged, such as "mixed-30-v2".
-        created_at: when the result was made.
-        session_id: the event's again.
-        type: band of the score, such as "VERY HIGH"; new ones may come.
-        input_source: such as "rest_frames"; new ones may come.
-        tenant_metadata: what the tenant gave at submission.
-    """
+    """The result of one check of one session by one model."""
 
     model_config = _OPEN
 
-    verdict: Literal["live", "fake"]
-    confidence: Share
-    real_score: Share
-    score: Annotated[float, Field(ge=0, le=100)]
-    model: Name
-    created_at: Instant
-    session_id: Name | None = None
-    type: str | None = None
-    input_source: str | None = None
-    processing_ms: float | None = None
-    frames_processed: int | None = None
-    tenant_metadata: dict[str, Any] | None = None
-    warning: Any = None
+    verdict: Literal["live", "fake"] = Field(description="what the model decided: live is a live person")
+    confidence: Share = Field(description="how sure the model is of its verdict, 0 to 1")
+    real_score: Share = Field(description="how real the person looks, 0 (fake) to 1 (live)")
+    score: Annotated[float, Field(ge=0, le=100)] = Field(description="the same for people, 0 (fake) to 100 (live)")
+    model: Name = Field(description='the model that judged, such as "mixed-30-v2"')
+    created_at: Instant = Field(description="when the result was made, by the clock of Moveris, with its zone")
+    session_id: Name | None = Field(default=None, description="the event's session_id again")
+    type: str | None = Field(default=None, description='band of the score, such as "VERY HIGH"; new ones may come')
+    input_source: str | None = Field(default=None, description='such as "rest_frames"; new ones may come')
+    processing_ms: float | None = Field(default=None, description="time that the model took, milliseconds")
+    frames_processed: int | None = Field(default=None, description="number of frames that the model looked at")
+    tenant_metadata: dict[str, Any] | None = Field(default=None, description="what the tenant gave at submission")
+    warning: Any = Field(default=None, description="what was odd about the input, in any form; null if nothing was")
 
 
 class _MoverisEvent(BaseModel):
@@ -82,8 +69,8 @@ class _MoverisEvent(BaseModel):
 
     model_config = _OPEN
 
-    session_id: Name
-    timestamp: Instant
+    session_id: Name = Field(description="the session that was checked, 1 to 200 characters")
+    timestamp: Instant = Field(description="when the event was made, by the clock of Moveris, with its zone")
 
     @property
     def provider(self) -> str:
@@ -104,8 +91,8 @@ class _MoverisEvent(BaseModel):
 class VerificationCompleted(_MoverisEvent):
     """A verification has come to a verdict."""
 
-    event: Literal["verification.completed"]
-    data: Verification
+    event: Literal["verification.completed"] = Field(description="the event type")
+    data: Verification = Field(description="the result")
 
     @property
     def type(self) -> str:
@@ -116,8 +103,8 @@ class VerificationCompleted(_MoverisEvent):
 class VerificationFailed(_MoverisEvent):
     """Processing failed; there is no verdict, `data` describes the error as the provider sees fit."""
 
-    event: Literal["verification.failed"]
-    data: dict[str, Any]
+    event: Literal["verification.failed"] = Field(description="the event type")
+    data: dict[str, Any] = Field(description="the error, in the provider's own form")
 
     @property
     def type(self) -> str:

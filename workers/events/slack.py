@@ -4,8 +4,8 @@ The identity is `event_id`, which Slack calls globally unique and repeats in its
 has none (`app_rate_limited`) is identified by its bytes. Slash commands and interactions are forms and want an answer
 at once: they are not events, and rejected.
 
-Guarantees: handlers get `event.json()` and the exact bytes. Refuses (`Rejected`) a body without a type, and what
-`strict_json` refuses.
+Handlers get `event.json()` and the exact bytes. `Rejected` refuses a body without a type, and what `strict_json`
+refuses.
 """
 
 from __future__ import annotations

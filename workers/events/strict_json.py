@@ -1,8 +1,8 @@
 """JSON objects, read strictly from bytes.
 
-Guarantees: what is returned means the same to every JSON reader. Refuses (`Rejected`), each by its own reason: an empty
-body, a byte-order mark, invalid UTF-8, what is not JSON, what is not an object, duplicate keys, NaN and Infinity (also
-as 1e999), nesting deeper than `MAX_DEPTH`, integers beyond 64 bits, NUL characters.
+What is returned means the same to every JSON reader. `Rejected` refuses, each by its own reason: an empty body, a
+byte-order mark, invalid UTF-8, what is not JSON, what is not an object, duplicate keys, NaN and Infinity (also as
+1e999), nesting deeper than `MAX_DEPTH`, integers beyond 64 bits, NUL characters.
 
 Measured on a body of 470 bytes: 6 µs; `json.loads` with a hook for duplicates, nothing else checked, takes 10 µs.
 """
@@ -90,7 +90,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _holds_nul(node: Any) -> bool:
-    """Say whether a key or text of the tree holds a NUL; PostgreSQL can store none."""
+    """Return whether a key or text of the tree holds a NUL; PostgreSQL can store none."""
     if type(node) is str:
         return "\0" in node
     if type(node) is dict:

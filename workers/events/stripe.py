@@ -4,8 +4,8 @@ Everything that matters is in the signed body: the identity is `id` (evt_...), s
 again after days, is a duplicate. Two events about one change are two events, as Stripe says; compare `subject` if that
 matters.
 
-Guarantees: an event has an id and a type; handlers get `event.json()` and the exact bytes. Refuses (`Rejected`) a body
-without them, and what `strict_json` refuses.
+Handlers get `event.json()` and the exact bytes. `Rejected` refuses a body without an id or a type, and what
+`strict_json` refuses.
 """
 
 from __future__ import annotations
