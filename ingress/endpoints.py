@@ -20,7 +20,7 @@ from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 log: Final = logging.getLogger(__name__)
 

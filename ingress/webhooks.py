@@ -166,7 +166,7 @@ class Webhooks:
         endpoint = self._endpoints.find(_name(scope))
         if isinstance(endpoint, Refusal):
             return endpoint
-        if endpoint.scheme is not unsigned:
+        if endpoint.scheme is not unsigned.SCHEME:
             return UNKNOWN_ENDPOINT
         key = unsigned.find_token(endpoint.alive(time.time()), scope["path_params"]["token"])
         return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else UNKNOWN_ENDPOINT

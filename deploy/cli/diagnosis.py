@@ -20,8 +20,8 @@ from ingress.schemes.scheme import BadSignature, Key, WrongSecretError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ingress.schemes import Scheme
     from ingress.schemes.description import Description
-    from ingress.schemes.scheme import Scheme
 
     Headers = Sequence[tuple[bytes, bytes]]
 

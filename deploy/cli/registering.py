@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 UNSIGNED: Final = "none"
 

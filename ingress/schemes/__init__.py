@@ -1,6 +1,6 @@
 """Signature schemes: how a provider proves that a request is its own.
 
-- `scheme`: what every scheme takes and returns.
+- `scheme`: what schemes take and return.
 - A file per preset: `moveris`, `github`, `meta`, `shopify`, `slack`, `standard_webhooks`, `stripe`, `generic` (`hmac`),
   and `unsigned` (`none`).
 - `declared`: verifies and signs by a description; all presets but `none` are descriptions, and so is a team's own file.
@@ -14,7 +14,7 @@ bytes are. Schemes know neither Starlette nor Redis: the command line signs with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ingress.schemes import (
     generic,
@@ -28,11 +28,12 @@ from ingress.schemes import (
     unsigned,
 )
 from ingress.schemes.declared import BadSchemeError, Declared, declare
+from ingress.schemes.unsigned import Unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ingress.schemes.scheme import Scheme
+Scheme: TypeAlias = Declared | Unsigned
 
 DECLARED: Final[Mapping[str, Declared]] = {
     "github": github.SCHEME,
@@ -46,7 +47,7 @@ DECLARED: Final[Mapping[str, Declared]] = {
 }
 """The presets that a description may start from."""
 
-PRESETS: Final[Mapping[str, Scheme]] = {**DECLARED, "none": unsigned}
+PRESETS: Final[Mapping[str, Scheme]] = {**DECLARED, "none": unsigned.SCHEME}
 """The schemes that an endpoint may name."""
 
 

@@ -47,6 +47,8 @@ class Declared:
     Attributes:
         description: how the provider signs.
         given: the same as it was written, for descriptions that start from this one.
+        handshake: what the provider asks before it sends events.
+        signed_ids: headers, in lower case, whose first one present is the event's id and part of what is signed.
     """
 
     def __init__(self, description: Description, given: Mapping[str, Any]) -> None:
@@ -68,7 +70,11 @@ class Declared:
         self._encode = ENCODERS[it.encoding]
 
     def read_key(self, *, label: str, text: bytes, expires_at: float = NEVER) -> Key:
-        """See `Scheme`."""
+        """Turn a secret as the provider shows it into what verifies.
+
+        Raises:
+            WrongSecretError: it is not of the scheme's form.
+        """
         form = self.description.key
         if self._is_ed25519(text):
             return Key(label=label, secret=b"", public_key=read_public_key(text, form), expires_at=expires_at)
@@ -77,12 +83,18 @@ class Declared:
     def verify(
         self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
     ) -> Key | BadSignature:
-        """Return the key that signed the request, or why none did; see `Scheme`.
+        """Return the key that signed the request, or why none did; nothing is raised, whatever the bytes are.
 
         1. Collect the headers of the scheme.
         2. Split the signature header into signatures and time.
         3. Put the signed content together, and find the key that signed it.
         4. Only then look at the clock.
+
+        Args:
+            keys: those that have not expired; any of them may have signed.
+            headers: as ASGI has them: names in lower case, values any bytes, in order, repetitions kept.
+            body: the bytes as received.
+            now: Unix seconds.
         """
         found: dict[bytes, bytes] = {}
         wanted = self._wanted
@@ -108,7 +120,17 @@ class Declared:
         return key if not self._has_time or self._is_fresh(timestamp, now) else BadSignature.STALE
 
     def sign(self, secret: bytes, body: bytes, *, now: float = 0, event_id: str = "") -> dict[str, str]:
-        """Return the headers with which the provider would send this body; see `Scheme`."""
+        """Return the headers with which the provider would send this body.
+
+        Args:
+            secret: as the provider shows it; for Ed25519 the private key.
+            body: the bytes to send.
+            now: Unix seconds, for schemes that sign a time.
+            event_id: for schemes that sign an id.
+
+        Raises:
+            WrongSecretError: it cannot sign.
+        """
         it = self.description
         timestamp, sent_id = self._write_time(now), event_id.encode()
         extra = dict.fromkeys(self._template.headers, sent_id)

@@ -16,48 +16,36 @@ from ingress.schemes.scheme import NEVER, BadSignature, Handshake, Key, WrongSec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-handshake: Final = Handshake.NONE
-signed_ids: Final[Sequence[bytes]] = ()
-
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{32,200}")
 
 
-def read_key(*, label: str, text: bytes, expires_at: float = NEVER) -> Key:
-    """Take a path token; see `ingress.schemes.scheme.Scheme`."""
-    if not _TOKEN.fullmatch(text):
-        raise WrongSecretError("the token of the path needs 32 to 200 letters, digits, - and _, and must be random")
-    return Key(label=label, secret=text, expires_at=expires_at)
-
-
-def verify(*, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> BadSignature:
-    """Refuse: nothing in a request proves anything, only its path does; see `find_token`."""
-    del keys, headers, body, now
-    return BadSignature.NO_PATH
-
-
-def sign(secret: bytes, body: bytes, *, now: float, event_id: str) -> dict[str, str]:
-    """Return no header."""
-    del secret, body, now, event_id
-    return {}
-
-
-class _Opened:
-    """The scheme of a request whose path ended in a token: its key is all that it is given."""
+class Unsigned:
+    """The scheme of unsigned requests; `OPENED` is that of one whose path ended in a token, which is its only key."""
 
     handshake: Final = Handshake.NONE
     signed_ids: Final[Sequence[bytes]] = ()
-    read_key = staticmethod(read_key)
-    sign = staticmethod(sign)
+
+    def read_key(self, *, label: str, text: bytes, expires_at: float = NEVER) -> Key:
+        """Take a token of a path."""
+        if not _TOKEN.fullmatch(text):
+            raise WrongSecretError("the token of the path needs 32 to 200 letters, digits, - and _, and must be random")
+        return Key(label=label, secret=text, expires_at=expires_at)
 
     def verify(
         self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
     ) -> Key | BadSignature:
-        """Return the key that the path named; it may have expired while the body arrived."""
+        """Return the key that the path named, unless it has expired while the body arrived."""
         del headers, body, now
-        return keys[0] if keys else BadSignature.NO_PATH
+        return keys[0] if self is OPENED and keys else BadSignature.NO_PATH
+
+    def sign(self, secret: bytes, body: bytes, *, now: float = 0, event_id: str = "") -> dict[str, str]:
+        """Return no header."""
+        del secret, body, now, event_id
+        return {}
 
 
-OPENED: Final = _Opened()
+SCHEME: Final = Unsigned()
+OPENED: Final = Unsigned()
 
 
 def find_token(keys: Sequence[Key], token: str) -> Key | None:

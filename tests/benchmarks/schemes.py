@@ -23,7 +23,7 @@ from ingress.schemes.scheme import Key
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 SIZES: Final = (1_000, 100_000)
 ROUNDS: Final = 100

@@ -14,7 +14,7 @@ from ingress.schemes import github, meta
 from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 KEY: Final = Key(label="a", secret=b"It's a Secret to Everybody")
 RECORDED: Final = Path(__file__).parent / "fixtures" / "github.jsonl.gz"

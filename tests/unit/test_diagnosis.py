@@ -16,7 +16,7 @@ from deploy.cli.trials import Held
 from ingress.schemes import compose, find
 
 if TYPE_CHECKING:
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 NOW: Final = 1_700_000_000.0
 SECRET: Final = b"It's a Secret to Everybody"

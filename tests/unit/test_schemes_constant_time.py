@@ -17,7 +17,7 @@ from ingress.schemes.handshakes import answer_hub_challenge, verify_token
 from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 NOW: Final = 1_614_265_330
 BODY: Final = b'{"event": "verification.completed"}'

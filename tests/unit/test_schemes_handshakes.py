@@ -93,13 +93,13 @@ def test_a_verify_token_is_neither_the_secret_nor_a_signature() -> None:
 
 
 def test_the_token_of_an_unsigned_endpoint_opens_its_path_only() -> None:
-    keys = [unsigned.read_key(label="a", text=b"b" * 32), unsigned.read_key(label="c", text=TOKEN.encode())]
+    keys = [unsigned.SCHEME.read_key(label=it[:1], text=it.encode()) for it in ("b" * 32, TOKEN)]
     found = unsigned.find_token(keys, TOKEN)
     assert found is keys[1]
     assert unsigned.find_token(keys, TOKEN[:-1]) is None
     assert unsigned.find_token(keys, "") is None
     assert unsigned.find_token(keys, "\ud800") is None
     assert unsigned.find_token([], TOKEN) is None
-    assert unsigned.verify(keys=keys, headers=[], body=b"", now=0) is BadSignature.NO_PATH
+    assert unsigned.SCHEME.verify(keys=keys, headers=[], body=b"", now=0) is BadSignature.NO_PATH
     assert unsigned.OPENED.verify(keys=[keys[1]], headers=[], body=b"", now=0) is keys[1]
     assert unsigned.OPENED.verify(keys=[], headers=[], body=b"", now=0) is BadSignature.NO_PATH

@@ -17,7 +17,7 @@ from ingress.schemes.scheme import BadSignature, Key
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ingress.schemes.scheme import Scheme
+    from ingress.schemes import Scheme
 
 NOW: Final = 1_614_265_330
 DISCORD: Final = {
