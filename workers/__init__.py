@@ -14,6 +14,6 @@ The rest, in reading order:
 from workers.dispatch.delivery import Delivery
 from workers.errors import Permanent, RetryAfter
 from workers.events import Event, GenericEvent
-from workers.registration import handler
+from workers.registration import handler, on_process_start
 
-__all__ = ["Delivery", "Event", "GenericEvent", "Permanent", "RetryAfter", "handler"]
+__all__ = ["Delivery", "Event", "GenericEvent", "Permanent", "RetryAfter", "handler", "on_process_start"]

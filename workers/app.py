@@ -15,10 +15,12 @@ from celery import Celery, signals
 
 from shared import telemetry, wire
 from shared.settings import SettingError, load
-from workers import events, registration
+from workers import events, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
 
 COLLECT_EVERY: Final = 50_000
 """Allocations after which a worker process looks for cyclic garbage. A drain makes that many in a batch and soon needs
@@ -83,6 +85,12 @@ def _set_up_logging(**_: Any) -> None:
     telemetry.configure(settings.log_level)
     for name in ("celery.beat", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+@signals.celeryd_after_setup.connect
+def _warn_of_shared_connections(**_: Any) -> None:
+    for line in team_modules.shared_connections:
+        log.warning(line, extra={"code": "shared_connection"})
 
 
 @signals.worker_before_create_process.connect

@@ -16,6 +16,8 @@ from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from workers.settings import WorkerSettings
 
 
@@ -24,18 +26,19 @@ class Process:
 
     _current: Process | None = None
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, on_process_start: Sequence[Callable[[], object]] = ()) -> None:
         self._settings = settings
+        self._on_process_start = on_process_start
         self.pid = os.getpid()
         self.name = f"{socket.gethostname()}:{self.pid}"
         self.consumer = f"{self.name}:{uuid.uuid4().hex[:8]}"
         """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
 
     @classmethod
-    def of(cls, settings: WorkerSettings) -> Process:
+    def of(cls, settings: WorkerSettings, on_process_start: Sequence[Callable[[], object]] = ()) -> Process:
         """Return the one of this process."""
         if cls._current is None or cls._current.pid != os.getpid():
-            cls._current = cls(settings)
+            cls._current = cls(settings, on_process_start)
         return cls._current
 
     @cached_property
@@ -51,7 +54,7 @@ class Process:
     @cached_property
     def handler_loop(self) -> HandlerLoop:
         """The event loop of `async def` handlers."""
-        return HandlerLoop()
+        return HandlerLoop(self._on_process_start)
 
     @cached_property
     def redis(self) -> Redis:

@@ -1,8 +1,8 @@
 """Handlers: how a team registers them, and which of them want an event.
 
-Guarantees: what is registered is complete and consistent when the worker starts. Refuses, with a line that names the
-culprit (`RegistrationError`): two handlers of one name, an unknown parameter, a bad value, a module of `HANDLERS` that
-does not import.
+Guarantees: what is registered is complete and consistent when the worker starts. A wrong registration is a
+`RegistrationError`, one line that names the culprit: two handlers of one name, an unknown parameter, a bad value, a
+module of `HANDLERS` that does not import.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from workers.dispatch.retry import DEFAULT_SCHEDULE
 from workers.errors import RegistrationError
@@ -19,7 +19,13 @@ from workers.team_modules import import_module
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-F = TypeVar("F", bound="Callable[..., Any]")
+    from workers.dispatch.delivery import Delivery
+    from workers.events.moveris import VerificationCompleted, VerificationFailed
+
+F = TypeVar("F", bound="Callable[[Any, Delivery], object]")
+Completed = TypeVar("Completed", bound="Callable[[VerificationCompleted, Delivery], object]")
+Failed = TypeVar("Failed", bound="Callable[[VerificationFailed, Delivery], object]")
+StartFunction = TypeVar("StartFunction", bound="Callable[[], object]")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 _RESERVED: Final = ("ingest.", "housekeeping.", "celery.")
@@ -54,9 +60,14 @@ class Handler:
 
 
 class Handlers:
-    """All handlers of this process, by name."""
+    """All handlers of this process, by name.
 
-    def __init__(self, handlers: Iterable[Handler]) -> None:
+    Attributes:
+        on_process_start: what each worker process runs before its first delivery.
+    """
+
+    def __init__(self, handlers: Iterable[Handler], *, on_process_start: Sequence[Callable[[], object]] = ()) -> None:
+        self.on_process_start = tuple(on_process_start)
         self._by_name = {handler.name: handler for handler in handlers}
         self._wanting: dict[tuple[str, str | None, str], tuple[str, ...]] = {}
 
@@ -86,24 +97,82 @@ class Handlers:
 
 
 _registered: dict[str, Handler] = {}
+_start_functions: dict[str, Callable[[], object]] = {}
 
 
-def handler(name: str, **parameters: Any) -> Callable[[F], F]:
+@overload
+def handler(
+    name: str,
+    *,
+    event: Literal["verification.completed"],
+    provider: Literal["moveris"],
+    tenant: str = ...,
+    max_attempts: int | None = ...,
+    timeout: float = ...,
+    schedule: Sequence[float] = ...,
+) -> Callable[[Completed], Completed]: ...
+@overload
+def handler(
+    name: str,
+    *,
+    event: Literal["verification.failed"],
+    provider: Literal["moveris"],
+    tenant: str = ...,
+    max_attempts: int | None = ...,
+    timeout: float = ...,
+    schedule: Sequence[float] = ...,
+) -> Callable[[Failed], Failed]: ...
+@overload
+def handler(
+    name: str,
+    *,
+    event: str = ...,
+    tenant: str = ...,
+    provider: str = ...,
+    max_attempts: int | None = ...,
+    timeout: float = ...,
+    schedule: Sequence[float] = ...,
+) -> Callable[[F], F]: ...
+def handler(
+    name: str,
+    *,
+    event: str = ANY,
+    tenant: str = ANY,
+    provider: str = ANY,
+    max_attempts: int | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    schedule: Sequence[float] = DEFAULT_SCHEDULE,
+    **unknown: object,
+) -> Callable[[Any], Any]:
     """Register the function below as a handler.
+
+    It is called with the event and a `Delivery`, and may be `async def`. With `provider="moveris"`, type checkers know
+    the model of the event that it asks for.
 
     Args:
         name: unique, with a dot, such as "acme.grant_access".
-        **parameters: `event` (type it asks for; a "*" at its end stands for anything, as in "pull_request.*"; default
-            "*"), `tenant` (default "*": every tenant), `provider` (default
-            "*"), `max_attempts` (default one more than the schedule has steps), `timeout` in seconds (default 30),
-            `schedule` (seconds, upper bounds of the waits between attempts).
+        event: the type it asks for; a "*" at its end stands for anything, as in "pull_request.*". Default: every type.
+        tenant: whose events. Default: every tenant's.
+        provider: who sent them. Default: every provider.
+        max_attempts: failed attempts after which a delivery is dead. Default: one more than the schedule has steps.
+        timeout: seconds that one attempt may take.
+        schedule: seconds, upper bounds of the waits between attempts.
+        **unknown: nothing; the refusal of a misspelt parameter lists those that there are.
 
     Raises:
         RegistrationError: the name is taken, or a parameter is unknown or wrong.
     """
 
-    def register(function: F) -> F:
-        made = _make(name, function, parameters)
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        made = _make(
+            name,
+            function,
+            texts={"event": event, "tenant": tenant, "provider": provider},
+            max_attempts=max_attempts,
+            timeout=timeout,
+            schedule=schedule,
+            unknown=unknown,
+        )
         held = _registered.get(name)
         if held is not None and _place(held.function) != _place(function):
             raise RegistrationError(
@@ -115,6 +184,24 @@ def handler(name: str, **parameters: Any) -> Callable[[F], F]:
     return register
 
 
+def on_process_start(function: StartFunction) -> StartFunction:
+    """Run the function below once in each worker process, before its first delivery.
+
+    Open clients and pools in it: worker processes are forked after the imports, and a connection that was opened before
+    the fork would be shared by all of them. It takes no arguments and may be `async def`; it then runs on the event
+    loop of the handlers. If it raises, the attempt at hand fails with that error, and it runs again with the next one.
+
+    Raises:
+        RegistrationError: it needs an argument.
+    """
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        raise RegistrationError(f"on_process_start ({_place(function)}): it is called without arguments") from None
+    _start_functions[_place(function)] = function
+    return function
+
+
 def load(modules: Sequence[str]) -> Handlers:
     """Import the modules of `HANDLERS` and return what they registered.
 
@@ -123,7 +210,7 @@ def load(modules: Sequence[str]) -> Handlers:
     """
     for module in modules:
         import_module("HANDLERS", module)
-    return Handlers(_registered.values())
+    return Handlers(_registered.values(), on_process_start=tuple(_start_functions.values()))
 
 
 def _asks_for(asked: str, event: str | None) -> bool:
@@ -131,35 +218,41 @@ def _asks_for(asked: str, event: str | None) -> bool:
     return asked in {ANY, event} or (asked.endswith(ANY) and event is not None and event.startswith(asked[:-1]))
 
 
-def _make(name: str, function: Callable[..., Any], parameters: dict[str, Any]) -> Handler:
+def _make(
+    name: str,
+    function: Callable[..., Any],
+    *,
+    texts: dict[str, Any],
+    max_attempts: Any,
+    timeout: Any,
+    schedule: Any,
+    unknown: dict[str, object],
+) -> Handler:
     """Check and build one handler."""
     who = f"handler {name!r} ({_place(function)})"
     if not _NAME.fullmatch(name) or name.startswith(_RESERVED):
         raise RegistrationError(
             f"{who}: a name has letters, digits, _ and -, a dot, and does not start with {_RESERVED}"
         )
-    if unknown := sorted(set(parameters) - set(_PARAMETERS)):
-        raise RegistrationError(f"{who}: unknown parameter {unknown[0]!r}; known are {', '.join(_PARAMETERS)}")
-    for text in ("event", "tenant", "provider"):
-        if not isinstance(parameters.get(text, ANY), str):
-            raise RegistrationError(f"{who}: {text} is a text, not {parameters[text]!r}")
+    if unknown:
+        raise RegistrationError(f"{who}: unknown parameter {min(unknown)!r}; known are {', '.join(_PARAMETERS)}")
+    for parameter, text in texts.items():
+        if not isinstance(text, str):
+            raise RegistrationError(f"{who}: {parameter} is a text, not {text!r}")
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
         raise RegistrationError(f"{who}: it is called with two arguments, the event and the delivery") from None
-    schedule = _seconds(parameters.get("schedule", DEFAULT_SCHEDULE))
-    if schedule is None:
-        raise RegistrationError(f"{who}: schedule is a list of seconds, not {parameters['schedule']!r}")
-    max_attempts = parameters.get("max_attempts", len(schedule) + 1)
-    if not isinstance(max_attempts, int) or max_attempts < 1:
+    steps = _seconds(schedule)
+    if steps is None:
+        raise RegistrationError(f"{who}: schedule is a list of seconds, not {schedule!r}")
+    attempts = len(steps) + 1 if max_attempts is None else max_attempts
+    if not isinstance(attempts, int) or attempts < 1:
         raise RegistrationError(f"{who}: max_attempts is a whole number from 1, not {max_attempts!r}")
-    timeout = _seconds([parameters.get("timeout", DEFAULT_TIMEOUT)])
-    if not timeout or not timeout[0]:
-        raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {parameters['timeout']!r}")
-    texts = {key: parameters[key] for key in ("event", "tenant", "provider") if key in parameters}
-    return Handler(
-        name=name, function=function, max_attempts=max_attempts, timeout=timeout[0], schedule=schedule, **texts
-    )
+    limit = _seconds([timeout])
+    if not limit or not limit[0]:
+        raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {timeout!r}")
+    return Handler(name=name, function=function, max_attempts=attempts, timeout=limit[0], schedule=steps, **texts)
 
 
 def _seconds(values: Any) -> tuple[float, ...] | None:

@@ -42,7 +42,7 @@ AWAY_SECONDS: Final = 1.0
 
 
 def _process() -> Process:
-    return Process.of(settings)
+    return Process.of(settings, handlers.on_process_start)
 
 
 def _admit(*, wait: bool = True) -> int:

@@ -55,7 +55,7 @@ def add_deliveries(connection: Connection) -> AddDeliveries:
 def run(connection: Connection, database_url: str) -> Iterator[Run]:
     """Return a function that queues deliveries and runs them as one message."""
     postgres, session = PostgresConnection(database_url, name="test"), HandlerSession(database_url)
-    loop = HandlerLoop()
+    loops = [HandlerLoop()]
 
     def run_message(ids: list[uuid.UUID], function: Callable[..., Any], **policy: Any) -> MessageRun:
         connection.execute(
@@ -63,13 +63,15 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
             " WHERE event_id = ANY (%s) AND state = 'pending'",
             [ids],
         )
-        budget = policy.pop("budget", 60.0)
+        budget, start = policy.pop("budget", 60.0), policy.pop("on_process_start", None)
+        if start:
+            loops.append(HandlerLoop(start))
         handler = Handler(name="acme.run", function=function, **policy)
         message = MessageRun(
             handler,
             postgres=postgres,
             session=session,
-            loop=loop,
+            loop=loops[-1],
             message_seconds=budget,
             is_terminating=lambda: is_terminating(),  # noqa: PLW0108 - a test may replace it
         )
@@ -79,4 +81,5 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
     yield run_message
     postgres.close()
     session.discard()
-    loop.prepare().close()
+    for loop in loops:
+        loop.prepare().close()

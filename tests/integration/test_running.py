@@ -396,3 +396,27 @@ def test_an_event_that_is_gone_ends_visibly(connection: Connection, run: Run, ad
     run(ids, lambda event, delivery: None)
     assert rows(connection)[0][0] == "dead"
     assert "no longer stored" in error_of(connection)
+
+
+def test_a_start_function_that_raises_is_the_failure_of_the_attempt_at_hand_and_runs_again_with_the_next(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    handled, started = [], []
+
+    def start() -> None:
+        started.append("called")
+        if len(started) == 1:
+            raise ConnectionRefusedError("no such host")
+
+    def handle(event: object, delivery: Delivery) -> None:
+        handled.append(delivery.event_id)
+
+    ids = add_deliveries(3)
+    run(ids, handle, on_process_start=[start])
+    assert rows(connection) == [
+        ("pending", 1, "ConnectionRefusedError: no such host"),
+        ("succeeded", 1, None),
+        ("succeeded", 1, None),
+    ]
+    assert handled == ids[1:]
+    assert len(started) == 2

@@ -9,7 +9,7 @@ import pytest
 
 from workers import registration
 from workers.errors import RegistrationError
-from workers.registration import Handler, Handlers, handler, load
+from workers.registration import Handler, Handlers, handler, load, on_process_start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "_registered", {})
+    monkeypatch.setattr(registration, "_start_functions", {})
 
 
 def nothing(event: object, delivery: object) -> None:
@@ -54,13 +55,28 @@ def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, Any], culpr
 
 def test_a_function_of_other_arguments_is_refused() -> None:
     with pytest.raises(RegistrationError, match="two arguments"):
-        handler("acme.run")(lambda event: None)
+        handler("acme.run")(lambda event: None)  # type: ignore[type-var] # what is refused
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:
     handler("acme.run")(nothing)
     with pytest.raises(RegistrationError, match="two handlers are named"):
         handler("acme.run")(lambda event, delivery: None)
+
+
+def test_functions_for_the_start_of_a_process_are_kept_in_order() -> None:
+    async def open_pool() -> None: ...
+
+    def open_client(url: str = "http://127.0.0.1") -> None: ...
+
+    on_process_start(open_pool)
+    on_process_start(open_client)
+    assert load([]).on_process_start == (open_pool, open_client)
+
+
+def test_a_function_for_the_start_of_a_process_that_needs_an_argument_is_refused() -> None:
+    with pytest.raises(RegistrationError, match=r"on_process_start \(.*nothing\): it is called without arguments"):
+        on_process_start(nothing)  # type: ignore[type-var] # what is refused
 
 
 def test_a_module_that_does_not_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,19 @@
-"""The event loop of `async def` handlers: one for each worker process.
+"""The event loop of `async def` handlers, and what runs on it before the first one: one for each worker process.
 
 Guarantees: a client or a pool that a team keeps at module level finds the loop that it was opened on, in every later
-delivery; what a handler leaves running is cancelled before its outcome counts; a plain handler that asks for the event
-loop gets the same one. A loop whose tasks do not end when they are cancelled is replaced.
+delivery; what a handler leaves running is cancelled before its outcome counts, what `on_process_start` functions leave
+running is not; a plain handler that asks for the event loop gets the same one. A loop whose tasks do not end when they
+are cancelled is replaced, and the `async def` ones among these functions run again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable, Sequence
 
 CANCEL_SECONDS: Final = 1.0
 """What tasks that are left running may take to end."""
@@ -20,15 +22,43 @@ CANCEL_SECONDS: Final = 1.0
 class HandlerLoop:
     """Runs what `async def` handlers return; made anew after a fork."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_process_start: Sequence[Callable[[], object]] = ()) -> None:
+        """Make one.
+
+        Args:
+            on_process_start: functions that `start` runs, in order, each until it has succeeded once.
+        """
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lasting: set[asyncio.Task[Any]] = set()
+        self._functions = on_process_start
+        self._to_start = [*on_process_start]
 
     def prepare(self) -> asyncio.AbstractEventLoop:
         """Make the loop if there is none, and set it: `asyncio.run` in a plain handler takes it away."""
         if self._loop is None or self._loop.is_closed():
+            if self._loop is not None:
+                self._forget()
             self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         return self._loop
+
+    def start(self) -> None:
+        """Run the functions of `on_process_start` that have not succeeded yet.
+
+        Raises:
+            BaseException: whatever they raise; the one that does is run again by the next call.
+        """
+        loop = self.prepare()
+        while self._to_start:
+            try:
+                result = self._to_start[0]()
+                if inspect.isawaitable(result):
+                    loop.run_until_complete(_wait_for(result))
+            except BaseException:
+                self._cancel_tasks(loop)
+                raise
+            self._lasting |= asyncio.all_tasks(loop)
+            del self._to_start[0]
 
     def run(self, result: Awaitable[Any]) -> None:
         """Await what a handler returned, then cancel what it has left running.
@@ -43,7 +73,7 @@ class HandlerLoop:
             self._cancel_tasks(loop)
 
     def _cancel_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
-        tasks = asyncio.all_tasks(loop)
+        tasks = asyncio.all_tasks(loop) - self._lasting
         if not tasks:
             return
         for task in tasks:
@@ -61,7 +91,13 @@ class HandlerLoop:
 
     def _replace(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget a loop that is closed: what was opened on it is lost, and opened again on the next."""
         self._loop = None
+        self._lasting = set()
+        self._to_start = [it for it in self._functions if it in self._to_start or inspect.iscoroutinefunction(it)]
 
 
 async def _wait_for(result: Awaitable[Any]) -> Any:

@@ -213,7 +213,7 @@ class MessageRun:
             connect=lambda: self._session.begin(claimed, seconds_left=ends - time.monotonic()),
         )
         with within(handler.timeout):
-            self._loop.prepare()
+            self._loop.start()
             result = handler.function(events.load(event), delivery)
             if inspect.isawaitable(result):
                 self._loop.run(result)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from workers import Delivery, Event, handler
 
 ORDERS = Path(os.environ["CHAOS_ORDERS"])
-PATIENT = {"timeout": 3.0, "schedule": (0.2, 0.5, 1.0, 2.0), "max_attempts": 40, "provider": "moveris"}
+PATIENT: dict[str, Any] = {"timeout": 3.0, "schedule": (0.2, 0.5, 1.0, 2.0), "max_attempts": 40, "provider": "moveris"}
 _own: list[psycopg.Connection[tuple[object, ...]]] = []
 
 

@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from workers import Delivery, Event
 
 
-@handler("mistyped.parameter", max_atempts=3)
+@handler("mistyped.parameter", max_atempts=3)  # type: ignore[call-overload] # what mypy says, too
 def one(event: Event, delivery: Delivery) -> None:
     """Ask for too little attention."""
