@@ -44,8 +44,6 @@ def decode(text: bytes, encoding: str) -> bytes | None:
     try:
         if encoding.startswith("hex"):
             digest = binascii.unhexlify(text)
-        elif encoding == "base64":
-            digest = binascii.a2b_base64(text, strict_mode=True)
         else:
             digest = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except ValueError:

@@ -285,3 +285,55 @@ def test_any_value_in_any_field_is_parsed_or_rejected(path: str, value: object) 
 @pytest.mark.parametrize("model", [VerificationCompleted, VerificationFailed, Verification])
 def test_every_field_is_described(model: type[BaseModel]) -> None:
     assert not [name for name, field in model.model_fields.items() if not field.description]
+
+
+def test_a_rejection_names_five_fields_at_most_and_no_value() -> None:
+    payload = copy.deepcopy(COMPLETED)
+    for name in ("verdict", "confidence", "real_score", "score", "model", "created_at", "type"):
+        payload["data"][name] = ["s3cret"]
+    detail = rejection(payload).detail
+    assert [it.split(":")[0] for it in detail.split("; ")] == [
+        f"data.{name}" for name in ("verdict", "confidence", "real_score", "score", "model")
+    ]
+    assert "s3cret" not in detail
+
+
+@pytest.mark.parametrize(
+    ("text", "is_time"),
+    [
+        ("2000-01-01T00:00:00Z", True),
+        ("1999-12-31T23:59:59.999999Z", False),
+        ("9998-12-31T23:59:59Z", True),
+        ("9999-01-01T00:00:00Z", False),
+    ],
+)
+def test_a_time_lies_between_2000_and_9999(text: str, is_time: bool) -> None:  # noqa: FBT001 - the expectation
+    if is_time:
+        assert parse(changed("data.created_at", text) | {"timestamp": text}).signed_at == datetime.fromisoformat(text)
+    else:
+        assert rejection(changed("data.created_at", text)).reason == "schema_mismatch"
+    generic = events.parse("in-house", json.dumps({"timestamp": text}).encode())
+    assert (generic.occurred_at is not None) is is_time
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind"),
+    [
+        ({"type": "a", "event": "b", "event_type": "c"}, "a"),
+        ({"event": "b", "event_type": "c"}, "b"),
+        ({"event_type": "c"}, "c"),
+        ({"type": "", "event": {"type": "x"}, "event_type": "c"}, "c"),
+        ({"type": "x" * 201}, "unknown"),
+        ({"type": "x" * 200}, "x" * 200),
+    ],
+)
+def test_the_type_of_a_generic_event_is_the_first_text_that_names_one(tree: dict[str, Any], kind: str) -> None:
+    assert events.parse("in-house", json.dumps(tree).encode()).type == kind
+
+
+def test_the_date_of_a_result_is_that_of_the_result_and_not_of_its_message() -> None:
+    later = changed("timestamp", "2026-03-28T00:00:00Z")
+    assert parse(later).signed_at == datetime(2026, 3, 27, 15, 26, 42, 123456, UTC)
+    failed = {"event": "verification.failed", "session_id": "s", "timestamp": "2026-03-28T00:00:00Z", "data": {}}
+    assert parse(failed).signed_at == datetime(2026, 3, 28, tzinfo=UTC)
+    assert parse(failed | {"event": "session.opened"}).signed_at == datetime(2026, 3, 28, tzinfo=UTC)

@@ -14,6 +14,7 @@ from ingress.schemes.description import KEYS, BadSchemeError
 from ingress.schemes.scheme import BadSignature, Handshake, WrongSecretError
 
 GOOD: Final = {"header": "X-Signature", "algorithm": "hmac-sha256"}
+BOTH: Final = {"ed25519_prefix": "v1a,", "prefix": "v1,", "separator": " ", "key": "whsec"}
 BORDERLESS: Final = {"content": "{id}{timestamp}{body}", "id": "X-Id", "timestamp": "X-Time"}
 
 
@@ -68,6 +69,9 @@ BORDERLESS: Final = {"content": "{id}{timestamp}{body}", "id": "X-Id", "timestam
         (GOOD | {"timestamp": "T", "timestamp_field": "t=", "separator": ","}, "two sources of one time"),
         (GOOD | {"algorithm": "ed25519"}, "key: an Ed25519 public key is hex, base64 or whsec"),
         (GOOD | {"ed25519_prefix": "v1a,"}, "ed25519_prefix is for an HMAC scheme with a separator"),
+        (GOOD | BOTH | {"key": "hex"}, "ed25519_prefix is for an HMAC scheme with a separator"),
+        (GOOD | BOTH | {"separator": ""}, "ed25519_prefix is for an HMAC scheme with a separator"),
+        (GOOD | BOTH | {"algorithm": "ed25519"}, "ed25519_prefix is for an HMAC scheme with a separator"),
         ({"preset": "githup"}, "preset: 'githup' is none of github, hmac, meta"),
         ({"preset": "none"}, "preset: 'none' is none of github"),
     ],

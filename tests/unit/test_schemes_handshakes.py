@@ -100,6 +100,7 @@ def test_the_token_of_an_unsigned_endpoint_opens_its_path_only() -> None:
     assert unsigned.find_token(keys, "") is None
     assert unsigned.find_token(keys, "\ud800") is None
     assert unsigned.find_token([], TOKEN) is None
+    assert unsigned.SCHEME.sign(b"b" * 32, b"{}", now=0, event_id="") == {}
     assert unsigned.SCHEME.verify(keys=keys, headers=[], body=b"", now=0) is BadSignature.NO_PATH
     assert unsigned.OPENED.verify(keys=[keys[1]], headers=[], body=b"", now=0) is keys[1]
     assert unsigned.OPENED.verify(keys=[], headers=[], body=b"", now=0) is BadSignature.NO_PATH
