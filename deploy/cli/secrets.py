@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,6 +18,9 @@ from workers.store import tenants
 
 if TYPE_CHECKING:
     from shared.registry import Endpoint
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
 
 app = typer.Typer(
     help="Secrets of an endpoint: any unexpired one may sign, so that rotation leaves no gap.", no_args_is_help=True
@@ -90,13 +93,13 @@ def expire(
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="Not now but at that date or time (UTC).")
     ] = None,
     even_the_last: Annotated[
-        bool, typer.Option("--even-the-last", help="Do it even if no secret is left then that may sign.")
+        bool, typer.Option("--even-the-last", help="Do it even if no other secret may sign after it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a secret verify nothing any more, now or from a time on.
 
-    Refuses if no other secret of the endpoint may sign then, unless --even-the-last is given.
+    Refuses if that leaves a time when no secret of the endpoint may sign, unless --even-the-last is given.
 
     Examples:
         pipeline secrets expire acme mixed-30-v2
@@ -113,13 +116,13 @@ def expire(
             # first one's change.
             tenants.expire_secret(connection, tenant=tenant, provider=provider, label=label, at=end)
             changed = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
-            then = max(now, end)
-            is_last = _has_alive(before, now) and not _has_alive(changed, then)
-            if is_last and not even_the_last:
+            last, was = _last_expiry(changed), _last_expiry(before)
+            if last < was and now < was and not even_the_last:
                 raise CommandError(
-                    f"nothing was changed: {label} is the last secret of {tenant}'s endpoint of {provider} that may "
-                    f"sign, all requests would get 401. Add another one first, with `pipeline secrets add {tenant} "
-                    f"--provider {provider} --label …`, or add --even-the-last"
+                    f"nothing was changed: no other secret of {tenant}'s endpoint of {provider} may sign from "
+                    f"{max(last, now).isoformat(sep=' ', timespec='seconds')} on, all requests would get 401. Add one "
+                    f"first, with `pipeline secrets add {tenant} --provider {provider} --label …`, or add "
+                    "--even-the-last"
                 )
         publish(connection)
     say(
@@ -129,6 +132,6 @@ def expire(
     )
 
 
-def _has_alive(endpoint: Endpoint, now: datetime) -> bool:
-    """Return whether a secret of an endpoint may sign."""
-    return any(tenants.is_alive(secret, now) for secret in endpoint.secrets)
+def _last_expiry(endpoint: Endpoint) -> datetime:
+    """Return the time from which no secret of an endpoint may sign."""
+    return max((secret.expires_at or _NEVER for secret in endpoint.secrets), default=_EVER)

@@ -157,6 +157,15 @@ def test_a_time_in_milliseconds_is_found() -> None:
     )
 
 
+@pytest.mark.parametrize(("unit", "wanted"), [("s", "whole seconds, such as"), ("iso8601", "RFC 3339 has it, such as")])
+def test_a_time_in_another_spelling_is_found(unit: str, wanted: str) -> None:
+    scheme = compose({"preset": "stripe", "timestamp_unit": unit})
+    text = f"0{int(NOW)}"
+    found = explain(scheme, {"Stripe-Signature": f"t={text},v1={signature(f'{text}.'.encode() + BODY)}"})
+    assert found.code == "stale_signature"
+    assert found.causes[0].startswith(f"the time '{text}' is not written as {wanted}")
+
+
 def test_an_expired_secret_is_found() -> None:
     sent = GITHUB.sign(SECRET, BODY, now=NOW, event_id="")
     found = explain(GITHUB, sent, note="expired since yesterday")

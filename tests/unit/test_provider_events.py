@@ -211,6 +211,23 @@ class TestShopify:
         assert (parsed.type, parsed.subject) == ("orders/create", "820982911946154508")
         assert parsed.occurred_at == datetime(2022, 1, 1, tzinfo=UTC)
 
+    @pytest.mark.parametrize(
+        ("body", "subject"),
+        [
+            ({"admin_graphql_api_id": "gid://shopify/Order/1", "id": 1}, "gid://shopify/Order/1"),
+            ({"admin_graphql_api_id": "", "id": 1}, "1"),
+            ({"id": "1"}, None),
+            ({}, None),
+        ],
+    )
+    def test_the_subject_is_the_global_id_else_the_number(self, body: dict[str, Any], subject: str | None) -> None:
+        assert parse("shopify", body).subject == subject
+
+    def test_the_time_is_that_of_the_last_change(self) -> None:
+        changed = self.ORDER | {"updated_at": "2022-01-02T00:00:00Z"}
+        assert parse("shopify", changed).occurred_at == datetime(2022, 1, 2, tzinfo=UTC)
+        assert parse("shopify", changed).signed_at is None
+
     def test_the_identity_is_the_body_whatever_the_unsigned_headers_say(self) -> None:
         made = {
             parse("shopify", self.ORDER, x_shopify_topic=topic, x_shopify_shop_domain=shop, x_shopify_event_id=shop)
