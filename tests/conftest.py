@@ -16,12 +16,14 @@ import redis
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 
-from deploy.local.servers import Server, free_port, prepare_postgres, prepare_valkey
+from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from deploy.local.service import Server
 
 SECRETS_KEY = Fernet.generate_key().decode()
 

@@ -184,7 +184,7 @@ def sweep() -> None:
     _admit()
 
 
-@app.task(name="housekeeping.keep_days", send_events=False)
+@app.task(name="housekeeping.keep_days")
 def keep_days() -> None:
     """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone."""
     process = _process()

@@ -12,7 +12,7 @@ from typing import Final
 import psycopg
 import redis
 
-from deploy.local.errors import StackError
+from deploy.local.state import StackError
 from shared.registry import RegistryError
 from shared.settings import SettingError
 from workers.store.migrate import MigrationError

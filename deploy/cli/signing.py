@@ -33,10 +33,10 @@ def prepare(
     tenant: str,
     provider: str,
     *,
-    label: str | None,
-    event: str | None,
-    body_file: Path | None,
-    secret_stdin: bool,
+    label: str | None = None,
+    event: str | None = None,
+    body_file: Path | None = None,
+    secret_stdin: bool = False,
 ) -> tuple[str, Make]:
     """Return the path to post to, and what makes the requests.
 

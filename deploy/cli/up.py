@@ -1,41 +1,46 @@
 """The command `pipeline up`: the whole stack on this machine, until Ctrl-C.
 
-Guarantees: a tenant `demo` with a Moveris endpoint exists; the first event's trail is shown before the URLs. Refuses: a
-SECRETS_KEY that does not decrypt the secrets in the database, before any service runs with it.
+It makes a tenant `demo` with a Moveris endpoint, and sends a first event to it. A SECRETS_KEY that does not decrypt the
+secrets in the database is refused before any service runs with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import shlex
 import shutil
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import redis
 import typer
 
 from deploy.cli.endpoints import path_of
 from deploy.cli.errors import CommandError
-from deploy.cli.trail import PROVIDER, TENANT, follow
-from deploy.local.report import Report
+from deploy.cli.posting import post_many
+from deploy.cli.signing import prepare
+from deploy.local.console import Console
 from deploy.local.settings import GivenSettings, StackSettings, inherited
-from shared.registry import Cipher, RegistryError
+from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from workers.housekeeping.publishing import publish
 from workers.store import tenants
 from workers.store.connect import connect
+from workers.store.event_history import DONE_STATES, read_history
 from workers.store.migrate import migrate
 from workers.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
-    from deploy.cli.trail import Trail
     from deploy.local.state import Stack
     from workers.store.connect import Connection
 
-TRAIL_SECONDS = 30.0
+TENANT: Final = "demo"
+PROVIDER: Final = "moveris"
+FIRST_EVENT_SECONDS: Final = 30.0
+POLL_SECONDS: Final = 0.004
 
 
 def up(
@@ -54,97 +59,47 @@ def up(
         from deploy.local.run import Run, run  # noqa: PLC0415 - needs the extra `local`, the other commands do not
     except ModuleNotFoundError as error:
         raise CommandError(f"{error.name} is not installed: `pip install '.[local]'`, or use `make run`") from None
-    report, settings = Report(), load(StackSettings)
+    console, settings = Console(), load(StackSettings)
     this = Run(
         settings=settings,
         given=load(GivenSettings),
         environ=inherited(),
-        report=report,
-        steps=_Steps(report=report, demo_event=demo_event, home=settings.home),
+        console=console,
+        prepare=lambda stack: _prepare(stack, console),
+        greet=lambda stack: _greet(stack, console, settings.home, demo_event=demo_event),
     )
     asyncio.run(run(this))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Steps:
-    """See `deploy.local.run.Steps`."""
-
-    report: Report
-    demo_event: bool
-    home: Path
-
-    def prepare(self, stack: Stack) -> None:
-        """Migrate, see that the key fits, make the demo's endpoint if there is none, publish the registry."""
-        cipher = Cipher(fernet_keys(stack.secrets_key))
-        with connect(stack.database_url, name="pipeline up", lease_seconds=3600) as connection:
-            applied = migrate(connection)
-            ensure_partitions(connection)
-            _check_key(connection, cipher)
-            made = _make_demo(connection, cipher)
-            with redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client:
-                publish(connection, client)
-        self.report.good(f"database: {len(applied)} migrations applied" if applied else "database: up to date")
-        if made:
-            self.report.good(f"tenant {TENANT}: made, with an endpoint of {PROVIDER}")
-
-    def greet(self, stack: Stack) -> None:
-        """Show one event's trail, then where everything is."""
-        if self.demo_event:
-            with self.report.waiting("one signed verification.completed, as Moveris would send it"):
-                trail = follow(stack, seconds=TRAIL_SECONDS)
-            self._tell(trail)
-        self.report.say()
-        self.report.say(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
-        self.report.say(f"  Flower     {stack.flower_url}", "bold")
-        self.report.say(f"  logs       {self.home / 'logs'}")
-        self.report.say(f"  send more  {_command(self.home)} send {TENANT} --count 100 --wait")
-        self.report.say("  stop       Ctrl-C")
-
-    def _tell(self, trail: Trail) -> None:
-        if not trail.event_id:
-            self.report.bad(f"the ingress did not take the event: {trail.refusal}")
-            return
-        self.report.good(f"event {trail.event_id}")
-        self.report.good(f"acknowledged after {trail.acknowledged:.0f} ms")
-        if trail.stored is None:
-            self.report.bad(f"not stored after {TRAIL_SECONDS:.0f} s: see ingest.log")
-            return
-        self.report.good(f"stored after {trail.stored:.0f} ms")
-        if trail.handled is not None:
-            self.report.good(f"handled after {trail.handled:.0f} ms by {', '.join(trail.handlers)}")
-        elif trail.handlers:
-            self.report.bad(f"not handled after {TRAIL_SECONDS:.0f} s: {', '.join(trail.handlers)}; see handlers.log")
-        else:
-            self.report.bad("stored, and no handler asks for it: name the module of yours in HANDLERS")
-
-
-def _command(home: Path) -> str:
-    """Return how to type `pipeline` here, so that it finds this stack."""
-    program = Path(sys.executable).with_name("pipeline")
-    here = Path.cwd()
-    known = shutil.which("pipeline")
-    name = str(program.relative_to(here) if program.is_relative_to(here) else program)
-    if known and Path(known) == program:
-        name = "pipeline"
-    return name if home == here / ".local" else f"PIPELINE_HOME={home} {name}"
+def _prepare(stack: Stack, console: Console) -> None:
+    """Migrate, check the key, make the demo's endpoint if there is none, publish the registry."""
+    cipher = Cipher(fernet_keys(stack.secrets_key))
+    with connect(stack.database_url, name="pipeline up", lease_seconds=3600) as connection:
+        applied = migrate(connection)
+        ensure_partitions(connection)
+        _check_key(connection, cipher)
+        is_new = _make_demo(connection, cipher)
+        with redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client:
+            publish(connection, client)
+    console.good(f"database: {len(applied)} migrations applied" if applied else "database: up to date")
+    if is_new:
+        console.good(f"tenant {TENANT}: made, with an endpoint of {PROVIDER}")
 
 
 def _check_key(connection: Connection, cipher: Cipher) -> None:
-    """Refuse to go on with a key that does not decrypt what may sign now."""
+    """Refuse a key that does not decrypt every secret that may sign now."""
     _, endpoints = tenants.read_registry(connection)
     for endpoint in endpoints:
         for secret in filter(tenants.is_alive, endpoint.secrets):
-            try:
-                cipher.decrypt(secret)
-            except RegistryError:
+            if not cipher.opens(secret):
                 raise SettingError(
                     f"SECRETS_KEY is wrong: it does not decrypt {endpoint.tenant}'s {endpoint.provider} secret "
                     f"{secret.label!r}; set the key that encrypted it (a list of keys is tried in turn)"
-                ) from None
+                )
 
 
 def _make_demo(connection: Connection, cipher: Cipher) -> bool:
-    """Make the demo's endpoint if there is none; say whether it was made."""
+    """Make the demo's endpoint if there is none; return whether it was made."""
     if not any(tenant.name == TENANT for tenant in tenants.list_tenants(connection)):
         tenants.add_tenant(connection, TENANT)
     if any(endpoint.provider == PROVIDER for endpoint in tenants.list_endpoints(connection, tenant=TENANT)):
@@ -154,3 +109,59 @@ def _make_demo(connection: Connection, cipher: Cipher) -> bool:
         connection, tenant=TENANT, provider=PROVIDER, scheme="moveris", label="demo", ciphertext=ciphertext
     )
     return True
+
+
+def _greet(stack: Stack, console: Console, home: Path, *, demo_event: bool) -> None:
+    """Send the first event, then print where everything is."""
+    if demo_event:
+        with console.waiting("one signed verification.completed, as Moveris would send it"):
+            _send_first_event(stack, console)
+    console.print()
+    console.print(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
+    console.print(f"  Flower     {stack.flower_url}", "bold")
+    console.print(f"  logs       {home / 'logs'}")
+    console.print(f"  send more  {_command(home)} send {TENANT} --count 100 --wait")
+    console.print("  stop       Ctrl-C")
+
+
+def _send_first_event(stack: Stack, console: Console) -> None:
+    """Post one event as its provider would and print its trail; all times are from the moment it was sent."""
+    path, make = prepare(TENANT, PROVIDER)
+    started = time.monotonic()
+    (answer,) = post_many(
+        stack.ingress_url + path, make, count=1, rate=None, connections=1, timeout=FIRST_EVENT_SECONDS
+    )
+    if answer.id is None:
+        refusal = f"{answer.status} {answer.code} {answer.detail}".strip()
+        console.bad(f"the ingress did not take the event: {refusal}")
+        return
+    console.good(f"event {answer.id}")
+    console.good(f"acknowledged after {answer.seconds * 1000:.0f} ms")
+    is_stored, unfinished = False, ["nothing"]
+    with connect(stack.database_url, name="pipeline up") as connection:
+        while unfinished and time.monotonic() - started < FIRST_EVENT_SECONDS:
+            if found := read_history(connection, answer.id):
+                milliseconds = (time.monotonic() - started) * 1000
+                if not is_stored:
+                    console.good(f"stored after {milliseconds:.0f} ms")
+                is_stored = True
+                unfinished = [it.handler for it in found.deliveries if it.state not in DONE_STATES]
+            time.sleep(POLL_SECONDS)
+    if not is_stored or found is None:
+        console.bad(f"not stored after {FIRST_EVENT_SECONDS:.0f} s: see ingest.log")
+    elif unfinished:
+        console.bad(f"not handled after {FIRST_EVENT_SECONDS:.0f} s: {', '.join(unfinished)}; see handlers.log")
+    elif not found.deliveries:
+        console.bad("stored, and no handler asks for it: name the module of yours in HANDLERS")
+    else:
+        names = (it.handler if it.state == "succeeded" else f"{it.handler} ({it.state})" for it in found.deliveries)
+        console.good(f"handled after {milliseconds:.0f} ms by {', '.join(names)}")
+
+
+def _command(home: Path) -> str:
+    """Return how to type `pipeline` here so that it finds this stack."""
+    program, here = Path(sys.executable).with_name("pipeline"), Path.cwd()
+    known = shutil.which("pipeline")
+    name = str(program.relative_to(here) if program.is_relative_to(here) else program)
+    name = "pipeline" if known and Path(known) == program else shlex.quote(name)
+    return name if home == here / ".local" else f"PIPELINE_HOME={shlex.quote(str(home))} {name}"

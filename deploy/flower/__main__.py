@@ -1,9 +1,9 @@
 """Starts Flower: `python -m deploy.flower`.
 
-Guarantees: a bounded number of tasks in memory; read-only (nobody stops a worker from a browser); it does not turn
-events on at workers that have them off, so that the ingest and housekeeping workers keep their speed. Task arguments
-are ids, payloads never get here. Refuses: to listen beyond the loopback without FLOWER_USER and FLOWER_PASSWORD.
-Flower's `/metrics` and `/healthcheck` ask for no password even then: keep them inside.
+It keeps a bounded number of tasks in memory, is read-only (nobody stops a worker from a browser), and does not turn
+events on at workers that have them off. Task arguments are ids; payloads never get here. It refuses to listen beyond
+the loopback without FLOWER_USER and FLOWER_PASSWORD. Flower's `/metrics` and `/healthcheck` ask for no password even
+then: keep them inside.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from deploy.flower.settings import FlowerSettings
 from shared.settings import SettingError, load
 
-COLUMNS = "name,state,exception,received,runtime,args"
+COLUMNS = "name,args,state,exception,received,runtime"
+"""Whose event it is stands beside the handler's name: what comes last is off the screen when a text is long."""
 CONFIGURATION = Path(__file__).with_name("flowerconfig.py")
 
 
@@ -36,6 +37,7 @@ def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
         *(sys.executable, "-m", "celery", "-A", "workers.app", "flower"),
         f"--address={settings.address}",
         f"--port={settings.port}",
+        f"--url_prefix={settings.prefix}",
         f"--max_tasks={settings.max_tasks}",
         "--max_workers=500",
         "--purge_offline_workers=60",
@@ -51,7 +53,7 @@ def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether only this machine reaches the address; an empty one means all of them."""
+    """Return whether only this machine reaches the address."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -65,6 +67,9 @@ def main() -> None:
     except SettingError as error:
         sys.exit(f"flower: {error}")
     os.environ.update(secret)
+    # Flower reads each of them as a value of its own type, and ends with a traceback for an empty number
+    for variable in [name for name, value in os.environ.items() if name.startswith("FLOWER_") and not value.strip()]:
+        del os.environ[variable]
     os.execv(argv[0], argv)  # noqa: S606 - its own command, no shell wanted
 
 

@@ -1,7 +1,7 @@
 """Read by Flower itself (`--conf`): how one task is shown.
 
-Guarantees: what a task is about and why it failed stand in the first columns, in full; nothing is added to what the
-workers sent. Refuses nothing: a text of another form stays as it is.
+Each delivery is `tenant/event`, and the reason of a failure comes before its place. Nothing is added to what the
+workers sent; a text of another form stays as it is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One run of the local stack, from the lock on its folder to the end of its last process.
 
-Guarantees: whatever goes wrong while it starts, and whenever Ctrl-C or SIGTERM comes, everything started is stopped in
-order within 15 s. Refuses: a folder in use, a port in use, servers that are away or too old (`StackError` and the
-clients' own errors, each before anything of the pipeline runs).
+Whatever goes wrong at the start, and whenever Ctrl-C or SIGTERM comes, everything that was started is stopped in order
+within 15 s. A folder in use, a port in use, and servers that are away or too old are refused before any service of the
+pipeline runs.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ import asyncio
 import signal
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import redis
 
-from deploy.local.errors import StackError
-from deploy.local.keep import open_keep
-from deploy.local.remains import take_down
+from deploy.local.blocking import run_blocking
+from deploy.local.data_dir import make_data_dir, read_credentials
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey
-from deploy.local.services import STAGES, check_settings, pipeline_services, server_service
-from deploy.local.state import Stack, locked, read_stack, write_stack
+from deploy.local.services import STAGES, check_settings, pipeline_services
+from deploy.local.stale_processes import end_stale_processes
+from deploy.local.state import Stack, StackError, locked, read_stack, write_stack
 from deploy.local.supervisor import Supervisor
-from deploy.local.threads import in_thread
 from workers.store.connect import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
-    from deploy.local.report import Report
-    from deploy.local.service import Service
+    from deploy.local.console import Console
+    from deploy.local.service import Server
     from deploy.local.settings import GivenSettings, StackSettings
 
 OLDEST_POSTGRES: Final = 150000
@@ -40,30 +38,25 @@ SERVICES_SECONDS: Final = 90.0
 ECHO_SECONDS: Final = 1.0
 
 
-class Steps(Protocol):
-    """What `pipeline up` does between the steps of the stack."""
-
-    def prepare(self, stack: Stack) -> None:
-        """Bring the database up to date and make what must be in it; the servers are ready, nothing else runs."""
-
-    def greet(self, stack: Stack) -> None:
-        """Show that it works and how to use it; everything is ready."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run was asked to do."""
+    """What one run was asked to do.
+
+    Attributes:
+        settings: of the stack.
+        given: what already runs elsewhere.
+        environ: that the services inherit.
+        console: told of every step.
+        prepare: brings the database up to date; called when the servers are ready and nothing else runs.
+        greet: shows that it works and how to use it; called when everything is ready.
+    """
 
     settings: StackSettings
     given: GivenSettings
     environ: Mapping[str, str]
-    report: Report
-    steps: Steps
-
-    @property
-    def home(self) -> Path:
-        """Return the data folder."""
-        return self.settings.home
+    console: Console
+    prepare: Callable[[Stack], None]
+    greet: Callable[[Stack], None]
 
 
 async def run(this: Run) -> None:
@@ -72,23 +65,24 @@ async def run(this: Run) -> None:
     Raises:
         StackError: it cannot start; everything has been stopped again.
     """
-    logs = _make_folders(this.home)
-    with locked(this.home):
-        if former := read_stack(this.home):
-            for name in await in_thread(lambda: take_down(former.members)):
-                this.report.bad(f"{name} was left over from a run that was killed; ended it")
+    home = this.settings.home
+    logs = make_data_dir(home)
+    with locked(home):
+        if former := read_stack(home):
+            for name in await run_blocking(lambda: end_stale_processes(former.members)):
+                this.console.bad(f"{name} was left over from a run that was killed; ended it")
         _check_ports(this.settings)
-        supervisor = Supervisor(logs=logs, report=this.report, adopt=True)
-        stop = _listen(supervisor, this.report)
+        supervisor = Supervisor(logs=logs, console=this.console, adopt=True)
+        stop = _handle_signals(supervisor, this.console)
         start = asyncio.create_task(_start(this, supervisor))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((start, stopping), return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                tending = asyncio.create_task(supervisor.tend())
+                maintenance = asyncio.create_task(supervisor.maintain())
                 await stopping
-                tending.cancel()
+                maintenance.cancel()
         finally:
             start.cancel()
             with suppress(asyncio.CancelledError, Exception):
@@ -104,52 +98,32 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     3. The pipeline's services, all at once; wait until the last is ready.
     4. Greet.
     """
-    stack, servers = await in_thread(lambda: _plan(this))
-    supervisor.on_change = lambda members: write_stack(this.home, replace(stack, members=tuple(members)))
+    stack, servers = await run_blocking(lambda: _plan(this))
+    supervisor.on_change = lambda members: write_stack(this.settings.home, replace(stack, members=tuple(members)))
     urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "SECRETS_KEY": stack.secrets_key}
     environ = {**this.environ, **urls}
     await supervisor.start(*servers)
-    await in_thread(lambda: check_settings(environ))
+    await run_blocking(lambda: check_settings(environ))
     await supervisor.wait_until_ready(*(server.name for server in servers), seconds=SERVERS_SECONDS)
-    await in_thread(lambda: _check_servers(stack, this.report))
+    await run_blocking(lambda: _check_servers(stack, this.console))
     names = ", ".join(server.name for server in servers)
-    this.report.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
-    await in_thread(lambda: this.steps.prepare(stack))
-    services = pipeline_services(
-        environ,
-        ingress_port=this.settings.ingress_port,
-        flower_port=this.settings.flower_port,
-        ingest_slots=this.settings.ingest_slots,
-        handler_slots=this.settings.handler_slots,
-    )
+    this.console.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
+    await run_blocking(lambda: this.prepare(stack))
+    services = pipeline_services(environ, this.settings)
     await supervisor.start(*services)
-    with this.report.waiting("waiting until ingress, workers and Flower are ready"):
+    with this.console.waiting("waiting until ingress, workers and Flower are ready"):
         await supervisor.wait_until_ready(*(service.name for service in services), seconds=SERVICES_SECONDS)
-    this.report.good(f"ready: {', '.join(service.name for service in services)}")
-    await in_thread(lambda: this.steps.greet(stack))
+    this.console.good(f"ready: {', '.join(service.name for service in services)}")
+    await run_blocking(lambda: this.greet(stack))
 
 
 async def _stop(this: Run, supervisor: Supervisor) -> None:
-    this.report.say("stopping everything in order")
+    this.console.print("stopping everything in order")
     killed = await supervisor.stop(*STAGES)
-    (this.home / "stack.json").unlink(missing_ok=True)
+    (this.settings.home / "stack.json").unlink(missing_ok=True)
     if killed:
-        this.report.bad(f"killed, for it did not end in time: {', '.join(killed)}")
-    this.report.say("stopped")
-
-
-def _make_folders(home: Path) -> Path:
-    """Make the data folder and return that of the logs."""
-    logs = home / "logs"
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-        logs.chmod(0o700)
-        (home / "lock").touch()
-    except OSError as error:
-        raise StackError(
-            f"{home} cannot be written ({error.strerror}): set PIPELINE_HOME to a folder of yours"
-        ) from None
-    return logs
+        this.console.bad(f"did not stop in time and was killed: {', '.join(killed)}")
+    this.console.print("stopped")
 
 
 def _check_ports(settings: StackSettings) -> None:
@@ -160,48 +134,48 @@ def _check_ports(settings: StackSettings) -> None:
         raise StackError(f"INGRESS_PORT and FLOWER_PORT are both {settings.ingress_port}: they must differ")
 
 
-def _listen(supervisor: Supervisor, report: Report) -> asyncio.Event:
-    """Return an event that the first signal sets; a second one hurries everything.
+def _handle_signals(supervisor: Supervisor, console: Console) -> asyncio.Event:
+    """Return an event that the first signal sets; a second one ends everything at once.
 
-    What comes within a second of the first is its echo: `make` passes SIGTERM on, beside whoever signals the group.
+    A signal within a second of the first is the same one: `make` passes SIGTERM on, and the group gets it too.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     first = float("inf")
 
-    def heard() -> None:
+    def handle() -> None:
         nonlocal first
         if loop.time() - first > ECHO_SECONDS:
-            report.bad("hurrying")
-            supervisor.hurry()
+            console.bad("ending everything at once")
+            supervisor.kill_now()
         first = min(first, loop.time())
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, heard)
+        loop.add_signal_handler(number, handle)
     return stop
 
 
-def _plan(this: Run) -> tuple[Stack, list[Service]]:
+def _plan(this: Run) -> tuple[Stack, list[Server]]:
     """Decide which servers are used, and make the data folders of the embedded ones."""
-    keep = open_keep(this.home)
-    servers = []
+    home, servers = this.settings.home, []
+    own = read_credentials(home)
     if this.given.database_url is None:
-        with this.report.waiting("preparing Postgres"):
-            servers.append(prepare_postgres(this.home, port=keep.postgres_port, password=keep.postgres_password))
+        with this.console.waiting("preparing Postgres"):
+            servers.append(prepare_postgres(home, port=own.postgres_port, password=own.postgres_password))
     if this.given.redis_url is None:
-        servers.append(prepare_valkey(this.home, port=keep.valkey_port, password=keep.valkey_password))
+        servers.append(prepare_valkey(home, port=own.valkey_port, password=own.valkey_password))
     urls = {server.name: server.url for server in servers}
     stack = Stack(
         database_url=this.given.database_url or urls["postgres"],
         redis_url=this.given.redis_url or urls["valkey"],
-        secrets_key=",".join(this.given.secrets_key or [keep.secrets_key]),
-        ingress_url=f"http://127.0.0.1:{this.settings.ingress_port}",
-        flower_url=f"http://127.0.0.1:{this.settings.flower_port}",
+        secrets_key=",".join(this.given.secrets_key or [own.secrets_key]),
+        ingress_url=this.settings.ingress_url,
+        flower_url=this.settings.flower_url,
     )
-    return stack, [server_service(server, this.environ) for server in servers]
+    return stack, servers
 
 
-def _check_servers(stack: Stack, report: Report) -> None:
+def _check_servers(stack: Stack, console: Console) -> None:
     """Ask the servers who they are; an unreachable one raises its client's error."""
     with connect(stack.database_url, name="pipeline up") as connection:
         if connection.info.server_version < OLDEST_POSTGRES:
@@ -212,6 +186,6 @@ def _check_servers(stack: Stack, report: Report) -> None:
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         raise StackError(f"REDIS_URL is a Redis {version}, older than 7: upgrade it, or unset the variable")
     if not facts.get("aof_enabled"):
-        report.bad("REDIS_URL has no append-only file: what it acknowledged is lost when it dies; set appendonly yes")
+        console.bad("REDIS_URL has no append-only file: what it acknowledged is lost when it dies; set appendonly yes")
     if facts.get("maxmemory_policy", "noeviction") != "noeviction":
-        report.bad("REDIS_URL evicts keys when full, acknowledged events among them; set maxmemory-policy noeviction")
+        console.bad("REDIS_URL evicts keys when full, acknowledged events among them; set maxmemory-policy noeviction")

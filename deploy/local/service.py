@@ -1,19 +1,21 @@
-"""One service of the stack: what to run, how to see that it is ready, how to end it.
+"""One service of the stack: its command, how to see that it is ready, how to stop it, and its log.
 
-Guarantees: it runs in a session of its own, its output goes to its log, and `end` leaves nothing of its process group.
-Refuses: a program that cannot be started (`OSError`).
+It runs in a session of its own and ends with this process. `stop` leaves nothing of its process group. A log and its
+predecessor `<name>.log.1` stay below about twice `LARGE_BYTES` each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -22,7 +24,8 @@ from deploy.local.state import Member
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-LEASH = Path(__file__).with_name("leash.py")
+PARENT_WATCH: Final = str(Path(__file__).with_name("parent_watch.py"))
+LARGE_BYTES: Final = 20_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,35 +35,58 @@ class Service:
     Attributes:
         name: in messages, the log's file name and the state file.
         argv: the command that runs it in the foreground; the program is an absolute path.
-        environ: its whole environment.
+        environ: its whole environment; None for ours.
         is_ready: whether it does its work now; may block for a second or two.
-        settle: seconds that it must have lived before it is asked.
+        settle_seconds: time that it must have run before it is asked.
         stop_signal: asks it to finish what it has in hand and end.
-        hurry_signal: asks it to end at once.
-        patience: seconds between `stop_signal` and `hurry_signal`.
+        kill_signal: asks it to end at once.
+        patience: seconds between `stop_signal` and `kill_signal`.
         uid: user to run it as, or None for ours.
     """
 
     name: str
     argv: Sequence[str]
-    environ: Mapping[str, str] = field(repr=False)
-    is_ready: Callable[[], bool]
-    settle: float = 0.0
+    is_ready: Callable[[], bool] = field(compare=False)
+    environ: Mapping[str, str] | None = field(default=None, repr=False)
+    settle_seconds: float = 0.0
     stop_signal: signal.Signals = signal.SIGTERM
-    hurry_signal: signal.Signals = signal.SIGKILL
+    kill_signal: signal.Signals = signal.SIGKILL
     patience: float = 2.0
     uid: int | None = None
 
+    @property
+    def command(self) -> list[str]:
+        """The command line that runs it and ends it with this process."""
+        uid = os.geteuid() if self.uid is None else self.uid
+        watch = [sys.executable, "-I", "-S", PARENT_WATCH, str(int(self.stop_signal)), str(os.getpid()), str(uid)]
+        return [*watch, *self.argv]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server(Service):
+    """An embedded server; `url` is how clients reach it."""
+
+    url: str
+
+    def start(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start it with no supervisor, its output appended to `log`."""
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+            )
+
 
 async def start(service: Service, log: Path) -> asyncio.subprocess.Process:
-    """Start it, its output appended to `log`."""
-    uid = os.geteuid() if service.uid is None else service.uid
-    leash = [sys.executable, "-I", "-S", str(LEASH), str(int(service.stop_signal)), str(os.getpid()), str(uid)]
+    """Start a service, its output appended to `log`."""
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
-            *leash,
-            *service.argv,
-            env=dict(service.environ),
+            *service.command,
+            env=None if service.environ is None else dict(service.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -69,37 +95,57 @@ async def start(service: Service, log: Path) -> asyncio.subprocess.Process:
         )
 
 
-async def end(service: Service, process: asyncio.subprocess.Process) -> bool:
-    """Stop it, hurry it after its patience, kill it a second later; say whether it ended by itself."""
-    for request, seconds in ((service.stop_signal, service.patience), (service.hurry_signal, 1.0)):
+async def stop(service: Service, process: asyncio.subprocess.Process) -> bool:
+    """Ask it to stop, and after its patience to end at once; kill it a second later. Return whether it ended itself."""
+    for request, seconds in ((service.stop_signal, service.patience), (service.kill_signal, 1.0)):
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.send_signal(request)
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), seconds)
-    ended = process.returncode is not None
-    bury(process.pid)
+    has_ended = process.returncode is not None
+    kill_group(process.pid)
     await process.wait()
-    return ended
+    return has_ended
 
 
-def bury(pid: int) -> None:
+def kill_group(pid: int) -> None:
     """Kill what is left of the process group that a service led."""
     with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
         os.killpg(pid, signal.SIGKILL)
 
 
-def member_of(service: Service, process: asyncio.subprocess.Process) -> Member:
-    """Describe the process for the state file."""
+def describe(service: Service, process: asyncio.subprocess.Process) -> Member:
+    """Return the process as the state file has it."""
     try:
-        born = psutil.Process(process.pid).create_time()
+        started_at = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:
-        born = 0.0
-    return Member(name=service.name, pid=process.pid, born=born)
+        started_at = 0.0
+    return Member(name=service.name, pid=process.pid, started_at=started_at)
 
 
-def say_end(returncode: int) -> str:
-    """Say how a process ended."""
+def describe_end(returncode: int) -> str:
+    """Return in words how a process ended."""
     if returncode < 0:
         return f"was killed by {signal.Signals(-returncode).name}"
     return f"ended with status {returncode}"
+
+
+def rotate_log(log: Path) -> None:
+    """Move what a large log holds aside; the service goes on writing to the file, which it opened to append."""
+    try:
+        if log.stat().st_size < LARGE_BYTES:
+            return
+    except FileNotFoundError:
+        return
+    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    with log.open("r+b") as file:
+        file.truncate(0)
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that is not empty, up to 300 characters of it."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "nothing")[:300]

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from shared.settings import database_url, fernet_keys, integer, port, redis_url, setting
 
 
@@ -27,6 +28,17 @@ class StackSettings:
     handler_slots: int = setting(
         "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
     )
+    flower_prefix: str = setting("FLOWER_URL_PREFIX", "", url_prefix, FLOWER_PREFIX_ABOUT)
+
+    @property
+    def ingress_url(self) -> str:
+        """Return where the ingress of the stack listens."""
+        return f"http://127.0.0.1:{self.ingress_port}"
+
+    @property
+    def flower_url(self) -> str:
+        """Return where its Flower listens, with no slash at the end."""
+        return f"http://127.0.0.1:{self.flower_port}" + (f"/{self.flower_prefix}" if self.flower_prefix else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The state file `stack.json`: where the running stack listens and which processes belong to it.
 
-Guarantees: it is replaced as a whole and only its owner reads it, for it holds passwords; a stack counts as running
-while its supervisor holds the lock of the folder, whatever the file says. Refuses nothing: the unreadable is absent.
+It is replaced as a whole, and only its owner reads it, because it holds passwords. A stack counts as running while its
+supervisor holds the lock of the data folder, whatever the file says.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from deploy.local.errors import StackError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+class StackError(Exception):
+    """The stack cannot start or run; the text is one line that says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +29,12 @@ class Member:
     Attributes:
         name: as in the logs, such as "ingress".
         pid: process id, also of its process group.
-        born: seconds of the epoch at which the kernel says it started; tells it from a later process of the same id.
+        started_at: seconds of the epoch, as the kernel says; tells it apart from a later process of the same id.
     """
 
     name: str
     pid: int
-    born: float
+    started_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ def running_stack(home: Path) -> Stack | None:
 
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """Hold the folder for this process; the kernel lets go of it however the process ends.
+    """Hold the lock of the folder; the kernel releases it when this process ends, for whatever reason.
 
     Raises:
         StackError: another supervisor holds it.

@@ -15,11 +15,13 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from deploy.local.services import pipeline_services
+from deploy.local.settings import StackSettings
+from shared.settings import load as load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from deploy.local.servers import Server
+    from deploy.local.service import Server
     from tests.benchmarks.ground import Place
 
 ROOT: Final = Path(__file__).parents[2]
@@ -53,13 +55,8 @@ def run_ours(
     """
     wanted = {*names, "housekeeping", "beat"} if set(names) - {"ingress"} else set(names)
     environ = place.environ(HANDLER_SLOTS=slots, INGEST_SLOTS=drains, **more)
-    services = [
-        service
-        for service in pipeline_services(
-            environ, ingress_port=ingress_port, flower_port=0, ingest_slots=drains, handler_slots=slots
-        )
-        if service.name in wanted
-    ]
+    settings = load_settings(StackSettings, {**environ, "INGRESS_PORT": str(ingress_port or 1)})
+    services = [service for service in pipeline_services(environ, settings) if service.name in wanted]
     with ExitStack() as stack:
         processes = {
             service.name: stack.enter_context(
@@ -93,7 +90,7 @@ def run_celery(place: Place, app: str, **more: object) -> Iterator[int]:
 
 @contextmanager
 def started(
-    argv: Sequence[str], log: Path, environ: Mapping[str, str], stop_signal: signal.Signals = signal.SIGTERM
+    argv: Sequence[str], log: Path, environ: Mapping[str, str] | None, stop_signal: signal.Signals = signal.SIGTERM
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a session of its own."""
     with log.open("ab") as output:

@@ -19,7 +19,7 @@ from workers.store.connect import SESSION, connect
 from workers.store.event_history import read_history
 
 if TYPE_CHECKING:
-    from deploy.local.servers import Server
+    from deploy.local.service import Server
     from tests.integration.conftest import AddDeliveries, Run
     from workers.dispatch.delivery import Delivery
     from workers.store.connect import Connection

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from rich.console import Console
+import rich.console
 
-from deploy.local.errors import StackError
-from deploy.local.remains import take_down
-from deploy.local.report import Report
+from deploy.local.console import Console
 from deploy.local.service import Service
-from deploy.local.state import Member
+from deploy.local.stale_processes import end_stale_processes
+from deploy.local.state import Member, StackError
 from deploy.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.said = io.StringIO()
-        self.supervisor = Supervisor(logs=folder, report=Report(Console(file=self.said, width=300)))
+        self.supervisor = Supervisor(logs=folder, console=Console(rich.console.Console(file=self.said, width=300)))
         self.members: dict[str, Member] = {}
         self.supervisor.on_change = self._note
 
     def _note(self, members: Sequence[Member]) -> None:
         self.members = {member.name: member for member in members}
 
-    def service(self, name: str, code: str, *, patience: float = 5.0, hurry: int = signal.SIGKILL) -> Service:
+    def service(self, name: str, code: str, *, patience: float = 5.0, kill_signal: int = signal.SIGKILL) -> Service:
         """Run `code`, which is ready once it has written its process id."""
         mark = self.folder / f"{name}.ready"
         text = code.format(ready=f"import os, pathlib; pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))")
@@ -58,7 +57,7 @@ class Stage:
             environ=dict(os.environ),
             is_ready=lambda: mark.exists() and mark.read_text() == str(self.members[name].pid),
             patience=patience,
-            hurry_signal=signal.Signals(hurry),
+            kill_signal=signal.Signals(kill_signal),
         )
 
 
@@ -122,7 +121,7 @@ def test_stopping_goes_stage_by_stage_and_leaves_no_process(stage: Stage) -> Non
 
 def test_what_does_not_end_is_hurried_and_then_killed(stage: Stage) -> None:
     async def scenario() -> list[str]:
-        await stage.supervisor.start(stage.service("it", STUBBORN, patience=0.2, hurry=signal.SIGQUIT))
+        await stage.supervisor.start(stage.service("it", STUBBORN, patience=0.2, kill_signal=signal.SIGQUIT))
         await stage.supervisor.wait_until_ready("it", seconds=10)
         return await stage.supervisor.stop(["it"])
 
@@ -138,7 +137,7 @@ def test_a_second_request_hurries_everything(stage: Stage) -> None:
         await stage.supervisor.wait_until_ready("it", seconds=10)
         stopping = asyncio.create_task(stage.supervisor.stop(["it"]))
         await asyncio.sleep(0)
-        stage.supervisor.hurry()
+        stage.supervisor.kill_now()
         await asyncio.wait_for(stopping, 5)
 
     asyncio.run(scenario())
@@ -181,7 +180,7 @@ def test_what_a_killed_stack_left_is_found_again_with_its_orphans() -> None:
     leader.kill()
     leader.wait()
     leader.stdout.close()
-    assert take_down([Member(name="handlers", pid=leader.pid, born=born)]) == ["handlers"]
+    assert end_stale_processes([Member(name="handlers", pid=leader.pid, started_at=born)]) == ["handlers"]
     assert not is_alive(child)
 
 
@@ -189,8 +188,8 @@ def test_a_process_that_took_over_an_old_process_id_is_left_alone() -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         born = psutil.Process(stranger.pid).create_time()
-        assert take_down([Member(name="ingress", pid=stranger.pid, born=born + 100)]) == []
-        assert take_down([Member(name="ingress", pid=stranger.pid, born=born - 100)]) == []
+        assert end_stale_processes([Member(name="ingress", pid=stranger.pid, started_at=born + 100)]) == []
+        assert end_stale_processes([Member(name="ingress", pid=stranger.pid, started_at=born - 100)]) == []
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -200,10 +199,10 @@ def test_a_process_that_took_over_an_old_process_id_is_left_alone() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
 def test_services_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     script = (
-        "import asyncio, os, sys; from pathlib import Path; from deploy.local.report import Report\n"
+        "import asyncio, os, sys; from pathlib import Path; from deploy.local.console import Console\n"
         "from deploy.local.service import Service; from deploy.local.supervisor import Supervisor\n"
         "async def run():\n"
-        "    it = Supervisor(logs=Path(sys.argv[1]), report=Report())\n"
+        "    it = Supervisor(logs=Path(sys.argv[1]), console=Console())\n"
         "    it.on_change = lambda members: print(members[0].pid, flush=True)\n"
         "    argv = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         "    await it.start(Service(name='it', argv=argv, environ=dict(os.environ), is_ready=lambda: True))\n"

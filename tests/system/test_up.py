@@ -151,10 +151,26 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [it for it in processes if it.is_running() and it.status() != psutil.STATUS_ZOMBIE]
 
 
+AS_PEOPLE_HAVE_IT = {
+    "http_proxy": "http://127.0.0.1:1",
+    "https_proxy": "http://127.0.0.1:1",
+    "FLOWER_URL_PREFIX": "/monitor/",
+    "FLOWER_MAX_TASKS": "",
+    "FLOWER_AUTH": "",
+    "FLOWER_UNIX_SOCKET": "/nowhere/flower.sock",
+    "LOG_LEVEL": "info\r",
+    "REDIS_URL": "",
+    "DATABASE_URL": " ",
+    "SECRETS_KEY": "",
+    "INGRESS_WORKERS": "",
+}
+"""A proxy that knows nothing of this machine, empty values, a file that was edited on Windows."""
+
+
 @pytest.fixture(scope="module")
 def first_run() -> Iterator[Up]:
-    """A stack on a fresh folder, after its first event."""
-    with new_home() as home, running(home) as it:
+    """A stack on a fresh folder with a blank in its name, after its first event."""
+    with new_home() as parent, running(parent / "with a blank", **AS_PEOPLE_HAVE_IT) as it:
         it.wait_for(r"stop +Ctrl-C")
         yield it
 
@@ -166,10 +182,19 @@ def test_the_first_event_is_acknowledged_stored_and_handled(first_run: Up) -> No
     assert re.search(r"stored after \d+ ms", said)
     assert re.search(r"handled after \d+ ms by example\.note$", said, re.MULTILINE)
     assert f"http://127.0.0.1:{first_run.environ['INGRESS_PORT']}/webhooks/moveris/demo" in said
-    assert f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}" in said
-    assert f"PIPELINE_HOME={first_run.home}" in said
+    assert f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}/monitor" in said
+    assert f"PIPELINE_HOME='{first_run.home}'" in said
     assert re.search(r"pipeline send demo --count \d+ --wait", said)
     assert "\x1b" not in said, "no colours where nobody sees them"
+
+
+def test_the_printed_command_runs_as_it_is_printed(first_run: Up) -> None:
+    (line,) = [line for line in first_run.said if "send more" in line]
+    environ = {name: first_run.environ[name] for name in ("PATH", "HOME") if name in first_run.environ}
+    command = line.partition("send more")[2].replace("--count 100", "--count 2")
+    done = subprocess.run(command, shell=True, env=environ, capture_output=True, text=True, check=False)  # noqa: S602 - as a person types it
+    assert done.returncode == 0, done.stderr
+    assert "handled      2 after" in done.stdout
 
 
 def test_other_commands_find_the_running_stack_by_themselves(first_run: Up) -> None:
@@ -179,7 +204,7 @@ def test_other_commands_find_the_running_stack_by_themselves(first_run: Up) -> N
     urls = dict(line.split("=", 1) for line in env.stdout.splitlines())
     assert set(urls) == {"DATABASE_URL", "REDIS_URL"}
     with psycopg.connect(urls["DATABASE_URL"]) as connection:
-        assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
+        assert connection.execute("SELECT count(*) FROM events").fetchall() == [(3,)]
 
 
 def test_what_it_keeps_secret_only_its_owner_reads(first_run: Up) -> None:
@@ -195,7 +220,7 @@ def test_what_it_keeps_secret_only_its_owner_reads(first_run: Up) -> None:
 
 
 def test_flower_shows_the_handler_and_the_event_but_nothing_of_its_body(first_run: Up) -> None:
-    flower = f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}"
+    flower = f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}/monitor"
     query = "/tasks/datatable?draw=1&start=0&length=99&order[0][column]=0&search[value]="
     shown = httpx.get(flower + query, timeout=10).text
     (event_id,) = re.findall(r"event ([0-9a-f-]{36})", "\n".join(first_run.said))
@@ -233,12 +258,12 @@ def test_stopping_leaves_no_process_and_the_next_run_finds_the_data(first_run: U
     assert not belonging_to(first_run.home)
     assert not (first_run.home / "stack.json").exists()
 
-    with running(first_run.home, "--no-demo-event") as second:
+    with running(first_run.home, "--no-demo-event", **AS_PEOPLE_HAVE_IT) as second:
         second.wait_for("database: up to date")
         second.wait_for(r"stop +Ctrl-C")
         assert second.state()["database_url"] == urls
         with psycopg.connect(urls) as connection:
-            assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
+            assert connection.execute("SELECT count(*) FROM events").fetchall() == [(3,)]
 
         family = second.family()
         second.process.kill()
@@ -254,7 +279,7 @@ def test_what_a_killed_run_left_is_ended_before_the_next_starts() -> None:
         born = psutil.Process(orphan.pid).create_time()
         state = {
             **dict.fromkeys(("database_url", "redis_url", "secrets_key", "ingress_url", "flower_url"), "x"),
-            "members": [{"name": "ingress", "pid": orphan.pid, "born": born}],
+            "members": [{"name": "ingress", "pid": orphan.pid, "started_at": born}],
         }
         (home / "stack.json").write_text(json.dumps(state))
         reaper = threading.Thread(target=orphan.wait)

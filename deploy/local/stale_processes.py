@@ -1,7 +1,7 @@
-"""What a killed supervisor left running: found by the state file, taken down before a new start.
+"""Ends what a killed supervisor left running, as the state file names it, before a new start.
 
-Guarantees: only processes that the state file names are touched, or that belong to a session which one of them led;
-a process id that another program has taken since is told apart by its birth. Refuses nothing.
+Only processes in the state file are touched, and those of a session that one of them led. A process id that another
+program has taken since is told apart by the time at which it started.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from deploy.local.state import Member
 
 SERVERS: Final = ("postgres", "valkey")
-BIRTH_TOLERANCE: Final = 1.5
-"""Seconds by which two readings of one process's birth may differ after the clock was set."""
+START_TOLERANCE_SECONDS: Final = 1.5
+"""By which two readings of a process's start may differ after the clock was set."""
 
 
-def take_down(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
+def end_stale_processes(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
     """End what still runs of a former stack, its servers last; return the names of what was found.
 
     Args:
@@ -32,12 +32,12 @@ def take_down(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
     """
     found: list[str] = []
     for servers in (False, True):
-        processes = {member.name: _alive(member) for member in members if (member.name in SERVERS) == servers}
-        found += [name for name, alive in processes.items() if alive]
-        remaining = [process for alive in processes.values() for process in alive]
+        processes = {member.name: _running(member) for member in members if (member.name in SERVERS) == servers}
+        found += [name for name, running in processes.items() if running]
+        remaining = [process for running in processes.values() for process in running]
         for process in remaining:
             with suppress(psutil.NoSuchProcess):
-                # For Postgres: end sessions, write everything, stop. The others understand SIGTERM alike.
+                # Postgres: end the sessions, write everything, stop. The others take SIGTERM for the same.
                 process.send_signal(signal.SIGINT if process.name().startswith("postgres") else signal.SIGTERM)
         _, stubborn = psutil.wait_procs(remaining, timeout=patience)
         for process in stubborn:
@@ -47,19 +47,19 @@ def take_down(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
     return found
 
 
-def _alive(member: Member) -> list[psutil.Process]:
+def _running(member: Member) -> list[psutil.Process]:
     """Return the member's process, its descendants, and what else is left of the session that it led."""
-    alive: dict[int, psutil.Process] = {}
+    found: dict[int, psutil.Process] = {}
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(member.pid)
-        if abs(leader.create_time() - member.born) > BIRTH_TOLERANCE:
-            return []  # a stranger has the number now, which no process gets while a session of that number lives
-        alive = {process.pid: process for process in (leader, *leader.children(recursive=True))}
+        if abs(leader.create_time() - member.started_at) > START_TOLERANCE_SECONDS:
+            return []  # another program has the number now, which none gets while a session of that number lives
+        found = {process.pid: process for process in (leader, *leader.children(recursive=True))}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == member.pid:
-                alive |= {process.pid: process}
-    return [process for process in alive.values() if _is_running(process)]
+                found |= {process.pid: process}
+    return [process for process in found.values() if _is_running(process)]
 
 
 def _is_running(process: psutil.Process) -> bool:
