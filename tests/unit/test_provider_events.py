@@ -104,6 +104,27 @@ class TestGitHub:
         assert parsed.event.json()["action"] == "opened"
         assert parse("github", {"zen": "Design for failure.", "hook_id": 1}, x_github_event="ping").type == "ping"
 
+    @pytest.mark.parametrize(
+        ("body", "subject"),
+        [
+            ({"repository": {"full_name": "a/b"}}, "a/b"),
+            ({"repository": {"full_name": "a/b"}, "issue": {"number": 2}, "pull_request": {"number": 1}}, "a/b#1"),
+            ({"repository": {"full_name": "a/b"}, "discussion": {"number": 3}}, "a/b#3"),
+            ({"repository": {"full_name": "a/b"}, "issue": {"number": "2"}}, "a/b"),
+            ({"organization": {"login": "a"}}, "a"),
+            ({"organization": {"login": "a"}, "repository": {}, "issue": {"number": 2}}, "a"),
+            ({"repository": "a/b"}, None),
+        ],
+    )
+    def test_the_subject_is_the_repository_with_the_number_else_the_organization(
+        self, body: dict[str, Any], subject: str | None
+    ) -> None:
+        assert parse("github", body).subject == subject
+
+    @pytest.mark.parametrize(("action", "kind"), [("a" * 60, "push." + "a" * 60), ("a" * 61, "push"), (1, "push")])
+    def test_an_action_that_is_no_name_is_left_out(self, action: object, kind: str) -> None:
+        assert parse("github", {"action": action}, x_github_event="push").type == kind
+
     @pytest.mark.parametrize("headers", [{}, {"x_github_event": "a b"}, {"x_github_event": ""}])
     def test_without_a_proper_event_header_the_type_is_unknown(self, headers: dict[str, str]) -> None:
         assert parse("github", self.PULL, **headers).type == "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import suppress
 from typing import Any, Final
 
@@ -181,3 +182,19 @@ def test_a_public_key_cannot_sign() -> None:
     public = b"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
     with pytest.raises(WrongSecretError, match="only the provider's private one"):
         PRESETS["standard-webhooks"].sign(public, b"", now=0, event_id="a")
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 63, 65])
+def test_a_private_key_of_another_length_cannot_sign(size: int) -> None:
+    text = b"whsk_" + base64.b64encode(b"k" * size)
+    with pytest.raises(WrongSecretError, match="an Ed25519 private key has 32 or 64 bytes"):
+        PRESETS["standard-webhooks"].sign(text, b"", now=1, event_id="a")
+
+
+def test_a_private_key_signs_with_and_without_its_public_half() -> None:
+    scheme = PRESETS["standard-webhooks"]
+    seed = b"k" * 32
+    made = [
+        scheme.sign(b"whsk_" + base64.b64encode(key), b"{}", now=1, event_id="a") for key in (seed, seed + b"p" * 32)
+    ]
+    assert made[0] == made[1]
