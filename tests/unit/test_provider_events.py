@@ -219,6 +219,36 @@ class TestSlack:
         created = {"type": "channel_created", "channel": {"id": "C9", "name": "fun"}}
         assert parse("slack", self.MENTION | {"event": created}).subject == "C9"
 
+    @pytest.mark.parametrize(
+        ("inner", "subject"),
+        [
+            ({"channel": "C1", "channel_id": "C2", "user": "U1", "user_id": "U2"}, "C1"),
+            ({"channel_id": "C2", "user": "U1", "user_id": "U2"}, "C2"),
+            ({"channel": {}, "user": {"id": "U1"}, "user_id": "U2"}, "U1"),
+            ({"user_id": "U2"}, "U2"),
+            ({}, "T123ABC456"),
+        ],
+    )
+    def test_the_subject_is_the_channel_else_the_user_else_the_team(self, inner: dict[str, Any], subject: str) -> None:
+        assert parse("slack", self.MENTION | {"event": {"type": "a"} | inner}).subject == subject
+
+    @pytest.mark.parametrize(
+        ("second", "is_time"),
+        [
+            (946_684_800, True),  # 2000-01-01
+            (946_684_799, False),
+            (253_370_764_799, True),
+            (253_370_764_800, False),  # 9999-01-01
+            (True, False),
+            (946_684_800.0, False),
+            ("946684800", False),
+        ],
+    )
+    def test_the_time_is_whole_seconds_between_2000_and_9999(self, second: object, is_time: bool) -> None:  # noqa: FBT001
+        parsed = parse("slack", self.MENTION | {"event_time": second})
+        assert (parsed.occurred_at is not None) is is_time
+        assert parsed.signed_at == parsed.occurred_at
+
     def test_a_slash_command_is_rejected(self) -> None:
         with pytest.raises(Rejected):
             events.parse("slack", b"token=gIkuvaNzQIHg97ATvDxqgjtO&command=%2Fweather", ())
