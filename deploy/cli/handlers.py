@@ -1,16 +1,20 @@
-"""The modules in HANDLERS and EVENTS, for commands that make deliveries as the ingest worker would.
+"""The modules in HANDLERS and EVENTS: `pipeline handlers list`, and commands that make deliveries as ingest would.
 
 Guarantees: modules in the current folder are found, as the workers find them. Refuses: a module that does not import.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from deploy.cli.env import find_context
 from deploy.cli.errors import CommandError
+from deploy.cli.output import AsJson, emit
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
@@ -18,7 +22,51 @@ from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from workers.registration import Handlers
+    from workers.registration import Handler, Handlers
+
+app = typer.Typer(help="Handlers: the code that events are handed to.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(*, as_json: AsJson = False) -> None:
+    """List the handlers of the modules in HANDLERS: what each asks for, what it is given, and its limits.
+
+    Examples:
+        HANDLERS=acme_handlers pipeline handlers list
+    """
+    emit(
+        (_describe(it) for it in sorted(load_handlers(), key=lambda it: it.name)),
+        as_json=as_json,
+        columns=["handler", "event", "provider", "tenant", "given", "max_attempts", "timeout", "about"],
+    )
+
+
+def _describe(handler: Handler) -> dict[str, Any]:
+    model, fields = _given(handler)
+    return {
+        "handler": handler.name,
+        "event": handler.event,
+        "provider": handler.provider,
+        "tenant": handler.tenant,
+        "given": f"{model} ({', '.join(fields)})" if fields else model,
+        "fields": fields,
+        "max_attempts": handler.max_attempts,
+        "timeout": handler.timeout,
+        "schedule": handler.schedule,
+        "about": (inspect.getdoc(handler.function) or "").partition("\n")[0],
+    }
+
+
+def _given(handler: Handler) -> tuple[str, list[str]]:
+    """Return the name of the event's type, as the handler's first parameter is annotated, and its fields."""
+    first = next(iter(inspect.signature(handler.function).parameters.values()))
+    if first.annotation is first.empty:
+        return "Event", []
+    annotation = first.annotation
+    if isinstance(annotation, str):  # `from __future__ import annotations`; or imported for the type checker only
+        annotation = getattr(handler.function, "__globals__", {}).get(annotation, annotation)
+    fields = getattr(annotation, "model_fields", None) or getattr(annotation, "__dataclass_fields__", {})
+    return getattr(annotation, "__name__", str(annotation)), [*fields]
 
 
 def load_handlers() -> Handlers:

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from deploy.cli import deliveries, endpoints, events, secrets, tenants
+from deploy.cli import deliveries, endpoints, events, handlers, secrets, tenants
 from deploy.cli.env import env
 from deploy.cli.errors import explain
 from deploy.cli.keygen import keygen
@@ -35,6 +35,7 @@ for name, group in (
     ("secrets", secrets),
     ("events", events),
     ("deliveries", deliveries),
+    ("handlers", handlers),
 ):
     app.add_typer(group.app, name=name)
 

@@ -10,7 +10,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from deploy.cli import samples
 from deploy.cli.arguments import read_secret
 from deploy.cli.endpoints import path_of
 from deploy.cli.errors import CommandError
@@ -18,6 +17,7 @@ from deploy.cli.registering import UNSIGNED, scheme_of
 from deploy.cli.servers import cipher, database
 from ingress.schemes import PRESETS
 from ingress.schemes.scheme import WrongSecretError
+from workers import samples
 from workers.store import tenants
 
 if TYPE_CHECKING:

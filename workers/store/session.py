@@ -162,7 +162,7 @@ class HandlerSession:
             self.discard()
             raise TransactionMisused(_OLD)
         try:
-            self._require_open_transaction(connection, is_free=connection.end())
+            require_open_transaction(connection, is_free=connection.end())
             if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
                 execute_simple(connection, "DEALLOCATE ALL")
                 prepare(connection, _SUCCESS, RECORD_SUCCESS)
@@ -235,22 +235,6 @@ class HandlerSession:
         else:
             self.discard()
 
-    @staticmethod
-    def _require_open_transaction(connection: DeliveryConnection, *, is_free: bool) -> None:
-        """Raise `TransactionMisused` if what is seen from here shows that the handler has touched it."""
-        if not is_free:
-            raise TransactionMisused(_IN_USE)
-        if connection.closed:
-            raise psycopg.OperationalError("the connection was lost")
-        status = connection.info.transaction_status
-        if status == pq.TransactionStatus.INERROR:
-            raise TransactionMisused(
-                "the handler swallowed a database error and left the transaction aborted; let it raise, or wrap the "
-                "statement in `with delivery.connection.transaction():`"
-            )
-        if status != pq.TransactionStatus.INTRANS:
-            raise TransactionMisused(_ENDED)
-
     def _finish_commands(self, connection: psycopg.Connection[Any], token: str, handler: str, claimed: Claimed) -> str:
         return (_FINISH + _CLEAN).format(
             path=self._search_path,
@@ -259,6 +243,22 @@ class HandlerSession:
             fence=claimed.fence,
             token=f"'{token}'",
         )
+
+
+def require_open_transaction(connection: DeliveryConnection, *, is_free: bool) -> None:
+    """Raise `TransactionMisused` if what is seen from here shows that the handler has touched it."""
+    if not is_free:
+        raise TransactionMisused(_IN_USE)
+    if connection.closed:
+        raise psycopg.OperationalError("the connection was lost")
+    status = connection.info.transaction_status
+    if status == pq.TransactionStatus.INERROR:
+        raise TransactionMisused(
+            "the handler swallowed a database error and left the transaction aborted; let it raise, or wrap the "
+            "statement in `with delivery.connection.transaction():`"
+        )
+    if status != pq.TransactionStatus.INTRANS:
+        raise TransactionMisused(_ENDED)
 
 
 def _require_commit(connection: psycopg.Connection[Any], results: Sequence[PGresult]) -> None:

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from deploy.cli.samples import moveris
 from shared.envelope import new_event_id
 from shared.wire import INBOX
+from workers.samples import moveris
 
 if TYPE_CHECKING:
     import redis

@@ -1,7 +1,7 @@
-"""Bodies and headers as providers send them, for `pipeline send` and whoever tries the pipeline out.
+"""Bodies and headers as providers send them, for `pipeline send` and the tests of a team's handlers.
 
-Guarantees: a fresh session or id each time, so that no two are the same event. Refuses nothing: an event type that is
-not known gets a body with the common fields, as a new type of the provider would have.
+Guarantees: a fresh session or id each time, so that no two are the same event. An event type that is not known gets a
+body with the common fields, as a new type of the provider would have.
 """
 
 from __future__ import annotations
