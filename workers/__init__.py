@@ -11,6 +11,11 @@ The rest, in reading order:
 - `store/`: all SQL.
 """
 
+# ruff: noqa: E402 - nothing of ours is imported before the check
+from webhook_pipeline import require_packages
+
+require_packages("shared")
+
 from workers.dispatch.delivery import Delivery
 from workers.errors import Permanent, RetryAfter
 from workers.events import Event, GenericEvent

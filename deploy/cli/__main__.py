@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from deploy.cli.main import main
+from webhook_pipeline import main
 
 main()

@@ -1,7 +1,7 @@
-"""What a person did or met, said in one line.
+"""Errors that a person can mend, in one line each.
 
-Guarantees: every error of these families ends a command with one line and a status other than 0, never a traceback,
-and never a password. Refuses: to explain anything else; a fault of ours keeps its traceback.
+Every error of these families ends a command with one line and a status other than 0, with no traceback and no password.
+Any other is a fault of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import redis
 from deploy.local.state import StackError
 from shared.registry import RegistryError
 from shared.settings import SettingError
+from workers.store.connect import UnfitDatabaseError
 from workers.store.migrate import MigrationError
 from workers.store.refusals import RefusedError
 
@@ -32,6 +33,12 @@ def explain(error: Exception) -> str | None:
             line = str(error)
         case psycopg.errors.UndefinedTable():
             line = "this database has no tables of the pipeline yet: run `pipeline migrate`"
+        case psycopg.errors.InsufficientPrivilege():
+            line = f"Postgres refused: {_first_line(error)}: the role of DATABASE_URL may not do this"
+        case psycopg.errors.ReadOnlySqlTransaction():
+            line = f"Postgres refused: {_first_line(error)}: DATABASE_URL names a standby or a read-only database"
+        case UnfitDatabaseError():
+            line = str(error)
         case psycopg.OperationalError(sqlstate=str()):
             line = f"Postgres refused: {_first_line(error)}"
         case psycopg.OperationalError():

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from deploy.cli.env import find_context
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit
+from deploy.cli.servers import find_context
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration

@@ -11,11 +11,9 @@ import sys
 import typer
 
 from deploy.cli import deliveries, endpoints, events, handlers, secrets, tenants
-from deploy.cli.env import env
 from deploy.cli.errors import explain
-from deploy.cli.keygen import keygen
-from deploy.cli.migrate import migrate
 from deploy.cli.send import send
+from deploy.cli.setup import env, keygen, migrate
 from deploy.cli.stats import stats
 from deploy.cli.up import up
 from deploy.cli.verify import verify

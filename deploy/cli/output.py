@@ -51,10 +51,10 @@ def emit(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Sequence[
         print("none", file=sys.stderr)
 
 
-def say(row: Mapping[str, Any], *, as_json: bool, lines: Sequence[str]) -> None:
-    """Print what a command did: `row` as one JSON object, or `lines` for people."""
+def say(*rows: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None:
+    """Print what a command did: `rows` as JSON objects, or `lines` for people."""
     if as_json:
-        emit([row], as_json=True, columns=[])
+        emit(rows, as_json=True, columns=[])
         return
     for line in lines:
         print(line)

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli.arguments import Provider, TenantName  # noqa: TC001 - the same
-from deploy.cli.env import find_context
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit
 from deploy.cli.posting import Answer, post_many
+from deploy.cli.servers import find_context
 from deploy.cli.signing import prepare
-from deploy.cli.waiting import follow
+from deploy.cli.waiting import Seen, follow
 from workers.store.stats import Fate
 
 if TYPE_CHECKING:
@@ -108,12 +108,13 @@ def send(
         _print_answers(summary, answers, rate)
     good = summary["acknowledged"] == count
     if wait and summary["acknowledged"] and len(answers) == count:
-        fates = _wait(answers, patience, as_json=as_json)
+        seen = _wait(answers, patience, as_json=as_json)
         seconds = time.monotonic() - started
-        summary |= {"fates": {fate.value: fates[fate] for fate in Fate}, "waited_seconds": round(seconds, 3)}
-        good = good and fates[Fate.HANDLED] == summary["acknowledged"]
+        fates = {fate.value: seen.fates[fate] for fate in Fate} | {"unknown": seen.unknown}
+        summary |= {"fates": fates, "waited_seconds": round(seconds, 3)}
+        good = good and seen.fates[Fate.HANDLED] == summary["acknowledged"]
         if not as_json:
-            _print_fates(fates, seconds)
+            _print_fates(seen, seconds)
     if as_json:
         emit([{"summary": summary}], as_json=True, columns=[])
     if not good:
@@ -177,27 +178,28 @@ def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: 
         print(f"pipeline: slower than the asked {rate:g}/s: raise --connections, or answers take long", file=sys.stderr)
 
 
-def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Counter[Fate]:
+def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Seen:
     ids = [answer.id for answer in sorted(answers, key=lambda it: it.number) if answer.id]
-    fates: Counter[Fate] = Counter()
+    seen = Seen()
     with _bar("handling", len(ids), as_json=as_json) as bar:
-        for fates in follow(find_context().database_url, ids, patience=patience):
-            over = fates.total() - fates[Fate.OPEN] - fates[Fate.NOT_STORED]
-            note = f"{fates[Fate.DEAD]} dead" if fates[Fate.DEAD] else ""
-            bar.update(bar.task_ids[0], completed=over, note=note)
-    return fates
+        for seen in follow(find_context().database_url, ids, patience=patience):
+            note = f"{seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
+            bar.update(bar.task_ids[0], completed=seen.finished, note=note)
+    return seen
 
 
-def _print_fates(fates: Mapping[Fate, int], seconds: float) -> None:
-    print(f"handled      {fates[Fate.HANDLED]} after {seconds:.1f} s in all")
+def _print_fates(seen: Seen, seconds: float) -> None:
+    print(f"handled      {seen.fates[Fate.HANDLED]} after {seconds:.1f} s in all")
     meanings = {
         Fate.DEAD: "see `pipeline deliveries list --state dead`",
         Fate.CANCELLED: "by hand",
         Fate.REJECTED: "see `pipeline events list --state rejected`",
         Fate.UNWANTED: "stored, and no handler asks for them",
         Fate.OPEN: "waiting, running or to be tried again; see `pipeline deliveries list`",
-        Fate.NOT_STORED: "still in the inbox; see `pipeline stats`",
+        Fate.NOT_STORED: "not in Postgres so far; see `pipeline stats` for the inbox",
     }
     for fate, meaning in meanings.items():
-        if fates[fate]:
-            print(f"{fate.value.replace('_', ' '):12} {fates[fate]}: {meaning}")
+        if seen.fates[fate]:
+            print(f"{fate.value.replace('_', ' '):12} {seen.fates[fate]}: {meaning}")
+    if seen.unknown:
+        print(f"unknown      {seen.unknown}: {seen.error or 'Postgres was not asked'}")

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploy.cli.output import AsJson, emit
 from deploy.cli.servers import database, redis_client
+from deploy.local.settings import RetentionSettings
+from shared.settings import load
 from shared.wire import HANDLERS_QUEUE, INBOX
 from workers.housekeeping import publishing
 from workers.store import tenants
-from workers.store.stats import BOUND, RECEIVED_BOUND, count_received, count_rejected, read_load
+from workers.store.partitions import DAYS_AHEAD
+from workers.store.stats import BOUND, RECEIVED_BOUND, count_received, count_rejected, read_days, read_load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
+
+    from workers.store.stats import Days
 
 _READ_SECONDS: Final = 30
 _COUNTS: Final = ("pending", "retrying", "queued", "running", "dead")
@@ -34,14 +41,18 @@ def stats(*, as_json: AsJson = False) -> None:
             found[f"stored_last_{name}"] = count_received(connection, window)
             found[f"rejected_last_{name}"] = count_rejected(connection, window)
         found["registry_version"] = tenants.registry_version(connection)
-        load = read_load(connection)
+        days = read_days(connection)
+        found |= {"oldest_day": days.oldest, "newest_day": days.newest}
+        work = read_load(connection)
     if as_json:
-        emit([found, *(asdict(it) for it in load)], as_json=True, columns=[])
+        emit([found, *(asdict(it) for it in work)], as_json=True, columns=[])
         return
     _print(found)
-    if load:
+    for line in _about_days(days):
+        print(f"days       {line}")
+    if work:
         print()
-        rows = ({name: _bounded(value, BOUND) for name, value in asdict(it).items()} for it in load)
+        rows = ({name: _bounded(value, BOUND) for name, value in asdict(it).items()} for it in work)
         emit(rows, as_json=False, columns=["tenant", *_COUNTS, "paused_at"])
 
 
@@ -78,6 +89,23 @@ def _print(found: dict[str, Any]) -> None:
     else:
         state = "published"
     print(f"registry   {state}")
+
+
+def _about_days(days: Days) -> Iterator[str]:
+    """Yield which days have tables, and what is wrong with them.
+
+    The housekeeping worker makes the tables of a week ahead and drops what is older than RETENTION_DAYS.
+    """
+    yield f"{days.oldest} to {days.newest}"
+    why = (
+        "does the housekeeping worker run, and does its role own the tables? `pipeline migrate` as their owner mends it"
+    )
+    ahead = -1 if days.newest is None else (days.newest - days.today).days
+    if ahead < DAYS_AHEAD - 1:
+        yield f"tables of the coming days are missing, there are {max(0, ahead)} of {DAYS_AHEAD}: {why}"
+    kept = load(RetentionSettings).retention_days
+    if days.oldest is not None and (late := (days.today - days.oldest).days - kept) > 1:
+        yield f"retention is {late} days late (RETENTION_DAYS is {kept} here): has that day open deliveries? {why}"
 
 
 def _bounded(value: Any, bound: int) -> Any:

@@ -1,17 +1,15 @@
-"""Waits until acknowledged events have come to their end.
-
-Guarantees: the wait ends when every event has, or when nothing more has for a given time. Refuses nothing; Postgres
-being away for a while counts as nothing happening.
-"""
+"""Waits until acknowledged events have come to their end."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 
+from deploy.cli.errors import explain
 from workers.store.connect import PostgresConnection
 from workers.store.stats import Fate, read_fates
 
@@ -25,36 +23,55 @@ _CHUNK: Final = 2000
 _POLL_SECONDS: Final = 0.1
 
 
-def follow(database_url: str, ids: Sequence[UUID], *, patience: float) -> Iterator[Counter[Fate]]:
-    """Yield what has become of the ids so far, until all have come to an end.
+@dataclass(slots=True)
+class Seen:
+    """What Postgres said of the events so far.
+
+    Attributes:
+        fates: how many events came to what, as Postgres last answered.
+        unknown: events of which that is not known, because Postgres did not answer when it was last asked.
+        error: why not, in one line.
+    """
+
+    fates: Counter[Fate] = field(default_factory=Counter)
+    unknown: int = 0
+    error: str = ""
+
+    @property
+    def finished(self) -> int:
+        """Return how many events have come to their end."""
+        return self.fates.total() - sum(self.fates[fate] for fate in _UNFINISHED)
+
+
+def follow(database_url: str, ids: Sequence[UUID], *, patience: float) -> Iterator[Seen]:
+    """Yield what was seen so far, until all events have come to their end.
 
     Args:
         database_url: where to look.
         ids: of acknowledged events.
         patience: seconds without any change after which the wait is given up; the last value then has unfinished ones.
+            Postgres being away for a while counts as no change.
     """
     postgres = PostgresConnection(database_url, name="pipeline send")
-    fates: dict[UUID, Fate] = dict.fromkeys(ids, Fate.NOT_STORED)
-    unfinished, changed = list(ids), time.monotonic()
+    fates: dict[UUID, Fate] = {}
+    unfinished, changed, error = list(ids), time.monotonic(), ""
     try:
         while unfinished and time.monotonic() - changed < patience:
-            seen = _look(postgres, unfinished[:_CHUNK])
-            if any(fates[event_id] != fate for event_id, fate in seen.items()):
+            chunk = unfinished[:_CHUNK]
+            try:
+                seen, error = read_fates(postgres.connection, chunk), ""
+            except psycopg.OperationalError as caught:
+                # what was seen of these before says nothing of now
+                seen, error = {}, explain(caught) or str(caught)
+                fates = {event_id: fate for event_id, fate in fates.items() if fate not in _UNFINISHED}
+            if any(fates.get(event_id) != fate for event_id, fate in seen.items()):
                 changed = time.monotonic()
             fates |= seen
-            unfinished = [event_id for event_id in unfinished if fates[event_id] in _UNFINISHED]
-            yield Counter(fates.values())
+            unfinished = [event_id for event_id in unfinished if fates.get(event_id, Fate.OPEN) in _UNFINISHED]
             if all(fate in _UNFINISHED for fate in seen.values()):
-                unfinished = unfinished[_CHUNK:] + unfinished[:_CHUNK]  # do not stare at ones that hang
+                unfinished = unfinished[_CHUNK:] + unfinished[:_CHUNK]  # do not look only at ones that hang
+            yield Seen(Counter(fates.values()), len(ids) - len(fates), error)
             if unfinished:
                 time.sleep(_POLL_SECONDS)
-        yield Counter(fates.values())
     finally:
         postgres.close()
-
-
-def _look(postgres: PostgresConnection, ids: Sequence[UUID]) -> dict[UUID, Fate]:
-    try:
-        return read_fates(postgres.connection, ids)
-    except psycopg.OperationalError:
-        return {}

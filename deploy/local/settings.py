@@ -45,6 +45,7 @@ class StackSettings:
 class GivenSettings:
     """Settings that name what already runs elsewhere; each is None when unset."""
 
+    has_home: bool = setting("PIPELINE_HOME", "", bool, "whether a data folder was named")
     database_url: str | None = setting(
         "DATABASE_URL", "", lambda text: database_url(text) if text else None, "Postgres"
     )
@@ -58,6 +59,13 @@ class GivenSettings:
         lambda text: text.rstrip("/") or None,
         "where `pipeline send` posts, such as http://host:8000",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """What `pipeline stats` compares the oldest day with."""
+
+    retention_days: int = setting("RETENTION_DAYS", "30", integer(at_least=1), "days that events are kept")
 
 
 def inherited() -> dict[str, str]:

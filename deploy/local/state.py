@@ -9,13 +9,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+RUNNING: Final = "~/.local/state/webhook-pipeline/running"
+"""A folder of this user with a link to the data folder of each running stack, so that commands elsewhere find it."""
 
 
 class StackError(Exception):
@@ -75,14 +78,32 @@ def read_stack(home: Path) -> Stack | None:
 
 def running_stack(home: Path) -> Stack | None:
     """Return the stack whose supervisor is alive, or None."""
+    return read_stack(home) if is_locked(home) else None
+
+
+def running_homes() -> list[Path]:
+    """Return the data folders of all stacks that this user runs, wherever they are."""
+    found = set()
+    with suppress(OSError, RuntimeError):
+        for link in Path(RUNNING).expanduser().iterdir():
+            home = link.readlink()
+            if is_locked(home):
+                found.add(home)
+            else:
+                link.unlink()  # its supervisor was killed
+    return sorted(found)
+
+
+def is_locked(home: Path) -> bool:
+    """Return whether a supervisor holds the folder."""
     try:
         with (home / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return read_stack(home)
+        return True
     except OSError:
-        return None
-    return None
+        return False
+    return False
 
 
 @contextmanager
@@ -105,4 +126,21 @@ def locked(home: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        link = _link_to(home)
+        try:
+            yield
+        finally:
+            if link:
+                link.unlink(missing_ok=True)
+
+
+def _link_to(home: Path) -> Path | None:
+    """Make the link in `RUNNING`; None where this user has no home folder that can be written."""
+    try:
+        link = Path(RUNNING).expanduser() / str(os.getpid())
+        link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        link.unlink(missing_ok=True)
+        link.symlink_to(home)
+    except (OSError, RuntimeError):
+        return None
+    return link

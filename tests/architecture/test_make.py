@@ -44,3 +44,12 @@ def test_continuous_integration_runs_what_a_person_runs() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "make lint" in script
     assert "make test" in script
+
+
+def test_a_commit_is_checked_by_the_linters_of_continuous_integration() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (lint,) = re.findall(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in lint.splitlines()]
+    assert len(commands) == 4
+    assert re.findall(r"entry: (.*)", hooks) == commands
+    assert re.findall(r"repo: (.*)", hooks) == ["local"]

@@ -42,13 +42,14 @@ def migrate(connection: Connection, phase: Phase | None = None) -> list[str]:
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now())"
-        )
         done = applied(connection)
         if unknown := sorted(set(done) - set(migrations())):
             raise MigrationError(f"the database was migrated by a newer version ({unknown[-1]}): deploy that version")
         missing = [name for name in migrations(phase) if name not in done]
+        if missing:  # not before: where nothing is missing, a role that may not make tables needs none
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now())"
+            )
         for name in missing:
             text = resources.files("workers.store.migrations").joinpath(f"{name}.sql").read_text("utf-8")
             connection.execute(text)

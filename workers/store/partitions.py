@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _QUERIES: Final = Queries("partitions.sql")
 KEYS: Final = {"events": "id", "arrivals": "id", "deliveries_done": "event_id", "attempts": "event_id"}
 """The partitioned tables, and the UUIDv7 whose day decides."""
+DAYS_AHEAD: Final = 7
 LOCK_MILLISECONDS: Final = 100
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.3  # seconds
@@ -40,7 +41,7 @@ def partition_name(table: str, day: date) -> str:
     return f"{table}_{day:%Y%m%d}"
 
 
-def ensure_partitions(connection: Connection, today: date | None = None, *, days_ahead: int = 7) -> list[str]:
+def ensure_partitions(connection: Connection, today: date | None = None, *, days_ahead: int = DAYS_AHEAD) -> list[str]:
     """Make the partitions of today, of the days ahead, and of past days whose rows went to DEFAULT.
 
     Args:

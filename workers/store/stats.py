@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import class_row
 
+from workers.store.partitions import KEYS
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import date, datetime, timedelta
     from uuid import UUID
 
     from workers.store.connect import Connection
@@ -52,6 +53,15 @@ class Load:
     running: int
     dead: int
     paused_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Days:
+    """The days that have partitions; `newest` is the last one that every table has, None if one has none."""
+
+    oldest: date | None
+    newest: date | None
+    today: date
 
 
 def read_fates(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Fate]:
@@ -91,6 +101,13 @@ def count_received(connection: Connection, window: timedelta) -> int:
 def count_rejected(connection: Connection, window: timedelta) -> int:
     """Count the rejected ones among them."""
     return _count(connection, "count_rejected", window)
+
+
+def read_days(connection: Connection) -> Days:
+    """Return which days have partitions."""
+    with connection.cursor(row_factory=class_row(Days)) as cursor:
+        (days,) = cursor.execute(_SQL["read_days"], {"tables": list(KEYS)}, prepare=False).fetchall()
+    return days
 
 
 def _count(connection: Connection, query: str, window: timedelta) -> int:

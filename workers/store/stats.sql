@@ -62,3 +62,15 @@ SELECT count(*) AS count FROM (SELECT FROM events WHERE id >= uuid_at(now() - %(
 SELECT count(*) AS count FROM (
     SELECT FROM events WHERE state = 'rejected' AND id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s
 ) AS bounded;
+
+-- name: read_days
+-- Of the partitioned tables: the oldest day, the newest day that all of them have, and the day that it is.
+SELECT min(oldest) AS oldest, CASE WHEN bool_and(newest IS NOT NULL) THEN min(newest) END AS newest,
+       (now() AT TIME ZONE 'UTC')::date AS today
+FROM (
+    SELECT min(to_date(right(c.relname, 8), 'YYYYMMDD')) AS oldest, max(to_date(right(c.relname, 8), 'YYYYMMDD')) AS newest
+    FROM unnest(%(tables)s::text[]) AS t(name)
+    LEFT JOIN pg_inherits AS i ON i.inhparent = t.name::regclass
+    LEFT JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relname ~ '_[0-9]{8}$'
+    GROUP BY t.name
+) AS days;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -11,8 +12,11 @@ import pytest
 from shared.envelope import new_event_id
 from shared.wire import INBOX
 from workers.samples import moveris
+from workers.store.partitions import ensure_partitions, partition_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
     from tests.integration.cli.conftest import Pipeline
@@ -74,6 +78,24 @@ def wait_for_retry(connection: Connection, event_id: UUID) -> None:
         " VALUES (%s, 'acme.mail', 'acme', false, 1, now() + interval '1 hour', 'OSError: away')",
         [event_id],
     )
+
+
+@contextmanager
+def unchanged(connection: Connection) -> Iterator[None]:
+    """Require of the block that no row of any table is written, not even with the same values."""
+    listing = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"
+    tables = [row["relname"] for row in connection.execute(f"{listing} AND NOT relispartition").fetchall()]
+    assert {"events", "deliveries", "deliveries_done", "attempts"} <= set(tables)
+
+    def read() -> dict[str, list[Any]]:
+        return {
+            name: connection.execute(f"SELECT xmin::text, t::text FROM {name} AS t ORDER BY 1, 2").fetchall()
+            for name in tables
+        }
+
+    before = read()
+    yield
+    assert read() == before
 
 
 def test_the_story_of_an_event_is_told_as_a_timeline(pipeline: Pipeline, connection: Connection) -> None:
@@ -138,9 +160,9 @@ def test_rejected_events_are_parsed_again(pipeline: Pipeline, connection: Connec
     fixed, broken = store(connection, state="rejected"), store(connection, state="rejected", body=b"[]")
     again = ("events", "reprocess", "--reason", "schema_mismatch")
     expected = {str(fixed): "accepted", str(broken): "rejected"}
-    tried = pipeline.json(*again, "--dry-run", HANDLERS="acme_app")
+    with unchanged(connection):
+        tried = pipeline.json(*again, "--dry-run", HANDLERS="acme_app")
     assert {row["event_id"]: row["outcome"] for row in tried} == expected
-    assert connection.execute("SELECT FROM events WHERE state = 'accepted'").fetchall() == []
     done = pipeline.json(*again, HANDLERS="acme_app")
     assert {row["event_id"]: row["outcome"] for row in done} == expected
     (delivery,) = pipeline.json("deliveries", "list")
@@ -157,8 +179,8 @@ def test_dead_deliveries_are_listed_and_put_back(pipeline: Pipeline, connection:
     assert "ValueError: no such user" in listed
     assert "acme.other" not in listed
     asked = ("deliveries", "retry", "--handler", "acme.grant", "--since", "1h")
-    assert "1 delivery would be put back" in pipeline(*asked, "--dry-run").text
-    assert [row["state"] for row in pipeline.json("deliveries", "list")] == ["dead", "dead"]
+    with unchanged(connection):
+        assert "1 delivery would be put back" in pipeline(*asked, "--dry-run").text
     (done,) = pipeline.json(*asked)
     assert done == {"tenant": "acme", "handler": "acme.grant", "count": 1, "dry_run": False}
     assert {row["handler"]: row["state"] for row in pipeline.json("deliveries", "list")} == {
@@ -172,7 +194,8 @@ def test_dead_deliveries_are_listed_and_put_back(pipeline: Pipeline, connection:
 def test_open_deliveries_are_cancelled_and_put_back(pipeline: Pipeline, connection: Connection) -> None:
     event_id = store(connection)
     wait_for_retry(connection, event_id)
-    assert "1 delivery would be cancelled" in pipeline("deliveries", "cancel", str(event_id), "--dry-run").text
+    with unchanged(connection):
+        assert "1 delivery would be cancelled" in pipeline("deliveries", "cancel", str(event_id), "--dry-run").text
     pipeline("deliveries", "cancel", str(event_id))
     (row,) = pipeline.json("deliveries", "list", "--state", "cancelled")
     assert row["handler"] == "acme.mail"
@@ -185,9 +208,9 @@ def test_a_later_handler_gets_its_deliveries(pipeline: Pipeline, connection: Con
     event_id = store(connection)
     store(connection, tenant="other")
     fill = ("deliveries", "backfill", "acme.later", "--since", "1d")
-    assert pipeline.json(*fill, "--dry-run", HANDLERS="acme_app") == [
-        {"handler": "acme.later", "events": 1, "count": 1, "dry_run": True}
-    ]
+    with unchanged(connection):
+        tried = pipeline.json(*fill, "--dry-run", HANDLERS="acme_app")
+    assert tried == [{"handler": "acme.later", "events": 1, "count": 1, "dry_run": True}]
     assert "1 delivery made" in pipeline(*fill, HANDLERS="acme_app").text
     assert pipeline.json(*fill, HANDLERS="acme_app")[0]["count"] == 0
     (row,) = pipeline.json("deliveries", "list")
@@ -217,6 +240,56 @@ def test_stats_show_inbox_deliveries_and_the_registry(
     shown = pipeline("stats").text
     assert "1 waiting, the oldest for" in shown
     assert "registry   published" in shown
+
+
+def test_stats_say_when_days_are_missing_or_late(pipeline: Pipeline, connection: Connection) -> None:
+    ensure_partitions(connection)
+    assert "missing" not in pipeline("stats").text
+    assert "late" not in pipeline("stats").text
+    today = datetime.now(UTC).date()
+    for day in range(3, 8):
+        connection.execute(f"DROP TABLE {partition_name('attempts', today + timedelta(days=day))}")
+    assert "tables of the coming days are missing, there are 2 of 7" in pipeline("stats").text
+    ensure_partitions(connection, today - timedelta(days=40), days_ahead=0)
+    assert "retention is 10 days late" in pipeline("stats").text
+    assert "late" not in pipeline("stats", RETENTION_DAYS="60").text
+    whole, *_ = pipeline.json("stats")
+    assert whole["newest_day"] == str(today + timedelta(days=2))
+
+
+def test_migrate_of_a_role_that_may_not_is_one_line_and_none_where_nothing_is_to_do(
+    pipeline: Pipeline, connection: Connection, database_url: str
+) -> None:
+    role = f"reader_{uuid4().hex[:8]}"
+    connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'test'")
+    connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    ensure_partitions(connection)
+    reader = database_url.replace("//postgres:", f"//{role}:")
+    try:
+        assert "up to date" in pipeline("migrate", DATABASE_URL=reader).text
+        connection.execute(f"DROP TABLE {partition_name('events', datetime.now(UTC).date() + timedelta(days=7))}")
+        no_days = pipeline("migrate", status=1, DATABASE_URL=reader).err
+        assert "the role of DATABASE_URL may not do this" in no_days
+        connection.execute("DELETE FROM migrations WHERE name = (SELECT max(name) FROM migrations)")
+        refused = pipeline("migrate", status=1, DATABASE_URL=reader).err
+        assert "the role of DATABASE_URL may not do this" in refused
+        assert len((no_days + refused).splitlines()) == 2
+    finally:
+        connection.execute(f"DROP OWNED BY {role}")
+        connection.execute(f"DROP ROLE {role}")
+
+
+def test_a_standby_and_a_url_that_cannot_be_read_are_one_line_without_the_password(
+    pipeline: Pipeline, database_url: str
+) -> None:
+    read_only = f"{database_url}?options=-cdefault_transaction_read_only%3Don"
+    refused = pipeline("tenants", "add", "globex", status=1, DATABASE_URL=read_only).err
+    assert "DATABASE_URL names a standby or a read-only database" in refused
+    for wrong in (f"{database_url}?nonsense=1", "postgresql://user:hid%zzden@127.0.0.1/x"):
+        line = pipeline("stats", status=1, DATABASE_URL=wrong).err
+        assert "DATABASE_URL cannot be read" in line
+        assert len(line.splitlines()) == 1
+        assert "den" not in line
 
 
 def test_every_command_teaches_with_an_example_or_takes_nothing(pipeline: Pipeline) -> None:

@@ -6,14 +6,17 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
+from deploy.cli.waiting import follow
 from deploy.local.servers import free_port
 from shared.envelope import decode
 from shared.wire import INBOX
 from workers.store.connect import connect
+from workers.store.stats import Fate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +113,28 @@ def test_waiting_is_given_up_when_nothing_changes(ingress: Pipeline) -> None:
     """No worker runs here: the events stay in the inbox."""
     *_, last = ingress.json("send", "acme", "--count", "2", "--wait", "--patience", "0.3", status=1)
     assert last["summary"]["fates"]["not_stored"] == 2
-    assert "not stored   1: still in the inbox" in ingress("send", "acme", "--wait", "--patience", "0.3", status=1).text
+    assert (
+        "not stored   1: not in Postgres so far"
+        in ingress("send", "acme", "--wait", "--patience", "0.3", status=1).text
+    )
+
+
+def test_with_postgres_away_it_says_that_nothing_is_known_and_why(ingress: Pipeline, database_url: str) -> None:
+    """The events may well be stored: nobody has looked."""
+    ids = [uuid4() for _ in range(60)]
+    away = f"postgresql://nobody@127.0.0.1:{free_port()}/x"
+    (*_, seen) = follow(away, ids, patience=0.3)
+    assert (seen.fates.total(), seen.unknown) == (0, 60)
+    assert "Postgres cannot be reached" in seen.error
+    (name,) = [part for part in database_url.rpartition("/")[2:] if part]
+    with psycopg.connect(database_url.rpartition("/")[0] + "/postgres", autocommit=True) as admin:
+        waiting = follow(database_url, ids, patience=1.0)
+        assert next(waiting).fates == {Fate.NOT_STORED: 60}
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        (*_, seen) = waiting
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert (seen.fates.total(), seen.unknown) == (0, 60), "what was seen before the cut says nothing of now"
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("succeeded", 0), ("dead", 1)])

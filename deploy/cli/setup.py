@@ -1,0 +1,63 @@
+"""The commands that set a deployment up: `pipeline env`, `keygen` and `migrate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from cryptography.fernet import Fernet
+
+from deploy.cli.output import AsJson, say
+from deploy.cli.servers import find_context
+from workers.store.connect import connect
+from workers.store.migrate import migrate as apply
+from workers.store.partitions import ensure_partitions
+
+
+def env(
+    *,
+    secrets: Annotated[bool, typer.Option("--secrets", help="Print SECRETS_KEY too, for workers run by hand.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the servers that the other commands use, ready for `export $(pipeline env)`.
+
+    An environment variable wins, then the stack that runs in PIPELINE_HOME.
+    """
+    context = find_context()
+    values = {"DATABASE_URL": context.database_url, "REDIS_URL": context.redis_url}
+    if secrets:
+        values["SECRETS_KEY"] = ",".join(context.secrets_key)
+    say(values, as_json=as_json, lines=[f"{variable}={value}" for variable, value in values.items()])
+
+
+def keygen(*, as_json: AsJson = False) -> None:
+    """Print a new key for SECRETS_KEY, which encrypts the endpoints' secrets.
+
+    Ingress and workers need the same value.
+    To change it, put the new key first and keep the old one behind a comma.
+
+    Examples:
+        export SECRETS_KEY=$(pipeline keygen)
+    """
+    key = Fernet.generate_key().decode()
+    say({"secrets_key": key}, as_json=as_json, lines=[key])
+
+
+def migrate(
+    *,
+    phase: Annotated[
+        Literal["pre", "post"] | None,
+        typer.Option(help="Only what goes before (pre) or after (post) a deployment of services."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database's tables up to this version.
+
+    Makes the partitions of the coming days, too. Safe to run at any time and any number of times; `pre` before new
+    services start, `post` when no old one is left.
+    """
+    with connect(find_context().database_url, name="pipeline migrate", lease_seconds=3600) as connection:
+        names = apply(connection, phase)
+        ensure_partitions(connection)
+    lines = [f"applied {name}" for name in names] or ["nothing to do: the database is up to date"]
+    say(*({"applied": name} for name in names), as_json=as_json, lines=lines)
