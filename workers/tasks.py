@@ -95,7 +95,7 @@ def _make_handler_task(handler: Handler) -> None:
             raise Reject(str(error), requeue=True) from error
         try:
             process.handler_durations.add(handler.name, run.durations)
-            if process.queue.state()[0] < settings.handler_slots:
+            if process.queue.lengths()[0] < settings.handler_slots:
                 _admit(wait=False)
         except (RedisError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
@@ -170,7 +170,8 @@ def sweep() -> None:
 
     1. The doorbell, which needs no Postgres.
     2. The registry, if Redis does not hold the latest.
-    3. Expired leases, then queued deliveries that no message will bring.
+    3. Expired leases, then queued deliveries that no message will bring, or that wait in an express queue which
+       nobody serves.
     4. Admission, which also makes due retries ready.
     """
     process = _process()
@@ -181,6 +182,8 @@ def sweep() -> None:
     publish_if_stale(connection, process.redis)
     sweeper.expire_leases(connection, handlers)
     sweeper.return_queued(connection, list_named=process.queue.list_named)
+    if sweeper.is_express_late(connection, list_express=process.queue.list_express):
+        process.queue.close_express()
     _admit()
 
 
