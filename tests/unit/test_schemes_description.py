@@ -86,6 +86,15 @@ def test_a_wrong_description_is_refused_with_a_line_that_says_what(description: 
         find(description)
 
 
+@pytest.mark.parametrize(("name", "longest"), [("prefix", "p" * 2000), ("tolerance", 86_400), ("tolerance", 1)])
+def test_a_value_may_be_as_large_as_its_bound_and_no_larger(name: str, longest: Any) -> None:
+    timed = GOOD | {"content": "{timestamp}.{body}", "timestamp": "X-Time"}
+    assert getattr(compose(timed | {name: longest}).description, name) == longest
+    beyond = longest + "p" if isinstance(longest, str) else longest + 1 if longest > 1 else 0
+    with pytest.raises(BadSchemeError, match=f"{name}: "):
+        compose(timed | {name: beyond})
+
+
 VALUES: Final = (
     st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.lists(st.text(max_size=5), max_size=3)
 )

@@ -244,6 +244,16 @@ def test_more_signatures_than_any_provider_sends_are_refused() -> None:
     assert scheme.verify(keys=[key], headers=[(name, many)], body=b"x", now=NOW) is BadSignature.INVALID
 
 
+@pytest.mark.parametrize(("shared", "public", "is_taken"), [(0, 8, True), (7, 1, True), (0, 9, False), (4, 5, False)])
+def test_signatures_of_both_kinds_are_counted_together(shared: int, public: int, is_taken: bool) -> None:  # noqa: FBT001
+    key, headers = signed("standard-webhooks v1a", b"k", b"x", "id")
+    as_dict = dict(headers)
+    more = [b"v1,AAAA"] * shared + [b"v1a,AAAA"] * (public - 1)
+    as_dict[b"webhook-signature"] = b" ".join([*more, as_dict[b"webhook-signature"]])
+    verdict = find("standard-webhooks").verify(keys=[key], headers=list(as_dict.items()), body=b"x", now=NOW)
+    assert verdict is (key if is_taken else BadSignature.INVALID)
+
+
 def test_a_second_spelling_of_an_ed25519_signature_is_refused() -> None:
     name = "standard-webhooks v1a"
     key, headers = signed(name, b"k", b"x", "id")
