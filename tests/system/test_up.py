@@ -190,7 +190,7 @@ def test_the_first_event_is_acknowledged_stored_and_handled(first_run: Up) -> No
 
 def test_the_printed_command_runs_as_it_is_printed(first_run: Up) -> None:
     (line,) = [line for line in first_run.said if "send more" in line]
-    environ = {name: value for name, value in first_run.environ.items() if name in {"PATH", "HOME"}}
+    environ: dict[str, str] = {name: first_run.environ[name] for name in ("PATH", "HOME")}
     command = line.partition("send more")[2].replace("--count 100", "--count 2")
     done = subprocess.run(command, shell=True, env=environ, capture_output=True, text=True, check=False)  # noqa: S602 - as a person types it
     assert done.returncode == 0, done.stderr

@@ -146,10 +146,11 @@ def test_a_secret_of_the_wrong_form_is_refused_and_not_shown(name: str, text: by
 @pytest.mark.parametrize(
     ("key", "text", "line"),
     [
-        ("hex", b"zz", "the secret is not hexadecimal digits"),
-        ("hex", b"abc", "the secret is not hexadecimal digits"),
+        ("hex", b"0g", r"the secret is not hexadecimal digits \(character 2 of 2 is something else\)"),
+        ("hex", b"abc", r"the secret is not hexadecimal digits \(a part is missing\)"),
         ("base64", b"\xff", "the secret is not base64"),
-        ("base64", b"a b", "the secret is not base64"),
+        ("base64", b"a b", r"the secret is not base64 \(character 2 of 3 is something else\)"),
+        ("base64", b"abcde", r"the secret is not base64 \(a part is missing\)"),
     ],
 )
 def test_a_secret_that_is_not_of_the_described_form_is_refused(key: str, text: bytes, line: str) -> None:

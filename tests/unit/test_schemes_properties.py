@@ -236,6 +236,11 @@ def test_bytes_cannot_move_from_one_signed_part_into_the_next() -> None:
     assert scheme.verify(keys=[key], headers=list(moved.items()), body=b"{}", now=NOW) is BadSignature.INVALID
 
 
+def test_an_id_that_holds_what_sets_it_apart_cannot_be_signed() -> None:
+    with pytest.raises(ValueError, match="the id 'a.b' holds a text that separates it from its neighbours"):
+        find("standard-webhooks").sign(b"whsec_c2VjcmV0", b"{}", now=NOW, event_id="a.b")
+
+
 def test_more_signatures_than_any_provider_sends_are_refused() -> None:
     scheme, key = find("stripe"), Key(label="a", secret=b"s")
     ((name, value),) = as_asgi(scheme.sign(b"s", b"x", now=NOW, event_id=""))
