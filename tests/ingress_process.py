@@ -190,6 +190,12 @@ class Valkey:
         assert self._popen is not None
         self._popen.send_signal(number)
 
+    def wait(self) -> None:
+        """Wait until it has ended after a signal; `start` starts it again."""
+        assert self._popen is not None
+        self._popen.wait(20)
+        self._popen = None
+
     def stop(self) -> None:
         if self._popen is not None:
             self._popen.send_signal(signal.SIGCONT)

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own name
 
 from shared.settings import REDIS_OPTIONS
 
@@ -59,8 +59,30 @@ def broker_options(redis_url: str) -> dict[str, Any]:
     return options
 
 
+class _LostChannel:
+    """Makes the use of a channel whose connection was closed a connection error, which Celery recovers from.
+
+    kombu 5.7 looks for the connection's host then, and ends the worker with an AttributeError (kombu#582).
+    """
+
+    connection: Any
+
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        if self.connection is None or self.connection.client is None:
+            raise ConnectionError("the connection to the broker was closed")
+        return super()._connparams(*args, **kwargs)  # type: ignore[misc]
+
+
 class PatientConnection(Connection):
-    """A connection whose next attempt is never far away."""
+    """A connection whose next attempt is never far away, and whose channels may outlive it."""
+
+    def get_transport_cls(self) -> Any:
+        """Return the transport of the URL's scheme with our channel."""
+        transport = super().get_transport_cls()
+        if not hasattr(transport.Channel, "_connparams"):
+            return transport  # no Redis, such as the one in memory
+        channel = type("Channel", (_LostChannel, transport.Channel), {})
+        return type("Transport", (transport,), {"Channel": channel})
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         """Connect, whenever that becomes possible."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
-from workers.store.connect import PostgresConnection
+from workers.store.connect import UNREACHABLE, PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from workers.settings import WorkerSettings
 
@@ -40,6 +42,21 @@ class Process:
         if cls._current is None or cls._current.pid != os.getpid():
             cls._current = cls(settings, on_process_start)
         return cls._current
+
+    @contextmanager
+    def connections(self) -> Iterator[Self]:
+        """Use the connections of this process; after an error that a server has told, the next use connects anew.
+
+        A server may have been demoted, or its password changed, while a connection lived on.
+        """
+        try:
+            yield self
+        except RedisError:
+            self.redis.connection_pool.disconnect()
+            raise
+        except UNREACHABLE:
+            self.postgres.close()
+            raise
 
     @cached_property
     def postgres(self) -> PostgresConnection:

@@ -33,6 +33,8 @@ from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workers.registration import Handler
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ def _admit(*, wait: bool = True) -> int:
 def _admit_if_redis_lets() -> None:
     """Top the queue up after a drain's commit; a Redis that is full must not keep the drain from making room."""
     try:
-        _admit()
+        with _process().connections():
+            _admit()
     except RedisError as error:
         log.warning("no admission after a drain: %s", error, extra={"code": "admission_failed"})
 
@@ -86,7 +89,8 @@ def _make_handler_task(handler: Handler) -> None:
         )
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
         try:
-            run.run(event_ids)
+            with process.connections():
+                run.run(event_ids)
         except UNREACHABLE as error:
             for failure in run.failures:
                 release(failure.error)
@@ -94,9 +98,10 @@ def _make_handler_task(handler: Handler) -> None:
             time.sleep(AWAY_SECONDS)
             raise Reject(str(error), requeue=True) from error
         try:
-            process.handler_durations.add(handler.name, run.durations)
-            if process.queue.lengths()[0] < settings.handler_slots:
-                _admit(wait=False)
+            with process.connections():
+                process.handler_durations.add(handler.name, run.durations)
+                if process.queue.state()[0] < settings.handler_slots:
+                    _admit(wait=False)
         except (RedisError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
             log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})
@@ -152,57 +157,96 @@ app.steps["consumer"].add(_DrainTimer)
 
 
 def _drain() -> dict[str, int]:
-    process = _process()
-    reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
-    counts = drain(
-        reader,
-        process.postgres.connection,
-        wanting=handlers.wanting,
-        settings=settings,
-        on_stored=_admit_if_redis_lets,
-    )
+    with _process().connections() as process:
+        reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
+        counts = drain(
+            reader,
+            process.postgres.connection,
+            wanting=handlers.wanting,
+            settings=settings,
+            on_stored=_admit_if_redis_lets,
+        )
     return {"stored": counts.stored, "duplicates": counts.duplicates, "rejected": counts.rejected}
 
 
 @app.task(name="housekeeping.sweep", send_events=False)
 def sweep() -> None:
-    """Pick up what fell between two arrows.
+    """Pick up what fell between two steps; one that fails does not keep the next ones from being done.
 
     1. The doorbell, which needs no Postgres.
     2. The registry, if Redis does not hold the latest.
-    3. Expired leases, then queued deliveries that no message will bring, or that wait in an express queue which
-       nobody serves.
+    3. Expired leases, then queued deliveries that no message will bring.
     4. Admission, which also makes due retries ready.
     """
-    process = _process()
-    if process.redis.xlen(wire.INBOX):
-        keys, arguments = wire.ring_arguments(settings.ingest_slots)
-        process.redis.eval(wire.RING, len(keys), *keys, *arguments)
-    connection = process.postgres.connection
-    publish_if_stale(connection, process.redis)
-    sweeper.expire_leases(connection, handlers)
-    sweeper.return_queued(connection, list_named=process.queue.list_named)
-    if sweeper.is_express_late(connection, list_express=process.queue.list_express):
-        process.queue.close_express()
-    _admit()
+    _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _admit)
 
 
 @app.task(name="housekeeping.keep_days")
 def keep_days() -> None:
     """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone."""
+    _do_each(_make_days, _drop_days, _forget_drains)
+
+
+def _do_each(*steps: Callable[[], object]) -> None:
+    """Do every step, then raise the first error.
+
+    Raises:
+        Exception: of the first step that failed; the others are logged.
+    """
+    failures = []
+    for step in steps:
+        try:
+            with _process().connections():
+                step()
+        except Exception as error:  # noqa: BLE001 - the first one is raised, whatever it is
+            name = step.__name__.strip("_")
+            extra = {"code": "housekeeping_failed", "step": name}
+            log.error("the step %s failed: %s", name, error, extra=extra)  # noqa: TRY400 - the same
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _ring_for_what_waits() -> None:
+    client = _process().redis
+    if client.xlen(wire.INBOX):
+        keys, arguments = wire.ring_arguments(settings.ingest_slots)
+        client.eval(wire.RING, len(keys), *keys, *arguments)
+
+
+def _publish() -> None:
     process = _process()
-    connection = process.postgres.connection
-    ensure_partitions(connection)
-    drop_expired(connection, retention_days=settings.retention_days, dedup_days=settings.dedup_days)
+    publish_if_stale(process.postgres.connection, process.redis)
+
+
+def _expire_leases() -> None:
+    sweeper.expire_leases(_process().postgres.connection, handlers)
+
+
+def _return_queued() -> None:
+    process = _process()
+    sweeper.return_queued(process.postgres.connection, list_named=process.queue.list_named)
+
+
+def _make_days() -> None:
+    ensure_partitions(_process().postgres.connection)
+
+
+def _drop_days() -> None:
+    drop_expired(_process().postgres.connection, retention_days=settings.retention_days, dedup_days=settings.dedup_days)
+
+
+def _forget_drains() -> None:
+    process = _process()
     InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots).forget_idle_consumers()
 
 
 @app.task(name="housekeeping.disown", send_events=False)
 def disown(handler: str, argument: list[str], worker: str) -> None:
     """Record that a worker knows no such handler."""
-    sweeper.disown(
-        _process().postgres.connection, handler, [UUID(text.rpartition("/")[2]) for text in argument], worker=worker
-    )
+    event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
+    with _process().connections() as process:
+        sweeper.disown(process.postgres.connection, handler, event_ids, worker=worker)
 
 
 @signals.task_postrun.connect

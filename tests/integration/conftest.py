@@ -66,11 +66,12 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
         budget, start = policy.pop("budget", 60.0), policy.pop("on_process_start", None)
         if start:
             loops.append(HandlerLoop(start))
+        one = HandlerSession(policy.pop("session_url")) if "session_url" in policy else session
         handler = Handler(name="acme.run", function=function, **policy)
         message = MessageRun(
             handler,
             postgres=postgres,
-            session=session,
+            session=one,
             loop=loops[-1],
             message_seconds=budget,
             is_terminating=lambda: is_terminating(),  # noqa: PLW0108 - a test may replace it

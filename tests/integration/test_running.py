@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from workers.errors import Permanent, RetryAfter
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Callable
 
     from tests.integration.conftest import AddDeliveries, Run
@@ -420,3 +421,47 @@ def test_a_start_function_that_raises_is_the_failure_of_the_attempt_at_hand_and_
     ]
     assert handled == ids[1:]
     assert len(started) == 2
+
+
+def test_without_a_free_connection_for_handlers_work_waits_and_nobody_is_charged(
+    connection: Connection, database_url: str, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    def write(event: object, delivery: Delivery) -> None:
+        try:
+            delivery.connection.execute("SELECT 1")
+        except Exception as error:
+            raise ValueError("wrapped, as handlers do") from error
+
+    ids, role = add_deliveries(3), f"few_{uuid.uuid4().hex}"
+    connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'test' CONNECTION LIMIT 0")
+    try:
+        with pytest.raises(Exception, match="too many connections"):
+            run(ids, write, session_url=re.sub(r"//[^@]*@", f"//{role}:test@", database_url))
+    finally:
+        connection.execute(f"DROP ROLE {role}")
+    assert rows(connection) == [("pending", 0, None)] * 3
+    run(ids, write)
+    assert [state for state, _, _ in rows(connection)] == ["succeeded"] * 3
+
+
+def test_a_server_that_became_read_only_is_left_and_the_next_attempt_goes_to_the_primary(
+    connection: Connection, database_url: str, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    """The session that is open stays read-only, as after a switchover; a new one is not."""
+
+    def write(event: object, delivery: Delivery) -> None:
+        backends.append(delivery.connection.info.backend_pid)
+        delivery.connection.execute("CREATE TABLE IF NOT EXISTS effects (event_id uuid)")
+        if not demoted:
+            demoted.append(True)
+            delivery.connection.execute("SET TRANSACTION READ ONLY")
+            delivery.connection.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
+
+    demoted: list[bool] = []
+    backends: list[int] = []
+    (first,) = add_deliveries(1)
+    run([first], write, schedule=(0.0,))
+    assert "ReadOnlySqlTransaction" in error_of(connection)
+    run([first], write)
+    assert [state for state, _, _ in rows(connection)] == ["succeeded"]
+    assert len(set(backends)) == 2

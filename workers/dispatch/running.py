@@ -94,7 +94,7 @@ class MessageRun:
         self._unrecorded: list[Outcome] = []
         self._oldest = 0.0
         self._began = 0.0
-        self.durations: list[tuple[str, float]] = []  # tenant and seconds of each attempt
+        self.durations: list[float] = []
         self.failures: list[Failure] = []
         self.succeeded = 0
         self.fenced = 0
@@ -165,15 +165,20 @@ class MessageRun:
     def _run_one(self, claimed: Claimed, event: StoredEvent | None) -> None:
         """Run the handler once and settle what came of it."""
         started = time.monotonic()
+        self._session.unavailable = None
         error: BaseException | None = None
         try:
             self._call(claimed, event, started)
         except BaseException as raised:
             if isinstance(raised, SystemExit) and self._is_terminating():
                 raise
+            if self._session.unavailable is not None and isinstance(raised, Exception):
+                with self._lock:
+                    self._waiting.appendleft(claimed)  # no attempt: it goes back, and the message ends here
+                raise self._session.unavailable from raised
             error = raised
         duration = time.monotonic() - started
-        self.durations.append((claimed.tenant, duration))
+        self.durations.append(duration)
         outcome = decide(claimed, self._handler, error, duration=duration)
         if error is None and self._session.used:
             error = self._commit(outcome)
@@ -184,7 +189,10 @@ class MessageRun:
                 self.succeeded += 1
                 return
             outcome = decide(claimed, self._handler, error, duration=duration)
-        self._session.roll_back()
+        if isinstance(error, UNREACHABLE):
+            self._session.discard()  # the server may have been demoted: connect again
+        else:
+            self._session.roll_back()
         if error is not None:
             self.failures.append(Failure(outcome=outcome, error=error))
             _log_failure(outcome, self._handler)
@@ -233,6 +241,7 @@ class MessageRun:
             try:
                 self._record(self._unrecorded)
             except UNREACHABLE:
+                self._postgres.close()
                 if time.monotonic() > ends:
                     raise
                 time.sleep(0.1)

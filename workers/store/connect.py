@@ -15,8 +15,10 @@ from psycopg.conninfo import conninfo_to_dict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
-"""Postgres is away, or cut the connection: the environment, not the data."""
+UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+"""Postgres is away, cut the connection, has no room for one, or is no longer the primary (25006): the environment, not
+the data. Whoever meets one closes the connection: a session stays on a server that was demoted, where `SELECT 1` goes
+on to answer."""
 SESSION: Final = {
     "client_encoding": "UTF8",
     "timezone": "UTC",

@@ -114,6 +114,8 @@ class HandlerSession:
         self._connection: DeliveryConnection | None = None
         self._token: str | None = None
         self._search_path = ""
+        self.unavailable: psycopg.Error | None = None
+        """Why the current delivery has got no connection when it asked for one: not its handler's fault."""
 
     @property
     def used(self) -> bool:
@@ -143,7 +145,11 @@ class HandlerSession:
                 except psycopg.OperationalError:
                     self._connection.pgconn.finish()  # it was cut while it was idle, through no fault of this delivery
             if self._connection is None or self._connection.closed:
-                self._connection = self._connect()
+                try:
+                    self._connection = self._connect()
+                except psycopg.OperationalError as error:
+                    self.unavailable = error
+                    raise
                 execute_simple(self._connection, commands)
         if self._connection is None:
             raise psycopg.OperationalError("the connection was thrown away")
