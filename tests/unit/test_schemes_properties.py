@@ -237,7 +237,7 @@ def test_bytes_cannot_move_from_one_signed_part_into_the_next() -> None:
 
 
 def test_an_id_that_holds_what_sets_it_apart_cannot_be_signed() -> None:
-    with pytest.raises(ValueError, match="the id 'a.b' holds a text that separates it from its neighbours"):
+    with pytest.raises(ValueError, match=r"the id 'a\.b' holds a text that separates it"):
         find("standard-webhooks").sign(b"whsec_c2VjcmV0", b"{}", now=NOW, event_id="a.b")
 
 
