@@ -12,9 +12,7 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from importlib.util import find_spec
@@ -24,52 +22,13 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 import redis
 
+from tests.launching import free_port, spawn
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 MAXMEMORY: Final = "256mb"
 """Of Valkey."""
-
-# Becomes the command: drops to a user, asks for a signal at the end of the parent (in this order: a change of user
-# takes the request back), and goes on as the program.
-_LEASHED: Final = """
-import ctypes, os, sys
-signal, user, *argv = sys.argv[1:]
-if user:
-    os.setgroups([]); os.setgid(int(user)); os.setuid(int(user)); os.chdir("/")
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, int(signal))
-os.execv(argv[0], argv)
-"""
-
-
-def free_port() -> int:
-    """Return a TCP port that is free now, below those of outgoing connections and where no other test looks for one."""
-    while True:
-        port = 18_000 + secrets.randbelow(2_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def spawn(
-    argv: Sequence[str],
-    *,
-    log: Path,
-    environ: Mapping[str, str] | None = None,
-    user: int | None = None,
-    at_our_end: signal.Signals = signal.SIGKILL,
-) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, its output appended to `log`."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LEASHED, str(int(at_our_end)), str(user or ""), *argv],
-            env=dict(environ) if environ is not None else None,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
 
 
 async def until(look: Callable[[], object], *, seconds: float, what: str, every: float = 0.05) -> None:

@@ -33,7 +33,8 @@ from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.chaos.proxy import Proxy
-from tests.chaos.servers import free_port, postgres, spawn, until, valkey
+from tests.chaos.servers import postgres, until, valkey
+from tests.launching import free_port, spawn
 
 if TYPE_CHECKING:
     import subprocess

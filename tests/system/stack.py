@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ import redis
 from cryptography.fernet import Fernet
 from psycopg import rows
 
+from tests.launching import ROOT, free_port, spawn
 from tests.system.provider import Endpoint
 from tests.system.waiting import until
 
@@ -34,29 +34,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PIPELINE: Final = str(Path(sys.executable).with_name("pipeline"))
-ROOT: Final = str(Path(__file__).parents[2])
 HANDLERS: Final = "tests.system.handlers."
 FLOWER_USER: Final = ("system", "of-the-tests")
-# Becomes the command, after asking to get SIGTERM when the test run ends, however it ends.
-LEASHED: Final = (
-    "import ctypes, os, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 15); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
-
-
-_RANGE: Final = 10_000 + 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4)
-
-
-def free_port() -> int:
-    """Return a TCP port that is free now, below those of outgoing connections and in a range of this test process.
-
-    The last 2,000 of these ten thousand are those of the fault run.
-    """
-    while True:
-        port = _RANGE + secrets.randbelow(2_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Stack:
@@ -88,7 +67,7 @@ class Stack:
             "FLOWER_USER": user,
             "FLOWER_PASSWORD": password,
             "HANDLERS": ",".join(f"{HANDLERS}{module}" for module in handlers),
-            "PYTHONPATH": ROOT,
+            "PYTHONPATH": str(ROOT),
             **(environ or {}),
         }
         self._up: subprocess.Popen[bytes] | None = None
@@ -108,15 +87,9 @@ class Stack:
 
     def start(self, *, seconds: float = 240.0) -> None:
         """Start everything and wait until it is ready."""
-        with self.output.open("ab") as output:
-            self._up = subprocess.Popen(
-                [sys.executable, "-c", LEASHED, PIPELINE, "up", "--no-demo-event"],
-                env=self.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._up = spawn(
+            [PIPELINE, "up", "--no-demo-event"], log=self.output, environ=self.environ, at_our_end=signal.SIGTERM
+        )
         until(self._is_up, seconds=seconds, what=f"readiness of the stack, see {self.output}")
 
     def _is_up(self) -> bool:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.system.stack import free_port
+from tests.launching import free_port
 
 pytestmark = pytest.mark.system
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.system.stack import free_port
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

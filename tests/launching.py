@@ -1,0 +1,68 @@
+"""Free ports, and processes that end with the test run: for tests that import nothing of the pipeline's.
+
+Those that may import it use `deploy.local.servers.free_port`, whose ports lie above these.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ROOT: Final = Path(__file__).parents[1]
+PARENT_WATCH: Final = ROOT / "deploy" / "local" / "parent_watch.py"
+"""Run as a program, as the supervisor of `pipeline up` runs it."""
+_WORKER: Final = os.environ.get("PYTEST_XDIST_WORKER", "")
+_FIRST: Final = 10_000 + 2_000 * (int(_WORKER.removeprefix("gw")) % 4) if _WORKER else 18_000
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now, in a range of this test process.
+
+    It lies below the ports of outgoing connections: among those, a client that keeps trying a stopped server can end up
+    connected to itself.
+    """
+    while True:
+        port = _FIRST + secrets.randbelow(2_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    environ: Mapping[str, str] | None = None,
+    user: int | None = None,
+    at_our_end: signal.Signals = signal.SIGKILL,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, its output appended to `log`; on Linux it ends with this process.
+
+    Args:
+        argv: the command; the program is an absolute path.
+        log: of its output.
+        environ: its whole environment; None for ours.
+        user: to run it as; None for ours. It then runs in the root folder.
+        at_our_end: the signal that it gets when this process ends.
+    """
+    watch = [str(PARENT_WATCH), str(int(at_our_end)), str(os.getpid()), str(os.geteuid() if user is None else user)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", *watch, *argv],
+            env=None if environ is None else dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=None if user is None else "/",
+        )
