@@ -14,7 +14,7 @@ import typer
 
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit
-from deploy.cli.servers import find_context
+from deploy.cli.servers import database_url, redis_url, secrets_key
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
@@ -75,12 +75,7 @@ def load_handlers() -> Handlers:
     Raises:
         CommandError: a module does not import, or registers what is refused.
     """
-    context = find_context()
-    found = {
-        "DATABASE_URL": context.database_url,
-        "REDIS_URL": context.redis_url,
-        "SECRETS_KEY": ",".join(context.secrets_key),
-    }
+    found = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url(), "SECRETS_KEY": ",".join(secrets_key())}
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -1,8 +1,7 @@
-"""Posts many requests at a steady rate over a bounded number of connections, and says what came back.
+"""Posts many requests at a steady rate over a bounded number of connections.
 
-Guarantees: open loop: request n is due at start + n / rate whatever the answers take, and its time counts from when it
-was due, so that waiting for a free connection is not hidden; nothing is sent twice. Refuses nothing: a connection that
-fails is an answer with status 0.
+Request n is due at start + n / rate, whatever the answers take, and its time counts from when it was due, so that
+waiting for a free connection is not hidden. Nothing is sent twice. A connection that fails is an answer with status 0.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from itertools import count as counting
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -67,20 +66,29 @@ def post_many(
     """
     answers: SimpleQueue[Answer | BaseException] = SimpleQueue()
     numbers, stopped, start = counting(), threading.Event(), time.monotonic()
+    parts = urlsplit(url)
+    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    path = parts._replace(scheme="", netloc="").geturl()
 
     def work() -> None:
-        line = _Line(url, timeout)
+        connection, used = connect(parts.hostname or "", parts.port, timeout=timeout), 0.0
         try:
             while (number := next(numbers)) < count and not stopped.is_set():
                 body, headers = make()
                 due = time.monotonic() if rate is None else start + number / rate
                 if stopped.wait(max(0.0, due - time.monotonic())):
                     return
-                answers.put(line.post(number, due, body, headers))
+                if time.monotonic() - used > _IDLE_SECONDS:
+                    connection.close()  # the next request opens it
+                status, event_id, code, detail = _post(connection, path, body, headers)
+                used = time.monotonic()
+                answers.put(
+                    Answer(number=number, status=status, id=event_id, code=code, detail=detail, seconds=used - due)
+                )
         except BaseException as error:  # noqa: BLE001 - it is raised again where the answers are read
             answers.put(error)
         finally:
-            line.close()
+            connection.close()
 
     for _ in range(min(connections, count)):
         threading.Thread(target=work, daemon=True).start()
@@ -94,52 +102,21 @@ def post_many(
         stopped.set()
 
 
-class _Line:
-    """One connection, opened at first use and again after an error or a pause."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        self._open = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._host, self._port, self._timeout = parts.hostname or "", parts.port, timeout
-        self._path = parts.path + (f"?{parts.query}" if parts.query else "")
-        self._connection: HTTPConnection | None = None
-        self._used = 0.0
-
-    def post(self, number: int, due: float, body: bytes, headers: Mapping[str, str]) -> Answer:
-        status, event_id, code, detail = 0, None, "", ""
-        try:
-            response = self._exchange(body, headers)
-            status, content = response.status, response.read()
-            if response.will_close:
-                self.close()
-            event_id, code = _understand(status, content)
-        except (OSError, HTTPException) as error:
-            self.close()
-            code, detail = "timed_out" if isinstance(error, TimeoutError) else "connection_failed", repr(error)
-        self._used = time.monotonic()
-        return Answer(
-            number=number, status=status, id=event_id, code=code, detail=detail, seconds=time.monotonic() - due
-        )
-
-    def _exchange(self, body: bytes, headers: Mapping[str, str]) -> HTTPResponse:
-        if self._connection is None or time.monotonic() - self._used > _IDLE_SECONDS:
-            self.close()
-            self._connection = self._open(self._host, self._port, timeout=self._timeout)
-        self._connection.request("POST", self._path, body, dict(headers))
-        return self._connection.getresponse()
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-def _understand(status: int, content: bytes) -> tuple[UUID | None, str]:
-    """Return the id of an acknowledgement, or the code of a refusal."""
+def _post(
+    connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
+) -> tuple[int, UUID | None, str, str]:
+    """Return the status, the id of an acknowledgement, the code of a refusal, and the client's own error."""
+    try:
+        connection.request("POST", path, body, dict(headers))
+        response = connection.getresponse()
+        content = response.read()
+    except (OSError, HTTPException) as error:
+        connection.close()
+        return 0, None, "timed_out" if isinstance(error, TimeoutError) else "connection_failed", repr(error)
     try:
         answer = json.loads(content)
-        if status == 200:  # noqa: PLR2004 - OK
-            return UUID(answer["id"]), ""
-        return None, str(answer["error"]["code"])
+        if response.status == 200:  # noqa: PLR2004 - OK
+            return 200, UUID(answer["id"]), "", ""
+        return response.status, None, str(answer["error"]["code"]), ""
     except (ValueError, KeyError, TypeError):
-        return None, "unexpected_answer"  # another server, or a proxy in between
+        return response.status, None, "unexpected_answer", ""  # another server, or a proxy in between

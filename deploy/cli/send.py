@@ -21,7 +21,7 @@ from deploy.cli.arguments import Provider, TenantName  # noqa: TC001 - the same
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit
 from deploy.cli.posting import Answer, post_many
-from deploy.cli.servers import find_context
+from deploy.cli.servers import database_url, ingress_url
 from deploy.cli.signing import prepare
 from deploy.cli.waiting import Seen, follow
 from workers.store.stats import Fate
@@ -85,7 +85,7 @@ def send(
         pipeline send demo --body-file body.json --count 5   (one event, four duplicates)
     """
     path, make = prepare(tenant, provider, label=label, event=event, body_file=body_file, secret_stdin=secret_stdin)
-    target = _target(url or find_context().ingress_url, path)
+    target = _target(url or ingress_url(), path)
     started = time.monotonic()
     answers: list[Answer] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told what came of it so far, like by Ctrl-C
@@ -182,7 +182,7 @@ def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Seen:
     ids = [answer.id for answer in sorted(answers, key=lambda it: it.number) if answer.id]
     seen = Seen()
     with _bar("handling", len(ids), as_json=as_json) as bar:
-        for seen in follow(find_context().database_url, ids, patience=patience):
+        for seen in follow(database_url(), ids, patience=patience):
             note = f"{seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
             bar.update(bar.task_ids[0], completed=seen.finished, note=note)
     return seen

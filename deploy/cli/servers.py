@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,36 +29,24 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """The servers of this command; a property raises `SettingError` when nothing tells its value."""
-
-    given: GivenSettings
-
-    @property
-    def database_url(self) -> str:
-        """Return the URL of Postgres."""
-        return self.given.database_url or _stack("DATABASE_URL").database_url
-
-    @property
-    def redis_url(self) -> str:
-        """Return the URL of Redis."""
-        return self.given.redis_url or _stack("REDIS_URL").redis_url
-
-    @property
-    def secrets_key(self) -> tuple[str, ...]:
-        """Return the Fernet keys: the first encrypts, all decrypt."""
-        return self.given.secrets_key or fernet_keys(_stack("SECRETS_KEY").secrets_key)
-
-    @property
-    def ingress_url(self) -> str:
-        """Return where the ingress listens, with no slash at the end."""
-        return self.given.ingress_url or _stack("INGRESS_URL").ingress_url
+def database_url() -> str:
+    """Return the URL of Postgres."""
+    return load(GivenSettings).database_url or _stack("DATABASE_URL").database_url
 
 
-def find_context() -> Context:
-    """Return where this command's servers are."""
-    return Context(given=load(GivenSettings))
+def redis_url() -> str:
+    """Return the URL of Redis."""
+    return load(GivenSettings).redis_url or _stack("REDIS_URL").redis_url
+
+
+def secrets_key() -> tuple[str, ...]:
+    """Return the Fernet keys: the first encrypts, all decrypt."""
+    return load(GivenSettings).secrets_key or fernet_keys(_stack("SECRETS_KEY").secrets_key)
+
+
+def ingress_url() -> str:
+    """Return where the ingress listens, with no slash at the end."""
+    return load(GivenSettings).ingress_url or _stack("INGRESS_URL").ingress_url
 
 
 @cache
@@ -83,7 +70,7 @@ def _stack(variable: str) -> Stack:
 @contextmanager
 def database(*, read_seconds: int | None = None) -> Iterator[Connection]:
     """Open Postgres; no single statement takes longer than `read_seconds`."""
-    with connect(find_context().database_url, name="pipeline command") as connection:
+    with connect(database_url(), name="pipeline command") as connection:
         if read_seconds is not None:
             connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{read_seconds}s"])
         yield connection
@@ -92,13 +79,13 @@ def database(*, read_seconds: int | None = None) -> Iterator[Connection]:
 @contextmanager
 def redis_client() -> Iterator[redis.Redis]:
     """Open Redis."""
-    with redis.Redis.from_url(find_context().redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
+    with redis.Redis.from_url(redis_url(), socket_timeout=2, socket_connect_timeout=2) as client:
         yield client
 
 
 def cipher() -> Cipher:
     """Return what encrypts and decrypts secrets."""
-    return Cipher(find_context().secrets_key)
+    return Cipher(secrets_key())
 
 
 def publish(connection: Connection) -> None:

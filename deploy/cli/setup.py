@@ -8,7 +8,7 @@ import typer
 from cryptography.fernet import Fernet
 
 from deploy.cli.output import AsJson, say
-from deploy.cli.servers import find_context
+from deploy.cli.servers import database_url, redis_url, secrets_key
 from workers.store.connect import connect
 from workers.store.migrate import migrate as apply
 from workers.store.partitions import ensure_partitions
@@ -23,10 +23,9 @@ def env(
 
     An environment variable wins, then the stack that runs in PIPELINE_HOME.
     """
-    context = find_context()
-    values = {"DATABASE_URL": context.database_url, "REDIS_URL": context.redis_url}
+    values = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
     if secrets:
-        values["SECRETS_KEY"] = ",".join(context.secrets_key)
+        values["SECRETS_KEY"] = ",".join(secrets_key())
     say(values, as_json=as_json, lines=[f"{variable}={value}" for variable, value in values.items()])
 
 
@@ -56,7 +55,7 @@ def migrate(
     Makes the partitions of the coming days, too. Safe to run at any time and any number of times; `pre` before new
     services start, `post` when no old one is left.
     """
-    with connect(find_context().database_url, name="pipeline migrate", lease_seconds=3600) as connection:
+    with connect(database_url(), name="pipeline migrate", lease_seconds=3600) as connection:
         names = apply(connection, phase)
         ensure_partitions(connection)
     lines = [f"applied {name}" for name in names] or ["nothing to do: the database is up to date"]
