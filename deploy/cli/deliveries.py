@@ -87,7 +87,7 @@ def retry(
 ) -> None:
     """Put dead deliveries back: due at once, with all their attempts again.
 
-    What was recorded of earlier attempts stays in the event's story.
+    What was recorded of earlier attempts stays in the event's history.
 
     Examples:
         pipeline deliveries retry --handler acme.grant_access --since 2h --dry-run

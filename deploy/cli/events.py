@@ -1,9 +1,10 @@
-"""The commands `pipeline events …`."""
+"""The commands `pipeline events …`; bodies and secrets are in no timeline."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 from uuid import UUID  # noqa: TC003 - typer evaluates signatures
 
@@ -16,14 +17,15 @@ from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_handlers
 from deploy.cli.output import AsJson, console, emit
 from deploy.cli.servers import database, redis_client
-from deploy.cli.timeline import lines_of
 from shared.settings import SettingError
 from shared.wire import INBOX
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import event_history
 
 if TYPE_CHECKING:
-    from workers.store.event_history import EventHistory
+    from collections.abc import Iterator
+
+    from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
 
 app = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
@@ -67,7 +69,7 @@ def show(
     tracebacks: Annotated[bool, typer.Option("--tracebacks", help="Show those of failed attempts.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell the whole story of one event as a timeline.
+    """Show the whole history of one event as a timeline.
 
     Examples:
         pipeline events show 0198c0de-0000-7000-8000-000000000000
@@ -81,15 +83,15 @@ def show(
                 raise CommandError(_not_stored(event_id))
             sys.stdout.buffer.write(content)
             return
-        story = event_history.read_history(connection, first_id)
-    if story is None:
+        history = event_history.read_history(connection, first_id)
+    if history is None:
         raise CommandError(_not_stored(event_id))
     if as_json:
-        emit([asdict(story)], as_json=True, columns=[])
+        emit([asdict(history)], as_json=True, columns=[])
         return
     if first_id != event_id:
         print(f"{event_id} is a duplicate of:")
-    _print(story, tracebacks=tracebacks)
+    _print(history, tracebacks=tracebacks)
 
 
 @app.command()
@@ -126,17 +128,102 @@ def reprocess(
         print("nothing was changed")
 
 
-def _print(story: EventHistory, *, tracebacks: bool) -> None:
+def _print(history: EventHistory, *, tracebacks: bool) -> None:
     out = console()
-    subject = f" · {story.subject}" if story.subject else ""
-    out.print(Text(f"{story.id}", style="bold"))
-    out.print(Text(f"{story.provider} → {story.tenant} · {story.type or 'type unknown'}{subject}"))
-    for line in lines_of(story, tracebacks=tracebacks):
-        since = (line.at - story.received_at).total_seconds()
+    subject = f" · {history.subject}" if history.subject else ""
+    out.print(Text(f"{history.id}", style="bold"))
+    out.print(Text(f"{history.provider} → {history.tenant} · {history.type or 'type unknown'}{subject}"))
+    for line in _lines_of(history, tracebacks=tracebacks):
+        since = (line.at - history.received_at).total_seconds()
         when = line.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         out.print(Text(f"{when}  {since:+12.3f} s  {line.text}", style=line.style))
         if line.more:
             out.print(Text(line.more, style="dim"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """One thing that happened, or that is to come; `style` is rich's."""
+
+    at: datetime
+    text: str
+    style: str = ""
+    more: str = ""
+
+
+def _lines_of(history: EventHistory, *, tracebacks: bool) -> list[_Line]:
+    """Return what happened to an event, oldest first, and what comes next."""
+    now = datetime.now(UTC)
+    lines = [*_of_event(history)]
+    for delivery in history.deliveries:
+        lines += _of_delivery(delivery, now, tracebacks=tracebacks)
+    return sorted(lines, key=lambda line: line.at)
+
+
+def _of_event(history: EventHistory) -> Iterator[_Line]:
+    yield _Line(at=history.received_at, text=f"received, {history.body_bytes} bytes, signed by {history.secret_label}")
+    if history.state == "rejected":
+        notes = "".join(f"; {note}" for note in history.notes)
+        yield _Line(at=history.stored_at, text=f"stored, rejected: {history.reject_reason}{notes}", style="red")
+    else:
+        notes = "".join(f"; noted: {note}" for note in history.notes)
+        nobody = "" if history.deliveries else "; no handler asked for it"
+        yield _Line(at=history.stored_at, text=f"stored, accepted as {history.type}{nobody}{notes}")
+    for arrival in history.arrivals:
+        yield _Line(at=arrival.received_at, text=f"arrived again as {arrival.id}, signed by {arrival.secret_label}")
+
+
+def _of_delivery(delivery: DeliveryHistory, now: datetime, *, tracebacks: bool) -> Iterator[_Line]:
+    who = delivery.handler
+    yield _Line(at=delivery.created_at, text=f"{who}: delivery made")
+    for failed in delivery.failures:
+        more = (failed.traceback or "").rstrip() if tracebacks else ""
+        yield _Line(at=failed.failed_at, text=f"{who}: {_failure(failed)}", style="red", more=more)
+    match delivery.state:
+        case "pending" if delivery.due_at is not None and delivery.due_at > now:
+            when = _stamp(delivery.due_at)
+            text = f"{who}: next attempt in {_span(delivery.due_at - now)}, at {when}"
+            yield _Line(at=delivery.due_at, text=text, style="yellow")
+        case "pending":
+            yield _Line(at=now, text=f"{who}: due, waits to be admitted", style="yellow")
+        case "queued":
+            yield _Line(at=now, text=f"{who}: sent to a worker through Celery", style="yellow")
+        case "running":
+            lease = _stamp(delivery.lease_until or now)
+            yield _Line(at=now, text=f"{who}: runs on {delivery.worker}, waited for until {lease}", style="yellow")
+        case "succeeded":
+            text = f"{who}: succeeded in attempt {delivery.attempt} on {delivery.worker}"
+            yield _Line(at=delivery.finished_at or now, text=text, style="green")
+        case state:
+            attempts = "1 attempt" if delivery.attempt == 1 else f"{delivery.attempt} attempts"
+            text = f"{who}: {state} after {attempts}" + _why(delivery)
+            yield _Line(at=delivery.finished_at or now, text=text, style="red")
+
+
+def _failure(failed: Attempt) -> str:
+    after = "" if failed.duration is None else f" after {_span(failed.duration)}"
+    where = f" on {failed.worker}" if failed.worker else ""
+    return f"attempt {failed.attempt} failed{after}{where}: {failed.error}"
+
+
+def _why(delivery: DeliveryHistory) -> str:
+    """Return the last error, where no attempt tells it."""
+    told = delivery.failures and delivery.failures[-1].error == delivery.last_error
+    return "" if told or not delivery.last_error else f": {delivery.last_error}"
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%H:%M:%S UTC")
+
+
+def _span(span: timedelta) -> str:
+    """Return a duration as people say it."""
+    seconds = span.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:  # noqa: PLR2004 - two minutes
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004 - two hours
 
 
 def _not_stored(event_id: UUID) -> str:

@@ -167,7 +167,7 @@ def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: 
         f"in {summary['seconds']:.1f} s ({summary['per_second']:.0f}/s)"
     )
     if summary["acknowledged"] == 1 == summary["sent"]:
-        print(f"event        {answers[0].id}; its story: pipeline events show {answers[0].id}")
+        print(f"event        {answers[0].id}; its history: pipeline events show {answers[0].id}")
     if summary["acknowledged"]:
         print(f"times        p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, max {summary['max_ms']} ms")
     for reason, number in summary["refused"].items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+
+from tests.moveris import signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def make_small_body(session: str) -> bytes:
 
 def sign(body: bytes) -> str:
     """Return the value of X-Webhook-Signature."""
-    return "sha256=" + hmac.digest(SECRET, body, "sha256").hex()
+    return signature(SECRET, body)
 
 
 def make_request(body: bytes, path: str = PATH) -> bytes:

@@ -7,33 +7,20 @@ the answer), hung (no answer in time). Refuses nothing.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import json
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
+
+from tests import moveris
 
 REFUSED: Final = "refused"
 CUT: Final = "cut"
 HUNG: Final = "hung"
 
 
-def completed(session: str = "") -> bytes:
-    """Return a `verification.completed` of a session of its own."""
-    session = session or uuid.uuid4().hex
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    result = {"session_id": session, "model": "mixed-30-v2", "verdict": "live", "real_score": 0.97, "score": 97.4}
-    result |= {"confidence": 0.98, "created_at": now}
-    event = {"event": "verification.completed", "session_id": session, "timestamp": now, "data": result}
-    return json.dumps(event).encode()
-
-
 def signature(secret: bytes, body: bytes) -> bytes:
-    """Return the value of the signature header."""
-    return b"sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest().encode()
+    """Return the value of the signature header as it stands on the wire."""
+    return moveris.signature(secret, body).encode()
 
 
 def post(path: str, body: bytes, signed: bytes) -> bytes:

@@ -21,7 +21,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.client import Connection, completed, post, signature
+from tests.chaos.client import Connection, post, signature
+from tests.moveris import completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

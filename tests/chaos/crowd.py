@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from tests.chaos.client import completed, post, signature
+from tests.chaos.client import post, signature
 from tests.chaos.stack import Door
+from tests.moveris import completed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tests.chaos.client import Connection, completed, post, signature
+from tests.chaos.client import Connection, post, signature
+from tests.moveris import completed
 
 if TYPE_CHECKING:
     import random

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Self
 
 import psutil
 
-from tests.chaos.client import Connection, completed, post, signature
+from tests.chaos.client import Connection, post, signature
+from tests.moveris import completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.chaos.client import completed, signature
+from tests.chaos.client import signature
+from tests.moveris import completed
 
 if TYPE_CHECKING:
     import random

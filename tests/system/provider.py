@@ -1,21 +1,15 @@
-"""Moveris as its receivers see it: bodies, signatures and posts, made here from the published description alone.
-
-Guarantees: a body of its own for every call that names no other. Refuses nothing: bodies may be any bytes.
-"""
+"""Moveris as a stack sees it: signed posts of any bytes, one at a time or at a steady rate."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import threading
 import time
-import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import httpx
+
+from tests.moveris import completed, other, signature
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,31 +17,9 @@ if TYPE_CHECKING:
 SIGNATURE: Final = "X-Webhook-Signature"
 
 
-def completed(session: str = "", **data: Any) -> bytes:
-    """Return a `verification.completed`; `data` replaces or adds fields of its result."""
-    session = session or uuid.uuid4().hex
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    result = {
-        "session_id": session,
-        "model": "mixed-30-v2",
-        "verdict": "live",
-        "real_score": 0.97,
-        "score": 97.4,
-        "confidence": 0.98,
-        "created_at": now,
-    }
-    event = {"event": "verification.completed", "session_id": session, "timestamp": now, "data": result | data}
-    return json.dumps(event).encode()
-
-
-def other(event: str, **fields: Any) -> bytes:
-    """Return an event of a type that Moveris does not send today, with further top-level fields."""
-    return json.dumps({"event": event, "session_id": uuid.uuid4().hex, **fields}).encode()
-
-
 def sign(secret: bytes, body: bytes) -> dict[str, str]:
     """Return the signature header of a body."""
-    return {SIGNATURE: "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()}
+    return {SIGNATURE: signature(secret, body)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

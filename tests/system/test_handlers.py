@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.moveris import other
 from tests.system.ledger import (
     account,
     attempts,
@@ -17,7 +18,6 @@ from tests.system.ledger import (
     effects,
     wait_until_settled,
 )
-from tests.system.provider import other
 from tests.system.stack import HANDLERS
 from tests.system.waiting import until
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.moveris import other
 from tests.system.ledger import attempts, delivery, effects
-from tests.system.provider import other
 from tests.system.waiting import until
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from tests.moveris import completed, other
 from tests.system.ledger import deliveries, effects, wait_until_settled
-from tests.system.provider import completed, other
 from tests.system.waiting import until
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tests.system.provider import completed
+from tests.moveris import completed
 from tests.system.waiting import until
 
 if TYPE_CHECKING:

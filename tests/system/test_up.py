@@ -154,6 +154,8 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 AS_PEOPLE_HAVE_IT = {
     "http_proxy": "http://127.0.0.1:1",
     "https_proxy": "http://127.0.0.1:1",
+    "no_proxy": "",
+    "NO_PROXY": "",
     "FLOWER_URL_PREFIX": "/monitor/",
     "FLOWER_MAX_TASKS": "",
     "FLOWER_AUTH": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from deploy.flower.__main__ import command
 from deploy.flower.flowerconfig import format_task
 from deploy.flower.settings import FlowerSettings
+from deploy.local.services import pipeline_services
+from deploy.local.settings import StackSettings
 from shared.settings import SettingError, load
 
 EVENT = "01a20aca-0b75-71d9-8504-f5771e6646d9"
@@ -51,6 +54,29 @@ def test_a_comma_would_make_two_passwords_of_one_and_is_refused() -> None:
 def test_it_stops_no_worker_turns_no_events_on_and_keeps_a_bounded_number_of_tasks() -> None:
     argv, _ = command(load(FlowerSettings, {"FLOWER_MAX_TASKS": "123"}))
     assert {"--read_only=True", "--enable_events=False", "--max_tasks=123", "--persistent=False"} <= set(argv)
+
+
+def test_whose_event_it_was_stands_beside_the_handlers_name() -> None:
+    argv, _ = command(load(FlowerSettings, {}))
+    (columns,) = [word for word in argv if word.startswith("--tasks_columns=")]
+    assert columns.startswith("--tasks_columns=name,args,state,")
+
+
+@pytest.mark.parametrize("prefix", ["monitor", "/monitor", "/monitor/"])
+def test_a_prefix_is_served_and_asked_for_alike(prefix: str) -> None:
+    argv, _ = command(load(FlowerSettings, {"FLOWER_URL_PREFIX": prefix}))
+    assert "--url_prefix=monitor" in argv
+    stack = load(StackSettings, {"FLOWER_URL_PREFIX": prefix, "FLOWER_PORT": "5566"})
+    assert stack.flower_url == "http://127.0.0.1:5566/monitor"
+
+
+def test_the_housekeeping_worker_shows_what_it_does_except_for_each_sweep() -> None:
+    environ = {"REDIS_URL": "redis://127.0.0.1:1/0"}
+    (service,) = [it for it in pipeline_services(environ, load(StackSettings, {})) if it.name == "housekeeping"]
+    assert "--task-events" in service.argv
+    tasks = (Path(__file__).parents[2] / "workers" / "tasks.py").read_text()
+    assert '@app.task(name="housekeeping.sweep", send_events=False)' in tasks
+    assert '@app.task(name="housekeeping.keep_days")' in tasks
 
 
 def test_the_reason_of_a_failure_comes_before_its_place() -> None:

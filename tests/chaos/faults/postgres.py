@@ -11,8 +11,9 @@ from zlib import crc32
 
 import psycopg
 
-from tests.chaos.client import Connection, completed, post, signature
+from tests.chaos.client import Connection, post, signature
 from tests.chaos.faults import Missed, fault
+from tests.moveris import completed
 
 if TYPE_CHECKING:
     import random
