@@ -22,6 +22,7 @@ BELL: Final = "inbox:bell"
 """Set while a bell rings; the drain clears it before it reads."""
 INGEST_QUEUE: Final = "ingest"
 HANDLERS_QUEUE: Final = "handlers"
+EXPRESS_QUEUE: Final = "express"
 HOUSEKEEPING_QUEUE: Final = "housekeeping"
 DRAIN_TASK: Final = "ingest.drain"
 

@@ -48,6 +48,8 @@ app.conf.update(
     broker_transport_options={
         "visibility_timeout": 30,
         "unacked_restore_throttle": 1,
+        # A worker of several queues looks into them in the order that it was given: `express` before `handlers`.
+        "queue_order_strategy": "priority",
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
         **broker_options(settings.redis_url),

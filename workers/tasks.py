@@ -100,7 +100,7 @@ def _make_handler_task(handler: Handler) -> None:
         try:
             with process.connections():
                 process.handler_durations.add(handler.name, run.durations)
-                if process.queue.state()[0] < settings.handler_slots:
+                if process.queue.lengths()[0] < settings.handler_slots:
                     _admit(wait=False)
         except (RedisError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
@@ -175,10 +175,11 @@ def sweep() -> None:
 
     1. The doorbell, which needs no Postgres.
     2. The registry, if Redis does not hold the latest.
-    3. Expired leases, then queued deliveries that no message will bring.
+    3. Expired leases, then queued deliveries that no message will bring, or that wait in an express queue which
+       nobody serves.
     4. Admission, which also makes due retries ready.
     """
-    _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _admit)
+    _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _admit)
 
 
 @app.task(name="housekeeping.keep_days")
@@ -226,6 +227,12 @@ def _expire_leases() -> None:
 def _return_queued() -> None:
     process = _process()
     sweeper.return_queued(process.postgres.connection, list_named=process.queue.list_named)
+
+
+def _close_express_if_late() -> None:
+    process = _process()
+    if sweeper.is_express_late(process.postgres.connection, list_express=process.queue.list_express):
+        process.queue.close_express()
 
 
 def _make_days() -> None:

@@ -21,13 +21,19 @@ from deploy.local.state import StackError
 from ingress.settings import IngressSettings
 from shared.settings import load
 from workers.broker import broker_options, broker_url
+from workers.dispatch.express import express_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from deploy.local.settings import StackSettings
 
-STAGES: Final = (("beat", "flower"), ("ingress",), ("ingest", "handlers", "housekeeping"), ("postgres", "valkey"))
+STAGES: Final = (
+    ("beat", "flower"),
+    ("ingress",),
+    ("ingest", "handlers", "express", "housekeeping"),
+    ("postgres", "valkey"),
+)
 """Stopped one stage after the other: who makes work first, who keeps it last. 13 s in the worst case."""
 TRIAL_SECONDS: Final = 60.0
 NOT_ON_A_LOOPBACK_PORT: Final = {"FLOWER_UNIX_SOCKET", "FLOWER_CERTFILE", "FLOWER_KEYFILE", "FLOWER_CA_CERTS"}
@@ -70,7 +76,8 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
         ),
         # Flower shows what drains have stored and which handlers fail; sweeps, one a second, send no events
         _worker("ingest", settings.ingest_slots, environ, "--task-events"),
-        _worker("handlers", settings.handler_slots, environ, "--task-events"),
+        _worker("handlers", settings.handler_slots, environ, "--task-events", queues="express,handlers"),
+        _worker("express", express_slots(settings.handler_slots), environ, "--task-events"),
         _worker("housekeeping", 1, environ, "--task-events"),
         Service(
             name="beat",
@@ -90,14 +97,14 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
     ]
 
 
-def _worker(name: str, slots: int, environ: Mapping[str, str], *options: str) -> Service:
+def _worker(name: str, slots: int, environ: Mapping[str, str], *options: str, queues: str | None = None) -> Service:
     node = f"{name}@{socket.gethostname()}"
     return Service(
         name=name,
         argv=[
             *(sys.executable, "-m", "celery", "-A", "workers.app", "worker"),
-            *("--queues", name, "--hostname", node, "--concurrency", str(slots), "--prefetch-multiplier", "1"),
-            *("--without-gossip", "--without-mingle", *options),
+            *("--queues", queues or name, "--hostname", node, "--concurrency", str(slots)),
+            *("--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", *options),
         ],
         environ=environ,
         is_ready=lambda: _pongs(environ["REDIS_URL"], node),

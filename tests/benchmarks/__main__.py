@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import documents, growth, report
+from tests.benchmarks import documents, fairness, growth, report
 from tests.benchmarks.draw import draw_all
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.measuring import Sizes
@@ -35,6 +35,9 @@ QUICK = Sizes(load_seconds=2.0, backlog=60_000, events=10_000, naive_events=600,
 
 def main() -> None:
     """Parse the command line, measure, report."""
+    if sys.argv[1:2] == ["fairness"]:
+        fairness.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, small sizes: about three minutes")
     parser.add_argument("--rounds", type=int, default=3, help="how often floors, peer and ours take turns")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.report import Results
 
-SERVERS: Final = ("ingress", "ingest", "handlers", "housekeeping", "beat", "redis", "postgres")
+SERVERS: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "redis", "postgres")
 
 
 def update_all(root: Path = ROOT) -> list[Path]:

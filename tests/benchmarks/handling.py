@@ -37,7 +37,7 @@ def measure_our_pipeline(ground: Ground, sizes: Sizes, handler: str) -> Figures:
     """From the first stored to the last handled, all of the pipeline's workers at work."""
     with ground.fresh() as place:
         fill_inbox(place, sizes.events)
-        with run_ours(place, "ingest", "handlers", HANDLERS=f"tests.benchmarks.handlers.{handler}"):
+        with run_ours(place, "ingest", "handlers", "express", HANDLERS=f"tests.benchmarks.handlers.{handler}"):
             wait_until(lambda: finished(place) >= sizes.events)
         row = place.query(
             "SELECT count(*) / extract(epoch FROM max(finished_at) - (SELECT min(stored_at) FROM events)) AS rate,"

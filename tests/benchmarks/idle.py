@@ -23,7 +23,7 @@ def measure_our_idle(ground: Ground, sizes: Sizes) -> Figures:
     with ground.fresh() as place, Notices() as notices:
         port = free_port()
         place.add_endpoint()
-        names, module = ("ingress", "ingest", "handlers"), "tests.benchmarks.handlers.tell"
+        names, module = ("ingress", "ingest", "handlers", "express"), "tests.benchmarks.handlers.tell"
         with run_ours(place, *names, ingress_port=port, HANDLERS=module, NOTICE_PORT=notices.port):
             return {f"idle_{name}_ms": value for name, value in time_events(port, notices, sizes.idle_events).items()}
 

@@ -180,7 +180,7 @@ def _clients(process: psutil.Process, port: int) -> int:
 def _processes(stack: Stack) -> dict[str, psutil.Process]:
     """Return every process by a name that tells it from its siblings."""
     found = {"supervisor": stack.supervisor}
-    for service in ("ingress", "ingest", "handlers", "housekeeping", "beat", "flower"):
+    for service in ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "flower"):
         if (main := stack.main(service)) is not None:
             found[service] = main
             found |= {f"{service} {child.pid}": child for child in stack.children(service)}

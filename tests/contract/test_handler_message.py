@@ -7,10 +7,11 @@ import json
 import uuid
 from typing import Any
 
+import pytest
 import redis
 from celery import Celery
 
-from shared.wire import HANDLERS_QUEUE
+from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE
 from workers.dispatch.admission import Message
 from workers.dispatch.queue import SHOWN, CeleryQueue, pack
 from workers.store.deliveries import Candidate
@@ -19,20 +20,21 @@ OF_THE_SENDER = {"id", "root_id", "correlation_id", "delivery_tag", "origin", "r
 """Fields that are the sender's own or fresh in every message."""
 
 
-def message_of(count: int) -> Message:
+def message_of(count: int, *, express: bool = False) -> Message:
     """Return a message of so many deliveries."""
     made = (
         Candidate(event_id=uuid.uuid4(), tenant="acme", handler="acme.run", place=0, alone=False) for _ in range(count)
     )
-    return Message(handler="acme.run", deliveries=tuple(made))
+    return Message(handler="acme.run", deliveries=tuple(made), express=express)
 
 
-def test_a_handler_message_is_what_celery_would_send_field_by_field(redis_url: str) -> None:
-    message = message_of(3)
+@pytest.mark.parametrize("queue", [HANDLERS_QUEUE, EXPRESS_QUEUE])
+def test_a_handler_message_is_what_celery_would_send_field_by_field(redis_url: str, queue: str) -> None:
+    message = message_of(3, express=queue == EXPRESS_QUEUE)
     with redis.Redis.from_url(redis_url) as client, Celery("other", broker=redis_url, set_as_current=False) as app:
-        app.send_task(message.handler, args=[message.argument], queue=HANDLERS_QUEUE, ignore_result=True)
+        app.send_task(message.handler, args=[message.argument], queue=queue, ignore_result=True)
         CeleryQueue(client).send(message)
-        theirs, ours = (json.loads(client.rpop(HANDLERS_QUEUE)) for _ in range(2))
+        theirs, ours = (json.loads(client.rpop(queue)) for _ in range(2))
     assert list(ours) == list(theirs)
     for part in ("headers", "properties"):
         assert list(ours[part]) == list(theirs[part])

@@ -8,7 +8,7 @@ from workers.registration import Handler, Handlers
 from workers.store.deliveries import Claimed, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from uuid import UUID
 
     from workers.dispatch.admission import Message
@@ -52,8 +52,11 @@ class Queue:
         self.sent: list[Message] = []
         self._fails_at = fails_at
 
-    def state(self) -> tuple[int, Mapping[str, float]]:
-        return 0, {}
+    def lengths(self) -> tuple[int, int]:
+        return 0, 0
+
+    def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
+        return {}
 
     def send(self, message: Message) -> None:
         if len(self.sent) == self._fails_at:

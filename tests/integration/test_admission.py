@@ -11,26 +11,40 @@ import psycopg
 import pytest
 
 from workers.dispatch.admission import Message, admit
+from workers.dispatch.express import FEW, MOST_WAITING
 from workers.store import deliveries, recovery
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from tests.integration.conftest import AddDeliveries
+    from workers.store.deliveries import Candidate
     from workers.store.sql import Queries
 
 
 class Sent:
     """A queue that remembers what was sent, and may be full or broken."""
 
-    def __init__(self, waiting: int = 0, *, fails_after: int | None = None) -> None:
+    def __init__(
+        self,
+        waiting: int = 0,
+        *,
+        express: int = MOST_WAITING,
+        seconds: Mapping[str, float] | None = None,
+        fails_after: int | None = None,
+    ) -> None:
         self.waiting = waiting
+        self.express = express
+        self.seconds = seconds or {}
         self.fails_after = fails_after
         self.messages: list[Message] = []
 
-    def state(self) -> tuple[int, Mapping[str, float]]:
-        return self.waiting, {"acme.run": 0.001}
+    def lengths(self) -> tuple[int, int]:
+        return self.waiting, self.express
+
+    def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
+        return {(tenant, handler): self.seconds.get(handler, 0.001) for tenant, handler in lanes}
 
     def send(self, message: Message) -> None:
         if self.fails_after is not None and len(self.messages) >= self.fails_after:
@@ -78,9 +92,9 @@ def test_a_flood_leaves_room_for_a_newcomer(connection: Connection, add_deliveri
     assert len(queue.messages) == 4
 
 
-def test_service_goes_on_behind_the_lane_served_last(connection: Connection, add_deliveries: AddDeliveries) -> None:
+def test_service_goes_on_after_the_tenant_served_last(connection: Connection, add_deliveries: AddDeliveries) -> None:
     for number in range(200):
-        add_deliveries(1, tenant=f"t{number:03}")
+        add_deliveries(3, tenant=f"t{number:03}")
     first, second = Sent(waiting=1), Sent(waiting=1)
     admit(connection, first, slots=1, message_seconds=0.03)  # room for one message of 30
     admit(connection, second, slots=1, message_seconds=0.03)
@@ -88,12 +102,122 @@ def test_service_goes_on_behind_the_lane_served_last(connection: Connection, add
     assert second.tenants == [f"t{number:03}" for number in range(30, 60)]
 
 
+def test_a_tenant_of_a_thousand_handlers_takes_no_more_turns_than_one_of_one(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    for number in range(1000):
+        add_deliveries(1, tenant="many", handler=f"many.h{number:04}")
+    add_deliveries(1000, tenant="one", handler="one.run")
+    queue = Sent(seconds=dict.fromkeys(["one.run"], 60.0))
+    for _ in range(20):
+        admit(connection, queue, slots=4, message_seconds=1.0)
+    assert abs(queue.tenants.count("many") - queue.tenants.count("one")) <= 20
+
+
+@pytest.mark.parametrize("case", [(1, 1, 512, 1), (4, 0, 1, 300)])
+def test_no_lane_starves_beside_lanes_that_share_a_handler(
+    connection: Connection, add_deliveries: AddDeliveries, case: tuple[int, int, int, int]
+) -> None:
+    slots, waiting, tenants, handlers = case
+    for number in range(tenants):
+        add_deliveries(10, tenant=f"t{number:03}", handler="shared.run")
+    for number in range(handlers):
+        add_deliveries(10, tenant="t100", handler=f"other.h{number:03}")
+    queue = Sent(waiting)
+    ends = 2 * (handlers + tenants // 256 + 1) // (2 * slots - waiting) + 4
+    for _ in range(ends):
+        admit(connection, queue, slots=slots, message_seconds=1.0)
+    served = {message.handler for message in queue.messages}
+    assert {f"other.h{number:03}" for number in range(handlers)} <= served
+    assert {f"t{number:03}" for number in range(tenants)} <= set(queue.tenants)
+
+
+def test_a_weight_gives_a_tenant_more_turns(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    connection.execute("INSERT INTO tenants (name, weight) VALUES ('heavy', 3)")
+    for tenant in ("heavy", "light"):
+        add_deliveries(100, tenant=tenant, handler=f"{tenant}.run")
+    queue = Sent(seconds={"heavy.run": 60.0, "light.run": 60.0})
+    admit(connection, queue, slots=4, message_seconds=1.0)
+    assert (queue.tenants.count("heavy"), queue.tenants.count("light")) == (6, 2)
+
+
+def test_a_quiet_tenants_delivery_takes_the_express_queue_while_others_fill_the_slots(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    add_deliveries(5000, tenant="flood", handler="flood.run")
+    add_deliveries(2, tenant="quiet", handler="quiet.run")
+    full = Sent(waiting=8, express=0)
+    assert admit(connection, full, slots=4, message_seconds=1.0) == 2
+    assert [(message.express, len(message.deliveries)) for message in full.messages] == [(True, 1), (True, 1)]
+    assert full.tenants == ["quiet", "quiet"]
+    empty = Sent(express=0)
+    admit(connection, empty, slots=4, message_seconds=1.0)
+    assert set(empty.tenants) == {"flood"}
+    assert not any(message.express for message in empty.messages)
+
+
+def test_a_tenant_has_its_share_of_the_express_queue_and_then_its_turns(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    queue = Sent(express=0, seconds={"busy.run": 0.2})
+    for _ in range(8):
+        add_deliveries(1, tenant="busy", handler="busy.run")
+        admit(connection, queue, slots=4, message_seconds=1.0)
+    kinds = [message.express for message in queue.messages]
+    assert kinds[:2] == [True, True]
+    assert kinds.count(False) >= 3
+
+
+def test_caps_of_a_handler_hold_for_all_tenants_and_for_one(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    connection.execute(
+        "INSERT INTO handler_limits (handler, tenant, max_in_flight) VALUES ('a.run', '*', 5), ('b.run', 't1', 2)"
+    )
+    for tenant in ("t1", "t2"):
+        for handler in ("a.run", "b.run"):
+            add_deliveries(10, tenant=tenant, handler=handler)
+    for _ in range(3):
+        admit(connection, Sent(), slots=4, message_seconds=1.0)
+    rows = connection.execute(
+        "SELECT tenant, handler, count(*) AS n FROM deliveries WHERE state = 'queued' GROUP BY 1, 2"
+    )
+    queued = {(row["tenant"], row["handler"]): row["n"] for row in rows}
+    assert queued["t1", "a.run"] + queued["t2", "a.run"] == 5
+    assert (queued["t1", "b.run"], queued["t2", "b.run"]) == (2, 10)
+
+
+def test_a_rate_admits_what_a_second_brings_and_no_more(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    connection.execute("INSERT INTO handler_limits (handler, rate) VALUES ('a.run', 20)")
+    add_deliveries(200, handler="a.run")
+    add_deliveries(3, handler="b.run")
+
+    def admit_after(seconds: float) -> int:
+        connection.execute("UPDATE handler_limits SET counted_at = counted_at - make_interval(secs => %s)", [seconds])
+        return admit(connection, Sent(), slots=4, message_seconds=1.0)
+
+    assert admit_after(3600) == 20 + 3, "a bucket holds one second's worth; others are not held up"
+    assert admit_after(0) == 0
+    assert admit_after(0.5) in {10, 11}
+    assert admit_after(60) == 20
+
+
+def test_a_rate_below_one_a_second_admits_one_at_a_time(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    connection.execute("INSERT INTO handler_limits (handler, rate) VALUES ('a.run', 0.1)")
+    add_deliveries(5, handler="a.run")
+    assert admit(connection, Sent(), slots=4, message_seconds=1.0) == 1
+    assert admit(connection, Sent(), slots=4, message_seconds=1.0) == 0
+    connection.execute("UPDATE handler_limits SET counted_at = counted_at - interval '10 s'")
+    assert admit(connection, Sent(), slots=4, message_seconds=1.0) == 1
+
+
 def test_a_paused_tenant_waits_and_a_cap_holds_between_concurrent_admissions(
     connection: Connection, database_url: str, add_deliveries: AddDeliveries
 ) -> None:
     connection.execute("INSERT INTO tenants (name, max_in_flight) VALUES ('capped', 7)")
     connection.execute("INSERT INTO tenants (name, paused_at) VALUES ('paused', now())")
-    add_deliveries(100, tenant="capped")
+    add_deliveries(50, tenant="capped")
+    add_deliveries(50, tenant="capped", handler="acme.other")
     add_deliveries(100, tenant="paused")
 
     def admit_once() -> None:
@@ -108,15 +232,33 @@ def test_a_paused_tenant_waits_and_a_cap_holds_between_concurrent_admissions(
     assert states(connection) == {"queued": 7, "pending": 193}
 
 
-def test_room_is_dealt_over_all_lanes_once_around(connection: Connection, add_deliveries: AddDeliveries) -> None:
+def list_due(connection: Connection, *, after: str = "", most: int = 10, lanes: int = 8) -> list[Candidate]:
+    found, _ = deliveries.list_candidates(
+        connection, after=after, tenants=most, lanes=lanes, most=most, room=1, few=FEW
+    )
+    return sorted(found, key=lambda one: (one.place, one.lane))
+
+
+def test_room_is_dealt_over_all_tenants_once_around(connection: Connection, add_deliveries: AddDeliveries) -> None:
     for tenant, count in (("a", 3), ("b", 1), ("c", 9), ("d", 2)):
         add_deliveries(count, tenant=tenant)
-    candidates, allowances = deliveries.list_candidates(connection, after=("b", "acme.run"), most=10)
-    turns = [candidate.tenant for candidate in sorted(candidates, key=lambda one: one.place)]
-    assert turns == ["c", "c", "c", "d", "d", "a", "a", "a", "b"], "10 over 4 lanes, rounded up to 3 of each"
+    candidates = list_due(connection, after="b")
+    assert [candidate.tenant for candidate in candidates] == ["c", "c", "c", "d", "d", "a", "a", "a", "b"], (
+        "10 over 4 lanes, rounded up to 3 of each"
+    )
     rows = connection.execute("SELECT event_id FROM deliveries WHERE tenant = 'c' ORDER BY due_at, event_id LIMIT 3")
     assert [one.event_id for one in candidates if one.tenant == "c"] == [row["event_id"] for row in rows]
-    assert not allowances
+
+
+def test_a_tenants_handlers_are_looked_at_once_around_from_the_one_after_the_last(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    for handler in ("h.a", "h.b", "h.c", "h.d"):
+        add_deliveries(1, handler=handler)
+    connection.execute("INSERT INTO admission_turns (tenant, handler) VALUES ('acme', 'h.b')")
+    assert [it.handler for it in list_due(connection)] == ["h.c", "h.d", "h.a", "h.b"]
+    assert [it.handler for it in list_due(connection, lanes=3)] == ["h.c", "h.d", "h.a"]
+    assert [it.handler for it in list_due(connection, lanes=1)] == ["h.c"]
 
 
 def test_a_retry_is_admitted_when_its_time_has_come(connection: Connection, add_deliveries: AddDeliveries) -> None:
@@ -147,27 +289,37 @@ def plan_of(
     return "\n".join(str(row["QUERY PLAN"]) for row in rows)
 
 
-@pytest.mark.parametrize(("tenants", "each"), [(1, 1_000_000), (10_000, 2)], ids=["a long lane", "many lanes"])
-def test_the_cost_of_admission_does_not_follow_the_backlog(connection: Connection, tenants: int, each: int) -> None:
+@pytest.mark.parametrize(
+    ("tenants", "lanes", "each"),
+    [(1, 1, 1_000_000), (10_000, 1, 2), (1, 10_000, 40)],
+    ids=["a long lane", "many tenants", "many handlers of a tenant"],
+)
+def test_the_cost_of_admission_does_not_follow_the_backlog(
+    connection: Connection, tenants: int, lanes: int, each: int
+) -> None:
     connection.execute("ALTER TABLE deliveries SET (autovacuum_enabled = false)")  # no statistics until we say so
+    connection.execute("INSERT INTO handler_limits (handler, max_in_flight) VALUES ('h.00001', 5)")
     connection.execute(
         "INSERT INTO deliveries (event_id, handler, tenant)"
-        " SELECT uuid_at(now() + (t * 10 + each) * interval '1 ms'), 'acme.run', 't' || lpad(t::text, 5, '0')"
-        " FROM generate_series(1, %s) AS t, generate_series(1, %s) AS each",
-        [tenants, each],
+        " SELECT uuid_at(now() + (t * 10 + each) * interval '1 ms'), 'h.' || lpad(h::text, 5, '0'),"
+        " 't' || lpad(t::text, 5, '0')"
+        " FROM generate_series(1, %s) AS t, generate_series(1, %s) AS h, generate_series(1, %s) AS each",
+        [tenants, lanes, each],
     )
-    check_plans(connection, lanes_expected=min(tenants, 256))
-    connection.execute("ANALYZE deliveries")
-    check_plans(connection, lanes_expected=min(tenants, 256))
+    for _ in range(2):
+        check_plans(connection, lanes_expected=min(tenants * min(lanes, 8), 256))
+        connection.execute("ANALYZE deliveries")
 
 
 def check_plans(connection: Connection, *, lanes_expected: int) -> None:
-    after = ("t05000", "acme.run")
-    candidates, _ = deliveries.list_candidates(connection, after=after, most=256)
-    assert (len({candidate.place for candidate in candidates}), len(candidates)) == (lanes_expected, 256)
+    parameters = {"after": "t05000", "tenants": 256, "lanes": 8, "most": 256, "room": 1, "few": FEW}
+    candidates, _ = deliveries.list_candidates(connection, **parameters)  # type: ignore[arg-type]
+    assert (len({(it.place, it.lane) for it in candidates}), len(candidates)) == (lanes_expected, 256)
+    limits = {"handlers": ["h.00001"], "tenants": ["t00001"]}
     plans = [
-        plan_of(connection, "list_candidates", {"tenant": after[0], "handler": after[1], "most": 256}),
+        plan_of(connection, "list_candidates", parameters),
         plan_of(connection, "promote_due", {}),
+        plan_of(connection, "list_handler_limits", limits),
         plan_of(connection, "have_queued_late", {}, queries=recovery._QUERIES),
         plan_of(
             connection,
@@ -177,6 +329,6 @@ def check_plans(connection: Connection, *, lanes_expected: int) -> None:
         ),
     ]
     for plan in plans:
-        assert "Seq Scan" not in plan, plan
+        assert not re.search("Seq Scan on (deliveries|tenants)", plan), plan
     assert "Sort" not in plans[0], plans[0]
     assert "hashed" in plans[-1], plans[-1]

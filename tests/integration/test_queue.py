@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from workers.dispatch.admission import Message
-from workers.dispatch.queue import CLAIM_SECONDS, CeleryQueue, pack
+from workers.dispatch.express import MOST_WAITING
+from workers.dispatch.queue import CLAIM_SECONDS, CeleryQueue, HandlerDurations, pack
 from workers.store.deliveries import Candidate
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def queue(redis: Redis) -> CeleryQueue:
     return CeleryQueue(redis)
 
 
-def message(*event_ids: uuid.UUID, handler: str = "acme.run") -> Message:
+def message(*event_ids: uuid.UUID, handler: str = "acme.run", express: bool = False) -> Message:
     candidates = (Candidate(event_id=each, handler=handler, tenant="acme", place=0, alone=False) for each in event_ids)
-    return Message(handler=handler, deliveries=tuple(candidates))
+    return Message(handler=handler, deliveries=tuple(candidates), express=express)
 
 
 def hold(redis: Redis, tag: str, sent: Message, *, routing_key: str = "handlers", seconds_ago: float = 0.0) -> None:
@@ -48,11 +49,45 @@ def test_what_waiting_messages_name_is_told(queue: CeleryQueue) -> None:
     assert queue.list_named() == {(first, "acme.run"), (second, "acme.run"), (third, "acme.other")}
 
 
-def test_what_a_worker_has_just_taken_is_told(queue: CeleryQueue, redis: Redis) -> None:
+@pytest.mark.parametrize("routing_key", ["handlers", "express"])
+def test_what_a_worker_has_just_taken_is_told(queue: CeleryQueue, redis: Redis, routing_key: str) -> None:
     taken, other = uuid.uuid4(), uuid.uuid4()
     hold(redis, "tick", message(other), routing_key="housekeeping")
-    hold(redis, "taken", message(taken))
+    hold(redis, "taken", message(taken), routing_key=routing_key)
     assert queue.list_named() == {(taken, "acme.run")}
+
+
+def test_an_express_message_waits_in_its_own_queue(queue: CeleryQueue, redis: Redis) -> None:
+    quick, other = uuid.uuid4(), uuid.uuid4()
+    queue.send(message(quick, express=True))
+    queue.send(message(other))
+    assert queue.lengths() == (1, 1)
+    assert queue.list_express() == {(quick, "acme.run")}
+    assert queue.list_named() == {(quick, "acme.run"), (other, "acme.run")}
+    (sent,) = redis.lrange("express", 0, -1)
+    assert json.loads(sent)["properties"]["delivery_info"]["routing_key"] == "express"
+
+
+def test_a_closed_express_queue_is_empty_and_seems_full(queue: CeleryQueue, redis: Redis) -> None:
+    first, second = uuid.uuid4(), uuid.uuid4()
+    for each in (first, second):
+        queue.send(message(each, express=True))
+    queue.close_express()
+    assert queue.lengths() == (2, MOST_WAITING)
+    assert queue.list_express() == set()
+    assert queue.list_named() == {(first, "acme.run"), (second, "acme.run")}
+    assert 0 < redis.pttl("express:closed") <= 30_000
+
+
+def test_durations_are_told_by_handler_and_by_tenant(queue: CeleryQueue, redis: Redis) -> None:
+    durations = HandlerDurations(redis)
+    durations.add("acme.run", [("slow", 2.0), ("quick", 0.001)])
+    lanes = [("*", "acme.run"), ("slow", "acme.run"), ("quick", "acme.run"), ("new", "acme.run")]
+    told = queue.durations(lanes)
+    assert told["slow", "acme.run"] == pytest.approx(2.0)
+    assert told["quick", "acme.run"] == pytest.approx(0.001)
+    assert told["*", "acme.run"] == pytest.approx(1.8, rel=0.01)
+    assert ("new", "acme.run") not in told
 
 
 def test_what_a_lost_worker_still_seems_to_hold_is_not_told(queue: CeleryQueue, redis: Redis) -> None:

@@ -139,7 +139,7 @@ class Stack:
         return found
 
     def main(self, name: str) -> psutil.Process:
-        """Return the main process of a service: ingress, ingest, handlers, housekeeping, beat, flower, or a server."""
+        """Return the main process of a service: ingress, ingest, handlers, express, housekeeping, beat, ..."""
         members = json.loads((self.home / "stack.json").read_text())["members"]
         return psutil.Process(next(member["pid"] for member in members if member["name"] == name))
 

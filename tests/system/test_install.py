@@ -100,7 +100,17 @@ def test_the_ingress_installs_alone_and_starts(tmp_path: Path, wheel: Path, redi
 def test_the_workers_install_alone_and_start(tmp_path: Path, wheel: Path, redis_url: str, database_url: str) -> None:
     python = install(tmp_path, wheel, "workers")
     assert not [module for module in ("starlette", "uvicorn", "httptools", "flower") if imports(python, module)]
-    worker = ("-m", "celery", "-A", "workers.app", "worker", "--queues", "ingest,handlers,housekeeping", "-c", "1")
+    worker = (
+        "-m",
+        "celery",
+        "-A",
+        "workers.app",
+        "worker",
+        "--queues",
+        "ingest,express,handlers,housekeeping",
+        "-c",
+        "1",
+    )
     with started(python, *worker, REDIS_URL=redis_url, DATABASE_URL=database_url) as process:
         assert process.stdout
         lines = []

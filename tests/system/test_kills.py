@@ -22,8 +22,8 @@ RATE = 300
 EVENTS_BETWEEN = 50
 """Events that are acknowledged between two kills."""
 
-CHILDREN = ("handlers", "ingest", "housekeeping")
-MAINS = ("postgres", "valkey", "ingest", "handlers", "housekeeping", "beat", "flower", "ingress")
+CHILDREN = ("handlers", "express", "ingest", "housekeeping")
+MAINS = ("postgres", "valkey", "ingest", "handlers", "express", "housekeeping", "beat", "flower", "ingress")
 
 
 def test_kill_nine_of_every_process_in_turn_under_load_loses_nothing_and_repeats_nothing(

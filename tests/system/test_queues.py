@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DELETED_COUNT = 1000
 SHUTDOWN_COUNT = 1000
-CELERY_KEYS = ("ingest", "handlers", "housekeeping", "unacked", "unacked_index", "unacked_mutex")
+CELERY_KEYS = ("ingest", "handlers", "express", "housekeeping", "unacked", "unacked_index", "unacked_mutex")
 
 
 def _store_backlog(stack: Stack, tenant: str, count: int, ids_file: Path) -> list[str]:
@@ -45,7 +45,7 @@ def test_deleting_every_celery_queue_while_deliveries_wait_loses_none(stack: Sta
 def test_workers_told_to_stop_under_load_hand_their_work_back(stack: Stack, tmp_path: Path) -> None:
     ids = _store_backlog(stack, "shutdown", SHUTDOWN_COUNT, tmp_path / "ids")
     until(lambda: account(stack, ids).succeeded > 0, seconds=30, what="progress")
-    for name in ("handlers", "ingest"):
+    for name in ("handlers", "express", "ingest"):
         former = stack.main(name)
         former.terminate()
         stack.successor(name, former)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 STOP_SECONDS = 15
-SERVICES = {"postgres", "valkey", "ingress", "ingest", "handlers", "housekeeping", "beat", "flower"}
+SERVICES = {"postgres", "valkey", "ingress", "ingest", "handlers", "express", "housekeeping", "beat", "flower"}
 
 
 class Up:

@@ -176,3 +176,10 @@ def test_a_time_that_is_spelt_in_another_way_is_none(unit: str, text: bytes) -> 
 def test_a_time_is_read_in_its_unit(unit: str, text: bytes, moment: float) -> None:
     assert read_time(text, unit) == pytest.approx(moment)
     assert datetime.fromtimestamp(NOW, UTC).isoformat() == "2021-02-25T15:02:10+00:00"
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [("s", "1614265330"), ("ms", "1614265330250"), ("iso8601", f"{ISO[:-1]}.250Z")]
+)
+def test_a_time_is_written_in_its_unit(unit: str, text: str) -> None:
+    assert describe("{timestamp}.{body}", unit).sign(b"s", b"", now=NOW + 0.25)["X-Time"] == text

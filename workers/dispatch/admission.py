@@ -1,23 +1,30 @@
-"""Admission: tops the Celery queue up from Postgres, fairly.
+"""Admission tops the Celery queues up from Postgres, fairly.
 
-Guarantees: room is dealt round-robin over the lanes (tenant, handler) with due work, beginning behind the one served
-last, within each tenant's cap and pause; cost follows what is admitted. Refuses nothing: what finds no room waits.
+Turns go round the tenants with due work, beginning after the one served last, and within each tenant round its
+handlers. A turn is one delivery, or as many as the tenant's weight. Limits are seen by concurrent admissions: a pause
+and a cap of a tenant, a cap and a rate of a handler. Service goes on with the first turn that found no room, so no lane
+starves. The cost follows what is admitted, not what waits.
+
+Most deliveries are sent to the queue `handlers`, which holds two messages a slot at the most. Quick work of quiet
+tenants is sent to the queue `express`; see `workers.dispatch.express`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from workers.dispatch.express import FEW, MOST_WAITING, choose_express, express_slots, run_off
 from workers.store import deliveries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from workers.store.connect import Connection
-    from workers.store.deliveries import Candidate
+    from workers.store.deliveries import AdmissionState, Candidate, DueTenant, HandlerLimit
 
 MOST_PER_MESSAGE: Final = 256
 """Deliveries in one message, at the most. A message costs Celery and an admission some milliseconds: measured on two
@@ -27,6 +34,9 @@ ASSUMED_SECONDS: Final = 0.05
 QUEUED_SECONDS: Final = 2.0
 """After which the sweeper looks whether a message still names a queued delivery; admission has sent it by then, also on
 a busy machine. Returning one early is harmless: only queued rows are claimed."""
+ANY: Final = "*"
+LEAST_LANES: Final = 8
+"""Handlers of a tenant that are looked at where there is less room than that in `handlers`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,7 @@ class Message:
 
     handler: str
     deliveries: tuple[Candidate, ...]
+    express: bool = False
 
     @property
     def event_ids(self) -> list[UUID]:
@@ -48,42 +59,100 @@ class Message:
 
 
 class HandlerQueue(Protocol):
-    """The Celery queue of handler tasks, as admission sees it."""
+    """The Celery queues of handler tasks, as admission sees them."""
 
-    def state(self) -> tuple[int, Mapping[str, float]]:
-        """Return the waiting messages and the mean seconds of each handler."""
+    def lengths(self) -> tuple[int, int]:
+        """Return the messages that wait in `handlers` and in `express`; many in `express` while it is closed."""
+
+    def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
+        """Return the mean seconds of each (tenant, handler), as far as they are known; tenant "*" is all of them."""
 
     def send(self, message: Message) -> None:
         """Send one message; any exception means that it may not have been sent."""
 
 
-def deal(
-    candidates: Sequence[Candidate],
-    allowances: Mapping[str, int],
-    *,
-    room: int,
-    capacities: Mapping[str, int],
-) -> list[Message]:
-    """Deal candidates into at most `room` messages.
+class Turn(NamedTuple):
+    """A candidate in the order of service: turns of tenants, then places, then a tenant's own order."""
 
-    1. Take one of each lane in turn, within the tenant's allowance.
-    2. While everything fits, one delivery per message; otherwise as many as spread the load over the room, up to the
-       handler's capacity. What runs alone has a message of its own.
+    number: int
+    place: int
+    row: int
+    lane: int
+    candidate: Candidate
+
+
+class Dealt(NamedTuple):
+    """Messages, and the turns that found no room in them."""
+
+    messages: list[Message]
+    skipped: list[Turn]
+
+
+def take_turns(
+    candidates: Sequence[Candidate], tenants: Mapping[str, DueTenant], allowances: Mapping[tuple[str, str], int]
+) -> list[Turn]:
+    """Order candidates by turns, and leave out what limits do not admit.
+
+    1. Within a tenant: one of each handler, then the next of each.
+    2. Over tenants: as many of each as its weight, then the next.
+    3. Each limit admits as many as it has left, whichever lanes they come from.
 
     Args:
         candidates: the oldest of each lane, oldest first.
-        allowances: deliveries that may still be queued, by tenant; without an entry, any number.
+        tenants: by name; without an entry, a weight of 1.
+        allowances: deliveries that may still be queued, by (tenant, handler), where "*" is all of them.
+    """
+    turns = []
+    by_place = attrgetter("place")
+    for place, group in groupby(sorted(candidates, key=by_place), by_place):
+        rows: dict[int, int] = {}
+        own = []
+        for candidate in group:
+            row = rows[candidate.lane] = rows.get(candidate.lane, 0) + 1
+            own.append((row, candidate.lane, candidate))
+        own.sort(key=lambda entry: entry[:2])
+        tenant = tenants.get(own[0][2].tenant)
+        weight = tenant.weight if tenant else 1
+        turns += [
+            Turn(position // weight + 1, place, row, lane, candidate)
+            for position, (row, lane, candidate) in enumerate(own)
+        ]
+    turns.sort(key=lambda turn: turn[:4])
+    if not allowances:
+        return turns
+    left = dict(allowances)
+    admitted = []
+    for turn in turns:
+        tenant_name, handler = turn.candidate.tenant, turn.candidate.handler
+        limits = [limit for limit in ((tenant_name, ANY), (ANY, handler), (tenant_name, handler)) if limit in left]
+        if all(left[limit] > 0 for limit in limits):
+            admitted.append(turn)
+            for limit in limits:
+                left[limit] -= 1
+    return admitted
+
+
+def deal(turns: Sequence[Turn], *, room: int, capacities: Mapping[str, int]) -> Dealt:
+    """Deal turns into at most `room` messages.
+
+    While everything fits, a message carries one delivery; otherwise as many as spread the load over the room, up to the
+    handler's capacity. What runs alone has a message of its own.
+
+    Args:
+        turns: in the order of service.
         room: messages that may be sent.
         capacities: deliveries that fit one message, by handler.
     """
-    chosen = _take_turns(candidates, allowances)
-    share = -(-len(chosen) // room) if room > 0 else 0
+    share = -(-len(turns) // room) if room > 0 else 0
     messages: list[list[Candidate]] = []
     filling: dict[str, list[Candidate]] = {}
-    for candidate in chosen:
+    skipped = []
+    for turn in turns:
+        candidate = turn.candidate
         message = None if candidate.alone else filling.get(candidate.handler)
         if message is None:
             if len(messages) >= room:
+                skipped.append(turn)
                 continue
             message = []
             messages.append(message)
@@ -92,50 +161,45 @@ def deal(
         message.append(candidate)
         if not candidate.alone and len(message) >= min(share, capacities[candidate.handler]):
             del filling[candidate.handler]
-    return [Message(handler=message[0].handler, deliveries=tuple(message)) for message in messages]
+    return Dealt([Message(handler=message[0].handler, deliveries=tuple(message)) for message in messages], skipped)
 
 
-def _take_turns(candidates: Sequence[Candidate], allowances: Mapping[str, int]) -> list[Candidate]:
-    """Order candidates by turn, then by lane; leave out what a pause or a cap does not admit."""
-    turns: dict[int, int] = {}
-    ranked: list[tuple[int, int, Candidate]] = []
-    for candidate in candidates:
-        turn = turns[candidate.place] = turns.get(candidate.place, 0) + 1
-        ranked.append((turn, candidate.place, candidate))
-    ranked.sort(key=lambda entry: entry[:2])
-    left = dict(allowances)
-    chosen = []
-    for _, _, candidate in ranked:
-        allowance = left.get(candidate.tenant)
-        if allowance is not None:
-            if allowance <= 0:
-                continue
-            left[candidate.tenant] = allowance - 1
-        chosen.append(candidate)
-    return chosen
+def last_served(skipped: Iterable[tuple[int, int]], *, last: int, more: bool) -> int:
+    """Return the place after which service goes on; 0 if it is to begin where it began.
+
+    Args:
+        skipped: turn and place of what found no room.
+        last: the last place that was looked at.
+        more: whether others may wait after it, which were not looked at. They come before second turns.
+    """
+    first = min(skipped, default=None)
+    if first is None or (more and first[0] > 1):
+        return last
+    return first[1] - 1
 
 
 def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_seconds: float, wait: bool = True) -> int:
-    """Top the queue up to two messages per slot; return how many deliveries were sent.
+    """Top the queues up; return how many deliveries were sent.
 
-    1. Look how much room there is.
-    2. Lock admission; only then look at the lanes: caps hold between concurrent admissions.
-    3. Deal, mark as queued, remember the lane served last, commit.
+    1. Look how much room there is: two messages a slot in `handlers`, some in `express`.
+    2. Lock admission; only then look at the lanes: limits hold between concurrent admissions.
+    3. Deal, mark as queued, remember where service goes on, commit.
     4. Send. What could not be sent is pending again; what was sent twice is claimed once.
 
     Args:
         connection: outside a transaction.
         queue: where the messages go.
-        slots: processes that run handlers.
+        slots: processes that run handlers, without those of the express worker.
         message_seconds: time budget of one message.
-        wait: behind another admission, which may have looked too early to see what is new; False where the next
+        wait: for another admission, which may have looked too early to see what is new; False where the next
             occasion is near.
     """
-    length, means = queue.state()
-    room = 2 * slots - length
-    if room <= 0:
+    waiting, waiting_express = queue.lengths()
+    room, express_room = max(0, 2 * slots - waiting), max(0, MOST_WAITING - waiting_express)
+    if not (room or express_room):
         return 0
-    messages = _queue_what_is_due(connection, means, room=room, message_seconds=message_seconds, wait=wait)
+    admission = _Admission(connection, queue, slots=slots, budget=message_seconds)
+    messages = admission.queue_what_is_due(room, express_room, wait=wait)
     for sent, message in enumerate(messages):
         try:
             queue.send(message)
@@ -146,35 +210,141 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
     return sum(len(message.deliveries) for message in messages)
 
 
-def _queue_what_is_due(
-    connection: Connection, means: Mapping[str, float], *, room: int, message_seconds: float, wait: bool
-) -> list[Message]:
-    """Do steps 2 and 3 of `admit` in one transaction, of three round trips."""
-    most = room * MOST_PER_MESSAGE
-    with connection.pipeline(), connection.transaction():
-        after = deliveries.lock_admission(connection, wait=wait)
-        if after is None:
-            return []
-        candidates, allowances = deliveries.list_candidates(connection, after=after, most=most)
-        if not candidates:
-            return []
-        capacities = {
-            handler: capacity(means.get(handler), message_seconds=message_seconds)
-            for handler in {candidate.handler for candidate in candidates}
-        }
-        dealt = deal(candidates, allowances, room=room, capacities=capacities)
-        chosen = [candidate for message in dealt for candidate in message.deliveries]
-        marks = deliveries.queue(connection, chosen, wait=QUEUED_SECONDS)
-        deliveries.move_admission(connection, max(chosen or candidates, key=attrgetter("place")))
-    marked = marks()
-    kept = (
-        Message(
-            handler=message.handler,
-            deliveries=tuple(c for c in message.deliveries if (c.event_id, c.handler) in marked),
+class _Admission:
+    """Steps 2 and 3 of `admit`: one transaction of four round trips, five where handlers have limits."""
+
+    def __init__(self, connection: Connection, queue: HandlerQueue, *, slots: int, budget: float) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._express_slots = express_slots(slots)
+        self._budget = budget
+
+    def queue_what_is_due(self, room: int, express_room: int, *, wait: bool) -> list[Message]:
+        """Mark as queued what finds room, and return the messages that carry it."""
+        connection = self._connection
+        most = max(1, room) * MOST_PER_MESSAGE
+        lanes = max(LEAST_LANES, room)  # a message carries one handler: a tenant cannot use more
+        with connection.pipeline(), connection.transaction():
+            state = deliveries.lock_admission(connection, wait=wait)
+            if state is None:
+                return []
+            candidates, tenants = deliveries.list_candidates(
+                connection, after=state.after, tenants=most, lanes=lanes, most=most, room=room, few=FEW
+            )
+            if not candidates:
+                return []
+            limits = self._read_limits(candidates) if state.limited else []
+            turns = take_turns(candidates, tenants, _allowances(tenants, limits))
+            messages, skipped, counts = self._fill(turns, tenants, state, room=room, express_room=express_room)
+            marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
+            if limits:
+                deliveries.take_tokens(connection, _count(limits, messages))
+            self._move(state, candidates, skipped, counts, room=room, more=len(tenants) >= most, lanes=lanes)
+        marked = marks()
+        kept = (
+            Message(
+                handler=message.handler,
+                deliveries=tuple(c for c in message.deliveries if (c.event_id, c.handler) in marked),
+                express=message.express,
+            )
+            for message in messages
         )
-        for message in dealt
-    )
-    return [message for message in kept if message.deliveries]
+        return [message for message in kept if message.deliveries]
+
+    def _read_limits(self, candidates: Sequence[Candidate]) -> list[HandlerLimit]:
+        return deliveries.list_handler_limits(
+            self._connection,
+            handlers={candidate.handler for candidate in candidates},
+            tenants={candidate.tenant for candidate in candidates},
+        )
+
+    def _fill(
+        self,
+        turns: Sequence[Turn],
+        tenants: Mapping[str, DueTenant],
+        state: AdmissionState,
+        *,
+        room: int,
+        express_room: int,
+    ) -> tuple[list[Message], list[Turn], dict[str, float]]:
+        """Fill messages for both queues; return them, what found no room, and the counts of the express queue."""
+        ordered = [turn.candidate for turn in turns]
+        handlers = {candidate.handler for candidate in ordered}
+        lanes = {(it.tenant, it.handler) for it in ordered if not tenants[it.tenant].crowded}
+        durations = self._queue.durations([*((ANY, handler) for handler in handlers), *lanes])
+        known = {
+            lane: mean for lane in lanes if (mean := durations.get(lane, durations.get((ANY, lane[1])))) is not None
+        }
+        counts = run_off(state.express, seconds=state.express_age, slots=self._express_slots)
+        express = choose_express(
+            ordered,
+            tenants,
+            known,
+            counts,
+            room=express_room,
+            slots=self._express_slots,
+            budget=self._budget,
+        )
+        capacities = {
+            handler: capacity(durations.get((ANY, handler)), message_seconds=self._budget) for handler in handlers
+        }
+        others = [turn for position, turn in enumerate(turns) if position not in express]
+        dealt = deal(others, room=room, capacities=capacities)
+        quick = [
+            Message(handler=ordered[position].handler, deliveries=(ordered[position],), express=True)
+            for position in sorted(express)
+        ]
+        return [*quick, *dealt.messages], dealt.skipped, counts
+
+    def _move(
+        self,
+        state: AdmissionState,
+        candidates: Sequence[Candidate],
+        skipped: Sequence[Turn],
+        counts: Mapping[str, float],
+        *,
+        room: int,
+        more: bool,
+        lanes: int,
+    ) -> None:
+        """Remember where the turns of the tenants go on, and those of the handlers of each that found no room."""
+        if not room:  # crowded tenants were not looked at
+            deliveries.move_admission(self._connection, after=state.after, express=counts)
+            return
+        names = {candidate.place: candidate.tenant for candidate in candidates}
+        handlers = {(candidate.place, candidate.lane): candidate.handler for candidate in candidates}
+        place = last_served(((turn.number, turn.place) for turn in skipped), last=max(names), more=more)
+        deliveries.move_admission(self._connection, after=names.get(place, state.after), express=counts)
+        last_lanes: dict[int, int] = {}
+        for each, lane in handlers:
+            last_lanes[each] = max(lane, last_lanes.get(each, 0))
+        moved = {}
+        by_place: dict[int, list[tuple[int, int]]] = {}
+        for turn in skipped:
+            by_place.setdefault(turn.place, []).append((turn.row, turn.lane))
+        for each, rows in by_place.items():
+            last = last_lanes[each]
+            if last > 1 and (lane := last_served(rows, last=last, more=last >= lanes)):
+                moved[names[each]] = handlers[each, lane]
+        deliveries.move_turns(self._connection, moved)
+
+
+def _allowances(tenants: Mapping[str, DueTenant], limits: Iterable[HandlerLimit]) -> dict[tuple[str, str], int]:
+    """Return what caps, pauses and rates still admit."""
+    allowances = {(name, ANY): it.allowance for name, it in tenants.items() if it.allowance is not None}
+    for limit in limits:
+        bounds = [bound for bound in (limit.in_flight_left, limit.tokens) if bound is not None]
+        allowances[limit.tenant, limit.handler] = max(0, int(min(bounds)))
+    return allowances
+
+
+def _count(limits: Iterable[HandlerLimit], messages: Iterable[Message]) -> list[tuple[HandlerLimit, int]]:
+    """Count the deliveries that fall under each limit."""
+    chosen = [candidate for message in messages for candidate in message.deliveries]
+    return [
+        (limit, sum(it.handler == limit.handler and limit.tenant in {ANY, it.tenant} for it in chosen))
+        for limit in limits
+    ]
 
 
 def capacity(mean: float | None, *, message_seconds: float) -> int:

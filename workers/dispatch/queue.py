@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from shared import wire
+from workers.dispatch.admission import ANY
+from workers.dispatch.express import MOST_WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from redis import Redis
 
     from workers.dispatch.admission import Message
 
 MEANS: Final = "handlers:mean"
-"""Redis hash: handler to its recent mean duration in seconds. Losing it costs a few badly filled messages."""
+"""Redis hash: handler, and tenant and handler, to the recent mean duration in seconds. Losing it costs a few badly
+filled messages."""
+EXPRESS_CLOSED: Final = "express:closed"
+"""Set while nothing is sent to `express`, because nobody served it."""
+CLOSED_MILLISECONDS: Final = 30_000
 UNACKED: Final = "unacked"
 """kombu's hash of messages that workers hold."""
 UNACKED_INDEX: Final = "unacked_index"
@@ -34,23 +40,41 @@ CLAIM_SECONDS: Final = 5.0
 
 
 class CeleryQueue:
-    """The queue `handlers`."""
+    """The queues `handlers` and `express`."""
 
     def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._clock = clock
 
-    def state(self) -> tuple[int, Mapping[str, float]]:
-        """Return the waiting messages and the mean seconds of each handler, in one round trip."""
+    def lengths(self) -> tuple[int, int]:
+        """Return the messages that wait in `handlers` and in `express`; `MOST_WAITING` while `express` is closed."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.llen(wire.HANDLERS_QUEUE)
-        pipeline.hgetall(MEANS)
-        length, means = pipeline.execute()
-        return length, {name.decode(): float(mean) for name, mean in means.items()}
+        pipeline.llen(wire.EXPRESS_QUEUE)
+        pipeline.exists(EXPRESS_CLOSED)
+        handlers, express, closed = pipeline.execute()
+        return handlers, max(express, MOST_WAITING) if closed else express
+
+    def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
+        """Return the mean seconds of each (tenant, handler), as far as they are known; tenant "*" is all of them."""
+        asked = list(lanes)
+        means = self._redis.hmget(MEANS, [_field(*lane) for lane in asked])
+        return {lane: float(mean) for lane, mean in zip(asked, means, strict=True) if mean is not None}
 
     def send(self, message: Message) -> None:
         """Send one message as the handler's own task."""
-        self._redis.lpush(wire.HANDLERS_QUEUE, pack(message))
+        self._redis.lpush(_queue_of(message), pack(message))
+
+    def list_express(self) -> set[tuple[UUID, str]]:
+        """Return event and handler of what waits in `express`."""
+        waiting: Any = self._redis.lrange(wire.EXPRESS_QUEUE, 0, -1)
+        return {pair for message in map(_read, waiting) for pair in _named_by(message)}
+
+    def close_express(self) -> None:
+        """Move what waits in `express` to `handlers`, and send nothing there for a while: nobody serves it."""
+        self._redis.set(EXPRESS_CLOSED, 1, px=CLOSED_MILLISECONDS)
+        while self._redis.lmove(wire.EXPRESS_QUEUE, wire.HANDLERS_QUEUE, "RIGHT", "LEFT"):
+            pass
 
     def list_named(self) -> set[tuple[UUID, str]]:
         """Return event and handler of what a message will bring: one in the queue, or just taken by a worker.
@@ -60,12 +84,13 @@ class CeleryQueue:
         between the queue and `unacked`: kombu takes a message first, and then Redis may refuse to note that.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lrange(wire.HANDLERS_QUEUE, 0, -1)  # as short as admission keeps it
+        pipeline.lrange(wire.HANDLERS_QUEUE, 0, -1)  # as short as admission keeps them
+        pipeline.lrange(wire.EXPRESS_QUEUE, 0, -1)
         pipeline.hgetall(UNACKED)
         pipeline.zrangebyscore(UNACKED_INDEX, self._clock() - CLAIM_SECONDS, "+inf")
-        waiting, held, lately = pipeline.execute()
+        waiting, express, held, lately = pipeline.execute()
         taken = (_message_of(held.get(tag, b"")) for tag in lately)
-        return {pair for message in (*map(_read, waiting), *taken) for pair in _named_by(message)}
+        return {pair for message in (*map(_read, (*waiting, *express)), *taken) for pair in _named_by(message)}
 
 
 def pack(message: Message) -> str:
@@ -76,7 +101,7 @@ def pack(message: Message) -> str:
     return wire.task_message(
         message.handler,
         [argument],
-        queue=wire.HANDLERS_QUEUE,
+        queue=_queue_of(message),
         origin="admission",
         shown=f"[{shown!r}{more}]",
         task_id=str(uuid.uuid4()),
@@ -85,24 +110,39 @@ def pack(message: Message) -> str:
 
 
 class HandlerDurations:
-    """Recent mean durations, kept by each process and shared when they change by a fifth."""
+    """Recent mean durations of handlers, and of each tenant's, kept by each process and shared when they change."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._means: dict[str, float] = {}
         self._shared: dict[str, float] = {}
 
-    def add(self, handler: str, durations: list[float]) -> None:
-        """Take in the seconds of the latest attempts."""
-        for duration in durations:
-            mean = self._means.get(handler, duration)
-            self._means[handler] = mean + (duration - mean) * 0.1
-        if not durations:
-            return
-        recent, shared = self._means[handler], self._shared.get(handler)
-        if shared is None or abs(recent - shared) > shared / 5:
-            self._redis.hset(MEANS, handler, f"{recent:.6f}")
-            self._shared[handler] = recent
+    def add(self, handler: str, durations: list[tuple[str, float]]) -> None:
+        """Take in the tenants and seconds of the latest attempts."""
+        fields = set()
+        for tenant, duration in durations:
+            for field in (_field(ANY, handler), _field(tenant, handler)):
+                mean = self._means.get(field, duration)
+                self._means[field] = mean + (duration - mean) * 0.1
+                fields.add(field)
+        changed = {field: self._means[field] for field in fields if self._has_changed(field)}
+        if changed:
+            self._redis.hset(MEANS, mapping={field: f"{mean:.6f}" for field, mean in changed.items()})
+            self._shared |= changed
+
+    def _has_changed(self, field: str) -> bool:
+        """Say whether a mean differs by a fifth, and a millisecond, from what was shared."""
+        shared = self._shared.get(field)
+        return shared is None or abs(self._means[field] - shared) > max(shared / 5, 0.001)
+
+
+def _field(tenant: str, handler: str) -> str:
+    """Return the field of a (tenant, handler) among the means; neither name holds a blank."""
+    return handler if tenant == ANY else f"{tenant} {handler}"
+
+
+def _queue_of(message: Message) -> str:
+    return wire.EXPRESS_QUEUE if message.express else wire.HANDLERS_QUEUE
 
 
 def _read(text: bytes) -> Any:
@@ -114,9 +154,9 @@ def _read(text: bytes) -> Any:
 
 
 def _message_of(entry: bytes) -> Any:
-    """Return a message of `handlers` in kombu's hash, a JSON list of message, exchange and routing key; else None."""
+    """Return a message for a handler in kombu's hash, a JSON list of message, exchange and routing key; else None."""
     match _read(entry):
-        case [message, _, wire.HANDLERS_QUEUE]:
+        case [message, _, wire.HANDLERS_QUEUE | wire.EXPRESS_QUEUE]:
             return message
     return None
 

@@ -94,7 +94,7 @@ class MessageRun:
         self._unrecorded: list[Outcome] = []
         self._oldest = 0.0
         self._began = 0.0
-        self.durations: list[float] = []
+        self.durations: list[tuple[str, float]] = []  # tenant and seconds of each attempt
         self.failures: list[Failure] = []
         self.succeeded = 0
         self.fenced = 0
@@ -178,7 +178,7 @@ class MessageRun:
                 raise self._session.unavailable from raised
             error = raised
         duration = time.monotonic() - started
-        self.durations.append(duration)
+        self.durations.append((claimed.tenant, duration))
         outcome = decide(claimed, self._handler, error, duration=duration)
         if error is None and self._session.used:
             error = self._commit(outcome)

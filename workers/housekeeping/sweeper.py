@@ -60,6 +60,12 @@ def return_queued(connection: Connection, *, list_named: Callable[[], Collection
     return recovery.return_queued(connection, list_named())
 
 
+def is_express_late(connection: Connection, *, list_express: Callable[[], Collection[tuple[UUID, str]]]) -> bool:
+    """Say whether a delivery waits in the express queue that should have been taken long ago."""
+    named = list_express()
+    return bool(named) and recovery.are_queued_late(connection, named)
+
+
 def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> int:
     """Record that a worker was sent deliveries of a handler that it does not know: a failed attempt of each."""
     error = (

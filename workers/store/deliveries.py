@@ -6,6 +6,7 @@ Guarantees: every transition is conditional on state and fence; a late outcome c
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ from psycopg.rows import tuple_row
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -29,13 +30,63 @@ RECORD_SUCCESS: Final = _QUERIES["record_success"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Due work that may be queued; `place` is its lane's in the order of service."""
+    """A due delivery that may be queued.
+
+    Attributes:
+        place: of its tenant in the order of service, from 1.
+        lane: of its handler in the order of its tenant's handlers, from 1.
+        alone: whether it needs a message of its own.
+    """
 
     event_id: UUID
     tenant: str
     handler: str
     place: int
-    alone: bool
+    lane: int = 1
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionState:
+    """What the lock of admission brings with it.
+
+    Attributes:
+        after: the tenant served last.
+        express: seconds of work that tenants have sent through the express queue, when it was last written.
+        express_age: seconds since then.
+        limited: whether any handler has a limit.
+    """
+
+    after: str
+    express: Mapping[str, float]
+    express_age: float
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueTenant:
+    """A tenant with due work.
+
+    Attributes:
+        weight: deliveries in one of its turns.
+        allowance: deliveries that its cap and pause still admit; None for any number.
+        crowded: whether more of its deliveries are due than were asked about as `few`.
+    """
+
+    weight: int = 1
+    allowance: int | None = None
+    crowded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerLimit:
+    """What a handler's limit still admits, for one tenant or for all of them ("*"); None for any number."""
+
+    handler: str
+    tenant: str
+    in_flight_left: int | None
+    tokens: float | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,41 +138,83 @@ class Outcome:
     duration: float | None = None
 
 
-def lock_admission(connection: Connection, *, wait: bool) -> tuple[str, str] | None:
+def lock_admission(connection: Connection, *, wait: bool) -> AdmissionState | None:
     """Take the lock of admission until the transaction ends, and make retries whose time has come ready.
 
     At most 2,000 a call, so that a crowd of them does not hold the others up.
 
     Returns:
-        The lane served last; None when somebody else admits and we do not `wait`.
+        Where admission stands; None when somebody else admits and we do not `wait`.
     """
     locked = connection.execute(_QUERIES["lock_admission" if wait else "lock_admission_if_free"])
     connection.execute(_QUERIES["promote_due"])
     row = locked.fetchone()
-    return (row["tenant"], row["handler"]) if row else None
+    if row is None:
+        return None
+    return AdmissionState(
+        after=row["tenant"], express=row["express"], express_age=row["express_age"] or 0.0, limited=row["limited"]
+    )
 
 
 def list_candidates(
-    connection: Connection, *, after: tuple[str, str], most: int
-) -> tuple[list[Candidate], dict[str, int]]:
-    """Find due work, spread evenly over the lanes, (tenant, handler), that have some.
+    connection: Connection, *, after: str, tenants: int, lanes: int, most: int, room: int, few: int
+) -> tuple[list[Candidate], dict[str, DueTenant]]:
+    """Find due work, spread evenly over tenants and their handlers.
 
     Args:
         connection: in the transaction that holds the lock of admission.
-        after: tenant and handler of the lane served last.
-        most: lanes to look at; deliveries too, rounded up to as many of each lane.
+        after: the tenant served last.
+        tenants: to look at, at most.
+        lanes: handlers of each to look at, at most.
+        most: deliveries, rounded up to as many of each lane.
+        room: messages that may be sent; 0 leaves the work of crowded tenants out.
+        few: due deliveries beyond which a tenant is crowded.
 
     Returns:
-        The oldest due deliveries of the lanes from the one behind `after` on, once around; and what pauses and caps
-        still admit, by tenant, of those that have one.
+        The oldest due deliveries of each lane, and the tenants that they belong to, from the one after `after` on.
     """
-    parameters = {"tenant": after[0], "handler": after[1], "most": most}
+    parameters = {"after": after, "tenants": tenants, "lanes": lanes, "most": most, "room": room, "few": few}
     rows = connection.cursor(row_factory=tuple_row).execute(_QUERIES["list_candidates"], parameters).fetchall()
     candidates = [
-        Candidate(event_id=event_id, tenant=tenant, handler=handler, place=place, alone=alone)
-        for event_id, tenant, handler, place, alone, _ in rows
+        Candidate(event_id=event_id, tenant=tenant, handler=handler, place=place, lane=lane, alone=alone)
+        for event_id, tenant, handler, alone, place, lane, *_ in rows
     ]
-    return candidates, {tenant: allowance for _, tenant, _, _, _, allowance in rows if allowance is not None}
+    due = {row[1]: row[-3:] for row in rows}
+    return candidates, {
+        tenant: DueTenant(weight=weight or 1, allowance=allowance, crowded=crowded)
+        for tenant, (weight, allowance, crowded) in due.items()
+    }
+
+
+def list_handler_limits(
+    connection: Connection, *, handlers: Collection[str], tenants: Collection[str]
+) -> list[HandlerLimit]:
+    """Return what the limits of these handlers, for these tenants or all, still admit."""
+    parameters = {"handlers": list(handlers), "tenants": list(tenants)}
+    rows = connection.execute(_QUERIES["list_handler_limits"], parameters).fetchall()
+    return [
+        HandlerLimit(
+            handler=row["handler"],
+            tenant=row["tenant"],
+            in_flight_left=row["in_flight_left"],
+            tokens=row["tokens"],
+            at=row["at"],
+        )
+        for row in rows
+    ]
+
+
+def take_tokens(connection: Connection, limits: Sequence[tuple[HandlerLimit, int]]) -> None:
+    """Count deliveries that are admitted against the rates of their handlers."""
+    counted = [(limit, limit.tokens - taken) for limit, taken in limits if limit.tokens is not None and taken]
+    if counted:
+        parameters = {
+            "handlers": [limit.handler for limit, _ in counted],
+            "tenants": [limit.tenant for limit, _ in counted],
+            "tokens": [left_over for _, left_over in counted],
+            "at": counted[0][0].at,
+        }
+        connection.execute(_QUERIES["take_tokens"], parameters)
 
 
 def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> Callable[[], set[tuple[UUID, str]]]:
@@ -144,9 +237,16 @@ def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -
     return lambda: set(marked.fetchall())
 
 
-def move_admission(connection: Connection, served: Candidate) -> None:
-    """Remember the lane served last."""
-    connection.execute(_QUERIES["move_admission"], {"tenant": served.tenant, "handler": served.handler})
+def move_admission(connection: Connection, *, after: str, express: Mapping[str, float]) -> None:
+    """Remember the tenant served last, and what went through the express queue."""
+    connection.execute(_QUERIES["move_admission"], {"tenant": after, "express": json.dumps(express)})
+
+
+def move_turns(connection: Connection, turns: Mapping[str, str]) -> None:
+    """Remember the handler served last of tenants whose handlers did not all find room."""
+    if turns:
+        parameters = {"tenants": list(turns), "handlers": list(turns.values())}
+        connection.execute(_QUERIES["move_turns"], parameters)
 
 
 def unqueue(connection: Connection, handler: str, event_ids: Sequence[UUID]) -> None:

@@ -5,10 +5,14 @@
 -- Nobody waits until an admission is on disk: if Postgres crashes and forgets one, its deliveries are pending again and
 -- its messages are empty.
 -- name: lock_admission
-SELECT tenant, handler, set_config('synchronous_commit', 'off', true) FROM admission FOR UPDATE;
+SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
+       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited, set_config('synchronous_commit', 'off', true)
+FROM admission FOR UPDATE;
 
 -- name: lock_admission_if_free
-SELECT tenant, handler, set_config('synchronous_commit', 'off', true) FROM admission FOR UPDATE SKIP LOCKED;
+SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
+       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited, set_config('synchronous_commit', 'off', true)
+FROM admission FOR UPDATE SKIP LOCKED;
 
 -- Retries whose time has come enter the index that admission walks. By place in the table (locked rows keep it): a join
 -- by key reads all of a table of 30,000 rows, because the planner expects many to be due.
@@ -20,67 +24,129 @@ WHERE ctid = ANY (ARRAY(
     ORDER BY due_at LIMIT 2000 FOR UPDATE SKIP LOCKED
 ));
 
--- A loose index scan: from the oldest due work of one lane to that of the next, beginning behind the lane served last,
--- once around; then, if fewer lanes than rows were found, as many more of each as make them up. Its cost is one index
--- probe per lane, whatever waits in it. The rows of a lane come oldest first; its place is its turn in the service.
--- The constant LIMIT is for the planner, which takes a computed one for a tenth of all rows and would sort the backlog;
--- LIMIT 1 on tenants keeps it from reading all of them.
+-- Loose index scans: from the first due work of one tenant to that of the next, beginning after the tenant served last,
+-- once around; the same within each tenant, from handler to handler; then the oldest deliveries of each lane, as many of
+-- each as make up `most`. The cost is some index probes per tenant and lane, whatever waits in them. `place` is the turn
+-- of a tenant, `lane` that of a handler within its tenant. A tenant is `crowded` if more than `few` of its deliveries are
+-- due; without room for them, those are not read. The constant LIMIT is for the planner, which takes a computed one for a
+-- tenth of all rows and would sort the backlog; LIMIT 1 on small tables keeps it from reading all of them.
 -- name: list_candidates
 WITH RECURSIVE ahead AS (
     (
-        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries
-        WHERE ready AND (tenant, handler) > (%(tenant)s, %(handler)s)
+        SELECT tenant, 1 AS place FROM deliveries WHERE ready AND tenant > %(after)s
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, following.handler, following.event_id, following.alone, ahead.place + 1
+    SELECT following.tenant, ahead.place + 1
     FROM ahead CROSS JOIN LATERAL (
-        SELECT tenant, handler, event_id, alone FROM deliveries
-        WHERE ready AND (tenant, handler) > (ahead.tenant, ahead.handler)
+        SELECT tenant FROM deliveries WHERE ready AND tenant > ahead.tenant
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
-    WHERE ahead.place < %(most)s
+    WHERE ahead.place < %(tenants)s
 ), behind AS (
     (
-        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries
-        WHERE ready AND (SELECT count(*) FROM ahead) < %(most)s
+        SELECT tenant, 1 AS place FROM deliveries WHERE ready AND (SELECT count(*) FROM ahead) < %(tenants)s
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, following.handler, following.event_id, following.alone, behind.place + 1
+    SELECT following.tenant, behind.place + 1
     FROM behind CROSS JOIN LATERAL (
-        SELECT tenant, handler, event_id, alone FROM deliveries
-        WHERE ready AND (tenant, handler) > (behind.tenant, behind.handler)
+        SELECT tenant FROM deliveries WHERE ready AND tenant > behind.tenant
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
-    WHERE behind.place < %(most)s - (SELECT count(*) FROM ahead)
-      AND (following.tenant, following.handler) <= (%(tenant)s, %(handler)s)
-), lanes AS MATERIALIZED (
-    SELECT lane.tenant, lane.handler, lane.event_id, lane.alone, lane.place, bounds.allowance
+    WHERE behind.place < %(tenants)s - (SELECT count(*) FROM ahead) AND following.tenant <= %(after)s
+), turns AS MATERIALIZED (
+    SELECT turn.tenant, turn.place, bounds.weight, bounds.allowance, last.handler AS after,
+           (
+               SELECT true FROM deliveries AS d WHERE d.ready AND d.tenant = turn.tenant
+               ORDER BY d.tenant, d.handler, d.due_at, d.event_id OFFSET %(few)s LIMIT 1
+           ) IS NOT NULL AS crowded
     FROM (
-        SELECT tenant, handler, event_id, alone, place FROM ahead
+        SELECT tenant, place FROM ahead
         UNION ALL
-        SELECT tenant, handler, event_id, alone, place + (SELECT count(*) FROM ahead) FROM behind
-        WHERE (tenant, handler) <= (%(tenant)s, %(handler)s)
-    ) AS lane LEFT JOIN LATERAL (
-        SELECT CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight - (
-                   SELECT count(*) FROM deliveries AS d WHERE d.tenant = lane.tenant AND d.state <> 'pending'
+        SELECT tenant, place + (SELECT count(*) FROM ahead) FROM behind WHERE tenant <= %(after)s
+    ) AS turn LEFT JOIN LATERAL (
+        SELECT t.weight, CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight - (
+                   SELECT count(*) FROM deliveries AS d WHERE d.tenant = turn.tenant AND d.state <> 'pending'
                ) END AS allowance
         FROM tenants AS t
-        WHERE t.name = lane.tenant AND (t.paused_at IS NOT NULL OR t.max_in_flight IS NOT NULL) LIMIT 1
-    ) AS bounds ON true
+        WHERE t.name = turn.tenant
+          AND (t.paused_at IS NOT NULL OR t.max_in_flight IS NOT NULL OR t.weight <> 1) LIMIT 1
+    ) AS bounds ON true LEFT JOIN LATERAL (
+        SELECT a.handler FROM admission_turns AS a WHERE a.tenant = turn.tenant LIMIT 1
+    ) AS last ON true
+), lanes AS MATERIALIZED (
+    SELECT turns.tenant, turns.place, turns.weight, turns.allowance, turns.after, turns.crowded, lane.handler, lane.lane
+    FROM turns CROSS JOIN LATERAL (
+        WITH RECURSIVE onward AS (
+            (
+                SELECT d.handler, 1 AS lane FROM deliveries AS d
+                WHERE d.ready AND d.tenant = turns.tenant AND d.handler > coalesce(turns.after, '')
+                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+            )
+            UNION ALL
+            SELECT following.handler, onward.lane + 1
+            FROM onward CROSS JOIN LATERAL (
+                SELECT d.handler FROM deliveries AS d
+                WHERE d.ready AND d.tenant = turns.tenant AND d.handler > onward.handler
+                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+            ) AS following
+            WHERE onward.lane < %(lanes)s
+        ), again AS (
+            (
+                SELECT d.handler, 1 AS lane FROM deliveries AS d
+                WHERE turns.after IS NOT NULL AND (SELECT count(*) FROM onward) < %(lanes)s
+                  AND d.ready AND d.tenant = turns.tenant
+                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+            )
+            UNION ALL
+            SELECT following.handler, again.lane + 1
+            FROM again CROSS JOIN LATERAL (
+                SELECT d.handler FROM deliveries AS d
+                WHERE d.ready AND d.tenant = turns.tenant AND d.handler > again.handler
+                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+            ) AS following
+            WHERE again.lane < %(lanes)s - (SELECT count(*) FROM onward) AND following.handler <= turns.after
+        )
+        SELECT handler, lane FROM onward
+        UNION ALL
+        SELECT handler, lane + (SELECT count(*) FROM onward) FROM again WHERE handler <= turns.after
+    ) AS lane
+    WHERE %(room)s > 0 OR NOT turns.crowded
 )
-SELECT event_id, tenant, handler, place, alone, allowance FROM lanes
-UNION ALL
-SELECT younger.event_id, lanes.tenant, lanes.handler, lanes.place, younger.alone, lanes.allowance
+SELECT oldest.event_id, lanes.tenant, lanes.handler, oldest.alone, lanes.place, lanes.lane, lanes.weight,
+       lanes.allowance, lanes.crowded
 FROM lanes CROSS JOIN LATERAL (
     SELECT event_id, alone FROM (
         SELECT event_id, alone FROM deliveries AS d
         WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler
         ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 100000
-    ) AS oldest OFFSET 1 LIMIT (SELECT (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
-) AS younger
-WHERE (SELECT count(*) FROM lanes) < %(most)s;
+    ) AS due LIMIT (SELECT 1 + (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
+) AS oldest;
+
+-- What the limits of handlers still admit, of those that these lanes fall under; a limit counts what is in flight once,
+-- whichever tenant it belongs to. What is in flight is read once, through its index.
+-- name: list_handler_limits
+WITH in_flight AS MATERIALIZED (
+    SELECT tenant, handler FROM deliveries WHERE state = 'queued'
+    UNION ALL
+    SELECT tenant, handler FROM deliveries WHERE state = 'running'
+)
+SELECT l.handler, l.tenant, l.rate,
+       l.max_in_flight - (
+           SELECT count(*) FROM in_flight AS f
+           WHERE f.handler = l.handler AND (l.tenant = '*' OR f.tenant = l.tenant)
+       ) AS in_flight_left,
+       CASE WHEN l.rate IS NOT NULL THEN
+           least(greatest(l.rate, 1), l.tokens + l.rate * extract(epoch FROM moment.at - l.counted_at))
+       END AS tokens, moment.at
+FROM handler_limits AS l, (SELECT clock_timestamp() AS at OFFSET 0) AS moment
+WHERE l.handler = ANY (%(handlers)s::text[]) AND (l.tenant = '*' OR l.tenant = ANY (%(tenants)s::text[]));
+
+-- name: take_tokens
+UPDATE handler_limits AS l SET tokens = taken.left_over, counted_at = %(at)s
+FROM unnest(%(handlers)s::text[], %(tenants)s::text[], %(tokens)s::float8[]) AS taken(handler, tenant, left_over)
+WHERE l.handler = taken.handler AND l.tenant = taken.tenant;
 
 -- In the order of the primary key: what many lanes have chosen lies all over the table.
 -- name: queue
@@ -92,7 +158,12 @@ WHERE d.event_id = chosen.id AND d.handler = chosen.handler AND d.ready
 RETURNING d.event_id, d.handler;
 
 -- name: move_admission
-UPDATE admission SET tenant = %(tenant)s, handler = %(handler)s;
+UPDATE admission SET tenant = %(tenant)s, express = %(express)s::jsonb, express_at = clock_timestamp();
+
+-- name: move_turns
+INSERT INTO admission_turns (tenant, handler)
+SELECT tenant, handler FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) AS turn(tenant, handler) ORDER BY tenant
+ON CONFLICT (tenant) DO UPDATE SET handler = excluded.handler;
 
 -- name: unqueue
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL

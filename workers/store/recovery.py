@@ -45,16 +45,21 @@ def have_queued_late(connection: Connection) -> bool:
     return any(row["late"] for row in connection.execute(_QUERIES["have_queued_late"]))
 
 
+def are_queued_late(connection: Connection, named: Collection[tuple[UUID, str]]) -> bool:
+    """Say whether one of these (event, handler) pairs has been queued so long that its message may be lost."""
+    return any(row["late"] for row in connection.execute(_QUERIES["are_queued_late"], _pairs(named)))
+
+
 def return_queued(connection: Connection, named: Collection[tuple[UUID, str]]) -> int:
     """Return queued deliveries whose wait is over, but for the (event, handler) pairs named; return how many."""
-    parameters = {
-        "event_ids": [event_id for event_id, _ in named],
-        "handlers": [handler for _, handler in named],
-    }
-    return connection.execute(_QUERIES["return_queued"], parameters).rowcount
+    return connection.execute(_QUERIES["return_queued"], _pairs(named)).rowcount
 
 
 def claim_unknown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> list[Claimed]:
     """Claim deliveries whose handler the receiving worker does not know, to record that as their outcome."""
     parameters = {"handler": handler, "event_ids": list(event_ids), "worker": worker}
     return [Claimed(**row) for row in connection.execute(_QUERIES["claim_unknown"], parameters)]
+
+
+def _pairs(named: Collection[tuple[UUID, str]]) -> dict[str, list[Any]]:
+    return {"event_ids": [event_id for event_id, _ in named], "handlers": [handler for _, handler in named]}

@@ -24,6 +24,13 @@ WHERE d.event_id = l.event_id AND d.handler = %(handler)s AND d.state = 'pending
 -- name: have_queued_late
 SELECT EXISTS (SELECT FROM deliveries WHERE state = 'queued' AND lease_until < now()) AS late;
 
+-- name: are_queued_late
+SELECT EXISTS (
+    SELECT FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS named(event_id, handler)
+    JOIN deliveries AS d ON d.event_id = named.event_id AND d.handler = named.handler
+    WHERE d.state || '' = 'queued' AND d.lease_until < now()
+) AS late;
+
 -- Messages that nobody will deliver: the wait is over, and none that is left names the delivery.
 -- name: return_queued
 UPDATE deliveries SET state = 'pending', ready = true, lease_until = NULL

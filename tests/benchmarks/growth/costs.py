@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WAITING = 20_000
 EVENTS = 30_000
-SERVICES: Final = ("ingress", "ingest", "handlers", "housekeeping", "beat")
+SERVICES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat")
 TABLES: Final = ("events", "receipts", "deliveries_done")
 _SIZES = """
 SELECT root, sum(pg_total_relation_size(relid)) AS bytes, sum(pg_indexes_size(relid)) AS index_bytes

@@ -33,7 +33,7 @@ def measure_quiet_tenant(ground: Ground, results: dict[str, Any], *, full: bool)
                 fill_pending(connection, flood, handler="bench.tell", tenant="flood")
                 connection.execute("VACUUM ANALYZE deliveries")
             environ = {"HANDLERS": "tests.benchmarks.handlers.tell", "HANDLER_SECONDS": seconds}
-            with run_ours(place, "ingest", "handlers", slots=SLOTS, NOTICE_PORT=notices.port, **environ):  # type: ignore[arg-type]
+            with run_ours(place, "ingest", "handlers", "express", slots=SLOTS, NOTICE_PORT=notices.port, **environ):  # type: ignore[arg-type]
                 wait_until(lambda place=place: _done(place) > 0)
                 times = []
                 for _ in range(QUIET_EVENTS):

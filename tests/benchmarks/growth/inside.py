@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workers import registration
 from workers.dispatch.admission import Message, admit
+from workers.dispatch.express import MOST_WAITING
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.running import MessageRun
 from workers.ingest.drain import drain
@@ -17,7 +18,7 @@ from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from tests.benchmarks.ground import Place
 
@@ -40,9 +41,13 @@ class Sent:
     def __init__(self) -> None:
         self.messages: list[Message] = []
 
-    def state(self) -> tuple[int, Mapping[str, float]]:
-        """Return no waiting message, and that handlers are quick."""
-        return 0, dict.fromkeys(("bench.nothing", *(f"bench.many_{n:02d}" for n in range(20))), 0.0001)
+    def lengths(self) -> tuple[int, int]:
+        """Return no waiting message in `handlers`, and no room in `express`."""
+        return 0, MOST_WAITING
+
+    def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
+        """Return that handlers are quick."""
+        return dict.fromkeys(lanes, 0.0001)
 
     def send(self, message: Message) -> None:
         """Keep it."""

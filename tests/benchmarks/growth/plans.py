@@ -30,7 +30,10 @@ def explain(connection: Connection) -> dict[str, str]:
     chosen = {name: [row[name] for row in rows] for name in ("event_id", "handler")}
     plans = {
         "list_candidates": _plan(
-            connection, deliveries._QUERIES, "list_candidates", {"tenant": "", "handler": "", "most": 256}
+            connection,
+            deliveries._QUERIES,
+            "list_candidates",
+            {"after": "", "tenants": 256, "lanes": 8, "most": 256, "room": 1, "few": 32},
         ),
         "promote_due": _plan(connection, deliveries._QUERIES, "promote_due", {}),
         "queue": _plan(

@@ -85,7 +85,7 @@ async def kill_before_send(stack: Stack, chance: random.Random) -> None:
     del chance
 
     def admitting() -> list[int]:
-        return [pid for name in ("housekeeping", "handlers", "ingest") for pid in pids(stack, name)]
+        return [pid for name in ("housekeeping", "handlers", "express", "ingest") for pid in pids(stack, name)]
 
     await spring(stack.redis_proxy, Trap(word=b"LPUSH\r\n$8\r\nhandlers\r\n", among=admitting))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Inject
     from tests.chaos.stack import Stack
 
-WORKERS = ("ingest", "handlers", "housekeeping")
+WORKERS = ("ingest", "handlers", "express", "housekeeping")
 PATIENCE = 20
 """Seconds in which a victim that is being started again must be there."""
 GRACE = 40.0

@@ -1,0 +1,234 @@
+"""How a quiet tenant fares beside floods, `python -m tests.benchmarks fairness`: the whole stack, real requests.
+
+Each row posts events of quiet tenants at a steady rate while others flood, and compares the p99 from the moment when a
+request should have left to the end of its handler with that of the same tenant alone. Prints a table and writes it to
+`results/fairness.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from deploy.local.servers import free_port
+from tests.benchmarks import report
+from tests.benchmarks.answers import Answers
+from tests.benchmarks.bodies import make_body, make_request
+from tests.benchmarks.fill import fill_pending
+from tests.benchmarks.ground import stand_on
+from tests.benchmarks.measuring import wait_until
+from tests.benchmarks.processes import ROOT, run_ours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.benchmarks.ground import Ground, Place
+
+SLOTS: Final = 4
+WARM_UP: Final = 20
+"""Events of each quiet tenant before anything is counted: first connections and plans, and the handler's duration."""
+PATIENCE_SECONDS: Final = 120.0
+HEADINGS: Final = ("flood", "events", "p50, ms", "p99, ms", "p99 alone, ms", "beside ÷ alone", "must", "reached")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One flood.
+
+    Attributes:
+        name: for `--only`.
+        title: for the table.
+        must: bound of the ratio.
+        seconds: that a handler of the flood takes.
+        handlers: of each flooding tenant.
+        floods: flooding tenants.
+        quiets: quiet tenants.
+        is_arriving: posts of the flood arrive as fast as the ingress takes them; else 100,000 deliveries wait.
+    """
+
+    name: str
+    title: str
+    must: float
+    seconds: float = 0.0
+    handlers: int = 1
+    floods: int = 1
+    quiets: int = 1
+    is_arriving: bool = False
+
+
+ROWS: Final = (
+    *(Row(name=f"{s:g}s", title=f"a handler of {s:g} s", must=2, seconds=s) for s in (0.01, 0.1, 1.0, 30.0)),
+    *(
+        Row(name=f"{s:g}s-{n}", title=f"{n:,} handlers of {s:g} s", must=2, seconds=s, handlers=n)
+        for n in (20, 1000)
+        for s in (0.01, 0.1, 1.0, 30.0)
+    ),
+    Row(name="arriving", title="a no-op handler, arriving as fast as the ingress takes it", must=5, is_arriving=True),
+    Row(name="50-floods", title="50 tenants at once, 0.2 s each", must=3, seconds=0.2, floods=50),
+    Row(name="ten-quiet", title="ten quiet tenants beside a handler of 0.1 s", must=2, seconds=0.1, quiets=10),
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line, measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks fairness", description=__doc__)
+    parser.add_argument("--events", type=int, default=2_000, help="quiet events of each row")
+    parser.add_argument("--rate", type=float, default=25.0, help="quiet events per second")
+    parser.add_argument("--backlog", type=int, default=100_000, help="deliveries of the flood")
+    parser.add_argument("--quick", action="store_true", help="200 events a row, and a backlog of 20,000")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help=f"of {', '.join(row.name for row in ROWS)}")
+    chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        chosen.events, chosen.backlog = 200, 20_000
+    rows = []
+    with stand_on() as ground:
+        alone: dict[int, list[float]] = {}
+        for row in ROWS:
+            if chosen.only and row.name not in chosen.only:
+                continue
+            if row.quiets not in alone:
+                nobody = Row(name="alone", title="", must=1, floods=0, quiets=row.quiets)
+                alone[row.quiets] = measure(ground, nobody, events=chosen.events, rate=chosen.rate, backlog=0)
+            beside = measure(ground, row, events=chosen.events, rate=chosen.rate, backlog=chosen.backlog)
+            rows.append(_line(row, beside, alone[row.quiets]))
+            report.print_table(rows[-1:], HEADINGS, "")
+    report.print_table(rows, HEADINGS, f"a quiet tenant beside floods, {SLOTS} handler slots")
+    report.write_json({"headings": HEADINGS, "rows": rows}, "fairness-quick" if chosen.quick else "fairness")
+
+
+def _line(row: Row, beside: list[float], alone: list[float]) -> list[str]:
+    p99, p99_alone = percentile(beside, 99), percentile(alone, 99)
+    ratio = p99 / p99_alone
+    figures = (percentile(beside, 50) * 1000, p99 * 1000, p99_alone * 1000, ratio)
+    is_reached = "yes" if ratio <= row.must else "no"
+    events = len(beside) * row.quiets
+    return [row.title, f"{events:,}", *(f"{figure:.3g}" for figure in figures), f"≤ {row.must:g}", is_reached]
+
+
+def percentile(values: Sequence[float], per_cent: float) -> float:
+    """Return the value that so many per cent do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * per_cent / 100))]
+
+
+def measure(ground: Ground, row: Row, *, events: int, rate: float, backlog: int) -> list[float]:
+    """Run the stack with a flood; return the seconds that each quiet event took, the slowest quiet tenant's first.
+
+    With several quiet tenants, those of the one with the highest p99.
+    """
+    quiets = [f"quiet-{number}" for number in range(row.quiets)]
+    floods = [f"flood-{number}" for number in range(row.floods)]
+    with ExitStack() as stack:
+        place = stack.enter_context(ground.fresh())
+        place.add_endpoint(*quiets, *floods)
+        port, told = free_port(), stack.enter_context(Told())
+        environ = {
+            "HANDLERS": "tests.benchmarks.handlers.fair",
+            "NOTICE_PORT": told.port,
+            "FLOOD_SECONDS": row.seconds,
+            "FLOOD_HANDLERS": row.handlers,
+            "FLOOD_TENANTS": row.floods,
+            "QUIET_TENANTS": row.quiets,
+        }
+        names = ("ingress", "ingest", "handlers", "express")
+        stack.enter_context(run_ours(place, *names, ingress_port=port, slots=SLOTS, **environ))  # type: ignore[arg-type]
+        post_quiet(port, told, quiets, events=WARM_UP * row.quiets, rate=rate)
+        if row.is_arriving:
+            stack.enter_context(arriving(port, floods[0]))
+        elif floods:
+            fill(place, row, backlog)
+            wait_until(
+                lambda: place.query("SELECT count(*) AS n FROM deliveries WHERE state = 'running'")["n"] >= SLOTS
+            )
+        time.sleep(2.0)  # until the flood is what it is
+        taken = post_quiet(port, told, quiets, events=events, rate=rate)
+    by_tenant: dict[str, list[float]] = {}
+    for tenant, seconds in taken:
+        by_tenant.setdefault(tenant, []).append(seconds)
+    return max(by_tenant.values(), key=lambda values: percentile(values, 99))
+
+
+def fill(place: Place, row: Row, backlog: int) -> None:
+    """Make the deliveries of the flood."""
+    each = max(1, backlog // row.handlers // row.floods)
+    with place.connect() as connection:
+        for flood in range(row.floods):
+            for number in range(row.handlers):
+                fill_pending(connection, each, handler=f"flood_{flood}.run_{number}", tenant=f"flood-{flood}")
+        connection.execute("VACUUM ANALYZE deliveries")
+
+
+@contextmanager
+def arriving(port: int, tenant: str) -> Iterator[None]:
+    """Post events of a tenant without a pause."""
+    argv = [sys.executable, "-m", "tests.benchmarks.closed", "--port", str(port), "--seconds", "3600"]
+    argv += ["--path", f"/webhooks/moveris/{tenant}"]
+    process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Told:
+    """Where handlers tell what they have handled; remembers when."""
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.at: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"", ("127.0.0.1", self.port))
+        self._thread.join()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while session := self._socket.recv(500).decode():
+            self.at.setdefault(session, time.perf_counter())
+
+
+def post_quiet(port: int, told: Told, tenants: Sequence[str], *, events: int, rate: float) -> list[tuple[str, float]]:
+    """Post events of the tenants in turn, each at its time; return tenant and seconds of each, once all are handled."""
+    prefix, due = uuid.uuid4().hex[:20], {}
+    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(32)]
+    free, busy = list(sockets), list[socket.socket]()
+    answers, began = Answers(), time.perf_counter()
+    for number in range(events):
+        session, tenant = f"{prefix}{number:016d}", tenants[number % len(tenants)]
+        request = make_request(make_body(session), f"/webhooks/moveris/{tenant}")
+        due[session] = (tenant, began + number / rate)
+        time.sleep(max(0.0, due[session][1] - time.perf_counter()))
+        if not free:  # an answer must have come meanwhile
+            free, busy = busy, free
+            for one in free:
+                while (status := answers.read(one)) is None:
+                    pass
+                if status != b"200":
+                    raise RuntimeError(f"a request of a quiet tenant was refused: {status!r}")
+        one = free.pop()
+        one.sendall(request)
+        busy.append(one)
+    ends = time.perf_counter() + PATIENCE_SECONDS
+    while time.perf_counter() < ends and not due.keys() <= told.at.keys():
+        time.sleep(0.02)
+    for one in sockets:
+        one.close()
+    never = time.perf_counter()  # what is not handled yet counts as if it were now
+    return [(tenant, told.at.get(session, never) - at) for session, (tenant, at) in due.items()]

@@ -1,0 +1,96 @@
+"""Which deliveries take the express queue."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from workers.dispatch.express import AHEAD, ALL, MESSAGE_SECONDS, choose_express, express_slots, run_off
+from workers.store.deliveries import Candidate, DueTenant
+
+LANE = ("acme", "acme.run")
+
+
+def due(count: int, *, tenant: str = "acme", alone: bool = False) -> list[Candidate]:
+    return [
+        Candidate(event_id=uuid.uuid4(), tenant=tenant, handler=f"{tenant}.run", place=1, alone=alone)
+        for _ in range(count)
+    ]
+
+
+def choose(
+    candidates: list[Candidate],
+    *,
+    seconds: float | None = 0.005,
+    crowded: bool = False,
+    counts: dict[str, float] | None = None,
+    room: int = 64,
+) -> int:
+    """Return how many are chosen."""
+    lanes = {(it.tenant, it.handler) for it in candidates}
+    return len(
+        choose_express(
+            candidates,
+            {tenant: DueTenant(crowded=crowded) for tenant, _ in lanes},
+            {} if seconds is None else dict.fromkeys(lanes, seconds),
+            {} if counts is None else counts,
+            room=room,
+            slots=1,
+            budget=1.0,
+        )
+    )
+
+
+def test_a_quiet_tenants_quick_work_is_chosen() -> None:
+    assert choose(due(3)) == 3
+
+
+@pytest.mark.parametrize("seconds", [1.01, 30.0, None])
+def test_a_handler_that_takes_longer_than_a_message_or_has_never_run_is_not_chosen(seconds: float | None) -> None:
+    assert choose(due(1), seconds=seconds) == 0
+    assert choose(due(1), seconds=1.0) == 1
+
+
+def test_a_tenant_is_not_quiet_when_what_is_due_takes_longer_than_a_message() -> None:
+    assert choose(due(5), seconds=0.15) == 2, "the second one finds a quarter of a second ahead of the third"
+    assert choose(due(7), seconds=0.15) == 0
+
+
+def test_a_crowded_tenant_is_not_quiet_however_quick_its_work() -> None:
+    assert choose(due(3), seconds=0.0001, crowded=True) == 0
+
+
+def test_what_killed_its_process_in_company_is_not_let_into_the_express_worker() -> None:
+    assert choose(due(1, alone=True)) == 0
+
+
+def test_the_express_queue_takes_no_more_than_its_room() -> None:
+    assert choose(due(5), room=2) == 2
+
+
+def test_a_tenant_that_has_sent_a_messages_worth_has_to_wait_until_it_has_run_off() -> None:
+    counts = {"acme": 1.0}
+    assert choose(due(1), counts=counts) == 0
+    assert choose(due(1), counts=run_off(counts, seconds=0.1, slots=1)) == 1
+
+
+def test_nothing_joins_more_than_a_quarter_of_a_budget_that_is_ahead() -> None:
+    assert choose(due(1), counts={ALL: AHEAD + 0.01, "other": AHEAD}) == 0
+    assert choose(due(1), counts={ALL: AHEAD, "other": AHEAD}) == 1
+
+
+def test_what_is_chosen_is_counted_for_the_tenant_and_for_all() -> None:
+    counts = {"other": 0.1, ALL: 0.1}
+    choose(due(2), counts=counts)
+    cost = 2 * (0.005 + MESSAGE_SECONDS)
+    assert counts == {"other": 0.1, "acme": pytest.approx(cost), ALL: pytest.approx(0.1 + cost)}
+
+
+def test_counts_run_off_at_half_the_workers_speed_for_a_tenant_and_are_forgotten() -> None:
+    assert run_off({"acme": 3.0, "other": 0.5, ALL: 3.5}, seconds=1.0, slots=2) == {"acme": 2.0, ALL: 1.5}
+    assert run_off({"acme": 1.0}, seconds=-5.0, slots=2) == {"acme": 1.0}, "a clock that went back"
+
+
+def test_the_express_worker_has_a_quarter_of_the_slots() -> None:
+    assert [express_slots(slots) for slots in (1, 4, 7, 8, 128)] == [1, 1, 1, 2, 32]

@@ -1,0 +1,92 @@
+"""The express queue: quick work of quiet tenants does not wait for the slots that others have filled.
+
+A tenant is quiet while all that is due of it takes at most one message's budget (a second), by the recent durations of
+its handlers. Its deliveries are sent to the queue `express`, one a message. The express worker serves nothing else, and
+the handler workers look into `express` first, so a free slot of theirs is never idle beside it.
+
+What a tenant sends this way is counted in seconds of work, and the count runs off at half of the express worker's
+speed: with more than a message's budget of it the tenant has its turns in the queue `handlers` again, like all others.
+So no tenant holds the express worker, however its work arrives, and no delivery joins more than a quarter of a second
+of work that is ahead of it.
+A handler that has never run, or that takes longer than a message's budget, is never sent this way.
+
+Losing the express worker costs time only: what waits in `express` longer than two seconds moves to `handlers`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from workers.store.deliveries import Candidate, DueTenant
+
+FEW: Final = 32
+"""Due deliveries of a tenant beyond which it is not quiet, however quick they are."""
+MOST_WAITING: Final = 64
+"""Messages that may wait in the queue `express`."""
+MESSAGE_SECONDS: Final = 0.01
+"""What Celery and the outcome take of a slot for each message, beside the handler."""
+AHEAD: Final = 0.25
+"""Budgets of work that may be in the express queue already when a delivery joins it."""
+ALL: Final = ""
+"""Stands for all tenants together in the counts; no tenant has that name."""
+
+
+def express_slots(handler_slots: int) -> int:
+    """Return how many processes the express worker has: a quarter of the handler slots, at least one."""
+    return max(1, handler_slots // 4)
+
+
+def run_off(counts: Mapping[str, float], *, seconds: float, slots: int) -> dict[str, float]:
+    """Return what is left of the counts after so many seconds."""
+    left = {}
+    for tenant, count in counts.items():
+        speed = slots if tenant == ALL else slots / 2
+        if (rest := count - max(0.0, seconds) * speed) > 0:
+            left[tenant] = rest
+    return left
+
+
+def choose_express(
+    candidates: Sequence[Candidate],
+    tenants: Mapping[str, DueTenant],
+    durations: Mapping[tuple[str, str], float],
+    counts: dict[str, float],
+    *,
+    room: int,
+    slots: int,
+    budget: float,
+) -> set[int]:
+    """Choose what is sent through the express queue, and add it to the counts.
+
+    Args:
+        candidates: due deliveries in the order of their turns.
+        tenants: by name.
+        durations: mean seconds of a (tenant, handler), as far as they are known.
+        counts: seconds of work by tenant that went through the express queue, run off to this moment.
+        room: messages that the express queue takes.
+        slots: processes of the express worker.
+        budget: seconds of a message.
+
+    Returns:
+        Positions in `candidates`.
+    """
+    due = dict.fromkeys(tenants, 0.0)
+    for candidate in candidates:
+        mean = durations.get((candidate.tenant, candidate.handler), float("inf"))
+        due[candidate.tenant] += mean + MESSAGE_SECONDS
+    chosen: set[int] = set()
+    for position, candidate in enumerate(candidates):
+        tenant = candidate.tenant
+        if len(chosen) >= room:
+            break
+        if candidate.alone or tenants[tenant].crowded or due[tenant] > budget + MESSAGE_SECONDS:
+            continue
+        cost = durations[tenant, candidate.handler] + MESSAGE_SECONDS
+        own, ahead = counts.get(tenant, 0.0) + cost, counts.get(ALL, 0.0)
+        if own <= budget + MESSAGE_SECONDS and ahead <= slots * budget * AHEAD:
+            counts[tenant], counts[ALL] = own, ahead + cost
+            chosen.add(position)
+    return chosen
