@@ -1,8 +1,8 @@
 """Settings: read from the environment once, checked, and described in one place.
 
-Guarantees: a wrong or missing value is a `SettingError` whose text is one line that names the variable and says what
-to do. An empty value counts as unset, and white space around a value is ignored, so that a file that was edited on
-Windows works. Only the `settings` modules read the environment.
+A wrong or missing value is a `SettingError` whose text is one line that names the variable and says what to do. An
+empty value counts as unset, and white space around a value is ignored, so that a file that was edited on Windows works.
+Only the `settings` modules read the environment.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Logs: one line of JSON per record on standard error, with the event's id, tenant and code where there are any.
 
-Guarantees: bodies, secrets and signatures have no field here. Refuses nothing.
+Bodies, secrets and signatures have no field here.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 
 from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
+from tests.launching import spawn
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate
 
@@ -51,10 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @contextmanager
 def running(server: Server, home: Path) -> Iterator[Server]:
     """Run a server until the block ends."""
-    process = server.start(home / f"{server.name}.log")
+    log = home / f"{server.name}.log"
+    process = spawn(server.argv, log=log, user=server.uid, at_our_end=server.stop_signal)
     try:
         while not server.is_ready():
-            assert process.poll() is None, (home / f"{server.name}.log").read_text()
+            assert process.poll() is None, log.read_text()
         yield server
     finally:
         process.send_signal(server.stop_signal)

@@ -25,6 +25,7 @@ from shared.envelope import Envelope, decode
 from shared.registry import PUBLISH, REGISTRY, Cipher, Endpoint, Secret, encode, field_of
 from shared.wire import INBOX
 from tests.conftest import SECRETS_KEY
+from tests.launching import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -183,7 +184,8 @@ class Valkey:
         if self._popen is not None:
             self._popen.send_signal(signal.SIGCONT)
             return
-        self._popen = self._server.start(self._home / "valkey.log")
+        server, log = self._server, self._home / "valkey.log"
+        self._popen = spawn(server.argv, log=log, user=server.uid, at_our_end=server.stop_signal)
         wait_for(self._server.is_ready, seconds=20)
 
     def signal(self, number: signal.Signals) -> None:

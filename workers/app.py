@@ -35,6 +35,10 @@ except (SettingError, RegistrationError) as refusal:
 
 app = Celery("pipeline", broker=broker_url(settings.redis_url), include=["workers.tasks"], amqp=PatientAMQP)
 app.conf.update(
+    # Before these, Celery looks at CELERY_BROKER_URL and BROKER_URL, which belong to other apps of whoever sets them:
+    # the workers would listen where neither the ingress nor admission sends to.
+    broker_read_url=app.conf.get("broker_url"),
+    broker_write_url=app.conf.get("broker_url"),
     accept_content=["json"],
     task_serializer="json",
     result_backend=None,

@@ -1,7 +1,7 @@
 """Parameters that several commands take, and how their texts are read.
 
-Guarantees: times are aware; a text that cannot be read ends in one line that shows what is expected. Refuses: secrets
-as arguments, which other users of the machine would see and shells would remember.
+Times are aware. A text that cannot be read ends the command with one line that shows what is expected. Secrets are
+never arguments, which other users of the machine would see and shells would remember.
 """
 
 from __future__ import annotations

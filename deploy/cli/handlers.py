@@ -1,6 +1,6 @@
 """The modules in HANDLERS and EVENTS: `pipeline handlers list`, and commands that make deliveries as ingest would.
 
-Guarantees: modules in the current folder are found, as the workers find them. Refuses: a module that does not import.
+Modules in the current folder are found, as the workers find them. A module that does not import is refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command `pipeline`: all sub-commands in one place.
 
-Guarantees: what a person did wrong, and servers that are away, end in one line and a status other than 0. Refuses
-nothing itself. A group of commands is a module with an `app`, a single one a function.
+A group of commands is a module with an `app`, a single command is a function. What a person did wrong, and servers that
+are away, end a command with one line and a status other than 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How commands print: a table for people, one JSON object a line for programs.
 
-Guarantees: with `--json` standard output holds nothing but JSON lines. Refuses nothing.
+With `--json`, standard output has nothing but JSON lines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests to one endpoint, signed as its provider would sign them.
 
-Guarantees: a secret of the endpoint signs, by the endpoint's own scheme; each request is made when it is sent, so that
-its time is fresh. Refuses (`CommandError`): a label that is not there, a public key (it verifies only).
+A secret of the endpoint signs, by the endpoint's own scheme. Each request is made when it is sent, so that its time is
+fresh. A label that is not there and a public key, which verifies only, are refused.
 """
 
 from __future__ import annotations

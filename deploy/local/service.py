@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,18 +66,6 @@ class Server(Service):
     """An embedded server; `url` is how clients reach it."""
 
     url: str
-
-    def start(self, log: Path) -> subprocess.Popen[bytes]:
-        """Start it with no supervisor, its output appended to `log`."""
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                cwd="/",
-            )
 
 
 async def start(service: Service, log: Path) -> asyncio.subprocess.Process:

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 from deploy.local.services import pipeline_services
 from deploy.local.settings import StackSettings
 from shared.settings import load as load_settings
+from tests.launching import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ READY_SECONDS: Final = 60.0
 @contextmanager
 def run_server(server: Server, home: Path) -> Iterator[int]:
     """Run an embedded server; yield its process id."""
-    process = server.start(home / f"{server.name}.log")
+    log = home / f"{server.name}.log"
+    process = spawn(server.argv, log=log, user=server.uid, at_our_end=server.stop_signal)
     try:
         _wait(server.is_ready, process, server.name)
         yield process.pid
