@@ -77,6 +77,6 @@ def test_the_page_on_scaling_divides_the_cores_by_the_cost(results: Path) -> Non
     report.write_json(run_of({"costs": costs}), "growth")
     assert documents.update_all(results) == [results / "deploy" / "SCALING.md"]
     text = (results / "deploy" / "SCALING.md").read_text()
-    assert "| A | CPU per million events, all the way | 700 s |" in text
-    assert "| B | a box of these cores holds | 2,857 events/s |" in text
+    assert "| A | CPU per million events, all the way | 800 s |" in text
+    assert "| B | a box of these cores holds | 2,500 events/s |" in text
     assert "| K | Postgres, a million stored | 3.00 GB |" in text
