@@ -1,6 +1,6 @@
 """The errors of dispatch: what a handler may raise on purpose, and what is recorded for it.
 
-Guarantees: each has a one-line text that a person reads in `last_error`. Refuses nothing.
+Guarantees: each has a one-line text that a person reads in `last_error`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ class Process:
     """The resources of this process; `of` makes them anew after a fork."""
 
     _current: Process | None = None
+    holds_errors = False
+    """Whether the errors of the message before this one are still in memory."""
 
     def __init__(self, settings: WorkerSettings, on_process_start: Sequence[Callable[[], object]] = ()) -> None:
         self._settings = settings

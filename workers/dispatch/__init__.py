@@ -5,5 +5,4 @@
 - `running`: runs the deliveries of one message.
 - `delivery`, `deadline`, `handler_loop`: what a handler is given, its timeout, the loop of `async def` ones.
 - `outcomes`, `retry`: what comes of an attempt, and when the next one is due.
-- `release`: lets go of what an error holds.
 """

@@ -1,7 +1,7 @@
 """When a failed attempt is tried again.
 
 Guarantees: full jitter (anywhere between now and the step of the schedule), so that a crowd that failed together does
-not come back together. Refuses nothing: the step after the last repeats the last.
+not come back together. The step after the last repeats the last.
 """
 
 from __future__ import annotations
