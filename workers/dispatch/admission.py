@@ -239,6 +239,7 @@ class _Admission:
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
             if limits:
                 deliveries.take_tokens(connection, _count(limits, messages))
+            lanes = min(lanes, 1 + (most - 1) // len(tenants))  # as many were looked at
             self._move(state, candidates, skipped, counts, room=room, more=len(tenants) >= most, lanes=lanes)
         marked = marks()
         kept = (

@@ -33,38 +33,41 @@ WHERE ctid = ANY (ARRAY(
 -- name: list_candidates
 WITH RECURSIVE ahead AS (
     (
-        SELECT tenant, 1 AS place FROM deliveries WHERE ready AND tenant > %(after)s
+        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries WHERE ready AND tenant > %(after)s
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, ahead.place + 1
+    SELECT following.tenant, following.handler, following.event_id, following.alone, ahead.place + 1
     FROM ahead CROSS JOIN LATERAL (
-        SELECT tenant FROM deliveries WHERE ready AND tenant > ahead.tenant
+        SELECT tenant, handler, event_id, alone FROM deliveries WHERE ready AND tenant > ahead.tenant
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
     WHERE ahead.place < %(tenants)s
 ), behind AS (
     (
-        SELECT tenant, 1 AS place FROM deliveries WHERE ready AND (SELECT count(*) FROM ahead) < %(tenants)s
+        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries
+        WHERE ready AND (SELECT count(*) FROM ahead) < %(tenants)s
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, behind.place + 1
+    SELECT following.tenant, following.handler, following.event_id, following.alone, behind.place + 1
     FROM behind CROSS JOIN LATERAL (
-        SELECT tenant FROM deliveries WHERE ready AND tenant > behind.tenant
+        SELECT tenant, handler, event_id, alone FROM deliveries WHERE ready AND tenant > behind.tenant
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
     WHERE behind.place < %(tenants)s - (SELECT count(*) FROM ahead) AND following.tenant <= %(after)s
 ), turns AS MATERIALIZED (
-    SELECT turn.tenant, turn.place, bounds.weight, bounds.allowance, last.handler AS after,
+    SELECT turn.tenant, turn.handler, turn.event_id, turn.alone, turn.place, bounds.weight, bounds.allowance,
+           last.handler AS after,
            (
                SELECT true FROM deliveries AS d WHERE d.ready AND d.tenant = turn.tenant
                ORDER BY d.tenant, d.handler, d.due_at, d.event_id OFFSET %(few)s LIMIT 1
            ) IS NOT NULL AS crowded
     FROM (
-        SELECT tenant, place FROM ahead
+        SELECT tenant, handler, event_id, alone, place FROM ahead
         UNION ALL
-        SELECT tenant, place + (SELECT count(*) FROM ahead) FROM behind WHERE tenant <= %(after)s
+        SELECT tenant, handler, event_id, alone, place + (SELECT count(*) FROM ahead)
+        FROM behind WHERE tenant <= %(after)s
     ) AS turn LEFT JOIN LATERAL (
         SELECT t.weight, CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight - (
                    SELECT count(*) FROM deliveries AS d WHERE d.tenant = turn.tenant AND d.state <> 'pending'
@@ -75,54 +78,62 @@ WITH RECURSIVE ahead AS (
     ) AS bounds ON true LEFT JOIN LATERAL (
         SELECT a.handler FROM admission_turns AS a WHERE a.tenant = turn.tenant LIMIT 1
     ) AS last ON true
+), quota AS MATERIALIZED (
+    SELECT least(%(lanes)s, 1 + (%(most)s - 1) / greatest(count(*), 1)) AS lanes FROM turns
 ), lanes AS MATERIALIZED (
-    SELECT turns.tenant, turns.place, turns.weight, turns.allowance, turns.after, turns.crowded, lane.handler, lane.lane
+    SELECT turns.tenant, turns.place, turns.weight, turns.allowance, turns.crowded,
+           own.handler, own.event_id, own.alone, own.lane
     FROM turns CROSS JOIN LATERAL (
         WITH RECURSIVE onward AS (
-            (
-                SELECT d.handler, 1 AS lane FROM deliveries AS d
-                WHERE d.ready AND d.tenant = turns.tenant AND d.handler > coalesce(turns.after, '')
-                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
-            )
+            SELECT first.handler, first.event_id, first.alone, 1 AS lane
+            FROM (
+                SELECT turns.handler, turns.event_id, turns.alone WHERE turns.after IS NULL
+                UNION ALL
+                (
+                    SELECT d.handler, d.event_id, d.alone FROM deliveries AS d
+                    WHERE d.ready AND d.tenant = turns.tenant AND d.handler > turns.after
+                    ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+                )
+            ) AS first
             UNION ALL
-            SELECT following.handler, onward.lane + 1
+            SELECT following.handler, following.event_id, following.alone, onward.lane + 1
             FROM onward CROSS JOIN LATERAL (
-                SELECT d.handler FROM deliveries AS d
+                SELECT d.handler, d.event_id, d.alone FROM deliveries AS d
                 WHERE d.ready AND d.tenant = turns.tenant AND d.handler > onward.handler
                 ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
             ) AS following
-            WHERE onward.lane < %(lanes)s
+            WHERE onward.lane < (SELECT lanes FROM quota)
         ), again AS (
-            (
-                SELECT d.handler, 1 AS lane FROM deliveries AS d
-                WHERE turns.after IS NOT NULL AND (SELECT count(*) FROM onward) < %(lanes)s
-                  AND d.ready AND d.tenant = turns.tenant
-                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
-            )
+            SELECT turns.handler, turns.event_id, turns.alone, 1 AS lane
+            WHERE turns.after IS NOT NULL AND (SELECT count(*) FROM onward) < (SELECT lanes FROM quota)
             UNION ALL
-            SELECT following.handler, again.lane + 1
+            SELECT following.handler, following.event_id, following.alone, again.lane + 1
             FROM again CROSS JOIN LATERAL (
-                SELECT d.handler FROM deliveries AS d
+                SELECT d.handler, d.event_id, d.alone FROM deliveries AS d
                 WHERE d.ready AND d.tenant = turns.tenant AND d.handler > again.handler
                 ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
             ) AS following
-            WHERE again.lane < %(lanes)s - (SELECT count(*) FROM onward) AND following.handler <= turns.after
+            WHERE again.lane < (SELECT lanes FROM quota) - (SELECT count(*) FROM onward)
+              AND following.handler <= turns.after
         )
-        SELECT handler, lane FROM onward
+        SELECT handler, event_id, alone, lane FROM onward
         UNION ALL
-        SELECT handler, lane + (SELECT count(*) FROM onward) FROM again WHERE handler <= turns.after
-    ) AS lane
+        SELECT handler, event_id, alone, lane + (SELECT count(*) FROM onward) FROM again WHERE handler <= turns.after
+    ) AS own
     WHERE %(room)s > 0 OR NOT turns.crowded
 )
-SELECT oldest.event_id, lanes.tenant, lanes.handler, oldest.alone, lanes.place, lanes.lane, lanes.weight,
+SELECT event_id, tenant, handler, alone, place, lane, weight, allowance, crowded FROM lanes
+UNION ALL
+SELECT younger.event_id, lanes.tenant, lanes.handler, younger.alone, lanes.place, lanes.lane, lanes.weight,
        lanes.allowance, lanes.crowded
 FROM lanes CROSS JOIN LATERAL (
     SELECT event_id, alone FROM (
         SELECT event_id, alone FROM deliveries AS d
         WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler
         ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 100000
-    ) AS due LIMIT (SELECT 1 + (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
-) AS oldest;
+    ) AS oldest OFFSET 1 LIMIT (SELECT (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
+) AS younger
+WHERE (SELECT count(*) FROM lanes) < %(most)s;
 
 -- What the limits of handlers still admit, of those that these lanes fall under; a limit counts what is in flight once,
 -- whichever tenant it belongs to. What is in flight is read once, through its index.
