@@ -31,6 +31,18 @@ def duration(text: str) -> timedelta:
         raise typer.BadParameter(f"{text!r} is longer than time is") from None
 
 
+def rate(text: str) -> float:
+    """Read a rate such as "10/s", "300/m" or "5000/h"; return it by the second."""
+    number, _, unit = text.strip().partition("/")
+    try:
+        value = float(number) / duration(f"1{unit or 's'}").total_seconds()
+    except (ValueError, typer.BadParameter):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no rate; write 10/s, 300/m or 5000/h")
+    return value
+
+
 def moment(text: str) -> datetime:
     """Read a date or time in ISO 8601; without a zone it is UTC."""
     try:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.cli.arguments import rate
 from deploy.cli.errors import CommandError
-from deploy.cli.output import AsJson, emit
-from deploy.cli.servers import database_url, redis_url, secrets_key
+from deploy.cli.output import AsJson, emit, say
+from deploy.cli.servers import database, database_url, redis_url, secrets_key
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
+from workers.store import limits
 
 if TYPE_CHECKING:
     from workers.registration import Handler, Handlers
@@ -39,6 +42,49 @@ def list_(*, as_json: AsJson = False) -> None:
         as_json=as_json,
         columns=["handler", "event", "provider", "tenant", "given", "max_attempts", "timeout", "about"],
     )
+
+
+@app.command()
+def limit(
+    name: Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler, such as acme.grant.")],
+    *,
+    max_in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, help="At most so many deliveries queued and running at once.")
+    ] = None,
+    per_second: Annotated[
+        float | None, typer.Option("--rate", parser=rate, metavar="RATE", help="At most 10/s, 300/m or 5000/h.")
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="Only of this tenant; without it, of all of them together.")] = limits.ANY,
+    as_json: AsJson = False,
+) -> None:
+    """Limit the deliveries of a handler, over all workers; without --in-flight and --rate, lift the limit.
+
+    A rate counts what is sent to the workers: an API's quota, kept over restarts. Nothing is dropped: it waits.
+
+    Examples:
+        pipeline handlers limit acme.grant --in-flight 5
+        pipeline handlers limit acme.notify --rate 10/s --tenant acme
+        pipeline handlers limit acme.grant
+    """
+    chosen = limits.Limit(handler=name, tenant=tenant, max_in_flight=max_in_flight, rate=per_second)
+    with database() as connection:
+        limits.limit_handler(connection, chosen)
+    whose = "all tenants together" if tenant == limits.ANY else tenant
+    bounds = [] if max_in_flight is None else [f"{max_in_flight} in flight"]
+    bounds += [] if per_second is None else [f"{per_second:g} a second"]
+    say(
+        asdict(chosen),
+        as_json=as_json,
+        lines=[f"{name}, {whose}: {'at most ' + ' and '.join(bounds) if bounds else 'no limit'}"],
+    )
+
+
+@app.command("limits")
+def limits_(*, as_json: AsJson = False) -> None:
+    """List the limits of handlers; the tenant * stands for all of them together."""
+    with database() as connection:
+        found = limits.list_limits(connection)
+    emit((asdict(it) for it in found), as_json=as_json, columns=["handler", "tenant", "max_in_flight", "rate"])
 
 
 def _describe(handler: Handler) -> dict[str, Any]:

@@ -15,7 +15,13 @@ from workers.store import tenants
 app = typer.Typer(help="Tenants: whose events these are.", no_args_is_help=True)
 
 InFlight = Annotated[
-    int | None, typer.Option(min=1, help="At most so many deliveries queued and running at once; without it, no cap.")
+    int | None,
+    typer.Option(
+        "--in-flight", "--max-in-flight", min=1, help="At most so many deliveries queued and running at once."
+    ),
+]
+Weight = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Deliveries of the tenant in each round of turns; 1 by default.")
 ]
 
 
@@ -27,7 +33,7 @@ def add(name: TenantName, *, max_in_flight: InFlight = None, as_json: AsJson = F
 
     Examples:
         pipeline tenants add acme
-        pipeline tenants add acme --max-in-flight 20
+        pipeline tenants add acme --in-flight 20
     """
     with database() as connection:
         tenants.add_tenant(connection, name, max_in_flight=max_in_flight)
@@ -46,7 +52,7 @@ def list_(*, as_json: AsJson = False) -> None:
     emit(
         (asdict(it) | {"tenant": it.name} for it in found),
         as_json=as_json,
-        columns=["tenant", "max_in_flight", "paused_at", "created_at"],
+        columns=["tenant", "max_in_flight", "weight", "paused_at", "created_at"],
     )
 
 
@@ -67,14 +73,33 @@ def resume(name: TenantName, *, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def limit(name: TenantName, *, max_in_flight: InFlight = None, as_json: AsJson = False) -> None:
-    """Cap a tenant's deliveries that are queued and running at once, or lift the cap.
+def limit(
+    name: TenantName,
+    *,
+    max_in_flight: InFlight = None,
+    weight: Weight = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Lift what is not given.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Limit a tenant's deliveries that are queued and running at once, or give it more turns than others.
+
+    What is not given stays as it is; with --lift, or with nothing given, it is lifted.
 
     Examples:
-        pipeline tenants limit acme --max-in-flight 10
-        pipeline tenants limit acme
+        pipeline tenants limit acme --in-flight 10
+        pipeline tenants limit acme --weight 2
+        pipeline tenants limit acme --lift
     """
-    with database() as connection:
-        tenants.limit_tenant(connection, name, max_in_flight)
-    cap = "no cap" if max_in_flight is None else f"at most {max_in_flight} at once"
-    say({"tenant": name, "max_in_flight": max_in_flight}, as_json=as_json, lines=[f"{name}: {cap}"])
+    lift = lift or (max_in_flight is None and weight is None)
+    with database() as connection, connection.transaction():
+        if max_in_flight is not None or lift:
+            tenants.limit_tenant(connection, name, max_in_flight)
+        if weight is not None or lift:
+            tenants.weigh_tenant(connection, name, weight or 1)
+        (now,) = (it for it in tenants.list_tenants(connection) if it.name == name)
+    cap = "any number" if now.max_in_flight is None else f"at most {now.max_in_flight}"
+    say(
+        {"tenant": name, "max_in_flight": now.max_in_flight, "weight": now.weight},
+        as_json=as_json,
+        lines=[f"{name}: {cap} in flight at once, {now.weight} in each round of turns"],
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from workers.dispatch.admission import Message, admit
 from workers.dispatch.express import FEW, MOST_WAITING
-from workers.store import deliveries, recovery
+from workers.store import deliveries, limits, recovery
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -315,11 +315,11 @@ def check_plans(connection: Connection, *, lanes_expected: int) -> None:
     parameters = {"after": "t05000", "tenants": 256, "lanes": 8, "most": 256, "room": 1, "few": FEW}
     candidates, _ = deliveries.list_candidates(connection, **parameters)  # type: ignore[arg-type]
     assert (len({(it.place, it.lane) for it in candidates}), len(candidates)) == (lanes_expected, 256)
-    limits = {"handlers": ["h.00001"], "tenants": ["t00001"]}
+    limited = {"handlers": ["h.00001"], "tenants": ["t00001"]}
     plans = [
         plan_of(connection, "list_candidates", parameters),
         plan_of(connection, "promote_due", {}),
-        plan_of(connection, "list_handler_limits", limits),
+        plan_of(connection, "list_allowances", limited, queries=limits._QUERIES),
         plan_of(connection, "have_queued_late", {}, queries=recovery._QUERIES),
         plan_of(
             connection,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from workers.dispatch.admission import QUEUED_SECONDS
-from workers.housekeeping.sweeper import disown, expire_leases, return_queued
+from redis import Redis
+
+from workers.dispatch.admission import QUEUED_SECONDS, admit
+from workers.dispatch.queue import CeleryQueue, HandlerDurations
+from workers.housekeeping.sweeper import disown, expire_leases, is_express_late, return_queued
 from workers.registration import Handler, Handlers
 from workers.store import deliveries
 from workers.store.connect import Connection, connect
@@ -121,3 +124,35 @@ def test_a_handler_that_no_worker_knows_is_a_failed_attempt(
     (row,) = connection.execute("SELECT state, attempt, last_error FROM deliveries")
     assert (row["state"], row["attempt"]) == ("pending", 1)
     assert "knows no handler 'acme.run'" in row["last_error"]
+
+
+def test_an_express_queue_that_nobody_serves_is_late_after_two_seconds(
+    connection: Connection, add_deliveries: AddDeliveries, redis_url: str
+) -> None:
+    with Redis.from_url(redis_url) as redis:
+        queue = CeleryQueue(redis)
+        HandlerDurations(redis).add("acme.run", [("acme", 0.001)])
+        ids = add_deliveries(2)
+        admit(connection, queue, slots=4, message_seconds=1.0)
+        assert queue.lengths() == (0, 2), "both are quick, and their tenant is quiet"
+        assert not is_express_late(connection, list_express=queue.list_express)
+        connection.execute("UPDATE deliveries SET lease_until = now() WHERE event_id = %s", [ids[1]])
+        assert is_express_late(connection, list_express=queue.list_express)
+        queue.close_express()
+        assert return_queued(connection, list_named=queue.list_named) == 0, "the messages are only in another queue"
+        add_deliveries(1)
+        admit(connection, queue, slots=4, message_seconds=1.0)
+        assert redis.llen("handlers") == 3
+        assert redis.llen("express") == 0
+
+
+def test_a_message_that_the_express_worker_has_taken_is_not_late(
+    connection: Connection, add_deliveries: AddDeliveries, redis_url: str
+) -> None:
+    with Redis.from_url(redis_url) as redis:
+        queue = CeleryQueue(redis)
+        HandlerDurations(redis).add("acme.run", [("acme", 0.001)])
+        ids = add_deliveries(1)
+        admit(connection, queue, slots=4, message_seconds=1.0)
+        deliveries.claim(connection, "acme.run", ids, worker="express", lease=-1.0)
+        assert not is_express_late(connection, list_express=queue.list_express)

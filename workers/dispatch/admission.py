@@ -17,14 +17,16 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from workers.dispatch.express import FEW, MOST_WAITING, choose_express, express_slots, run_off
-from workers.store import deliveries
+from workers.store import deliveries, limits
+from workers.store.limits import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from workers.store.connect import Connection
-    from workers.store.deliveries import AdmissionState, Candidate, DueTenant, HandlerLimit
+    from workers.store.deliveries import AdmissionState, Candidate, DueTenant
+    from workers.store.limits import Allowance
 
 MOST_PER_MESSAGE: Final = 256
 """Deliveries in one message, at the most. A message costs Celery and an admission some milliseconds: measured on two
@@ -34,7 +36,6 @@ ASSUMED_SECONDS: Final = 0.05
 QUEUED_SECONDS: Final = 2.0
 """After which the sweeper looks whether a message still names a queued delivery; admission has sent it by then, also on
 a busy machine. Returning one early is harmless: only queued rows are claimed."""
-ANY: Final = "*"
 LEAST_LANES: Final = 8
 """Handlers of a tenant that are looked at where there is less room than that in `handlers`."""
 
@@ -124,11 +125,11 @@ def take_turns(
     admitted = []
     for turn in turns:
         tenant_name, handler = turn.candidate.tenant, turn.candidate.handler
-        limits = [limit for limit in ((tenant_name, ANY), (ANY, handler), (tenant_name, handler)) if limit in left]
-        if all(left[limit] > 0 for limit in limits):
+        bounds = [bound for bound in ((tenant_name, ANY), (ANY, handler), (tenant_name, handler)) if bound in left]
+        if all(left[bound] > 0 for bound in bounds):
             admitted.append(turn)
-            for limit in limits:
-                left[limit] -= 1
+            for bound in bounds:
+                left[bound] -= 1
     return admitted
 
 
@@ -233,12 +234,12 @@ class _Admission:
             )
             if not candidates:
                 return []
-            limits = self._read_limits(candidates) if state.limited else []
-            turns = take_turns(candidates, tenants, _allowances(tenants, limits))
+            limited = self._read_limits(candidates) if state.limited else []
+            turns = take_turns(candidates, tenants, _allowances(tenants, limited))
             messages, skipped, counts = self._fill(turns, tenants, state, room=room, express_room=express_room)
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
-            if limits:
-                deliveries.take_tokens(connection, _count(limits, messages))
+            if limited:
+                limits.take_tokens(connection, _count(limited, messages))
             lanes = min(lanes, 1 + (most - 1) // len(tenants))  # as many were looked at
             self._move(state, candidates, skipped, counts, room=room, more=len(tenants) >= most, lanes=lanes)
         marked = marks()
@@ -252,8 +253,8 @@ class _Admission:
         )
         return [message for message in kept if message.deliveries]
 
-    def _read_limits(self, candidates: Sequence[Candidate]) -> list[HandlerLimit]:
-        return deliveries.list_handler_limits(
+    def _read_limits(self, candidates: Sequence[Candidate]) -> list[Allowance]:
+        return limits.list_allowances(
             self._connection,
             handlers={candidate.handler for candidate in candidates},
             tenants={candidate.tenant for candidate in candidates},
@@ -271,7 +272,7 @@ class _Admission:
         """Fill messages for both queues; return them, what found no room, and the counts of the express queue."""
         ordered = [turn.candidate for turn in turns]
         handlers = {candidate.handler for candidate in ordered}
-        lanes = {(it.tenant, it.handler) for it in ordered if not tenants[it.tenant].crowded}
+        lanes = {(it.tenant, it.handler) for it in ordered if express_room and not tenants[it.tenant].crowded}
         durations = self._queue.durations([*((ANY, handler) for handler in handlers), *lanes])
         known = {
             lane: mean for lane in lanes if (mean := durations.get(lane, durations.get((ANY, lane[1])))) is not None
@@ -330,21 +331,21 @@ class _Admission:
         deliveries.move_turns(self._connection, moved)
 
 
-def _allowances(tenants: Mapping[str, DueTenant], limits: Iterable[HandlerLimit]) -> dict[tuple[str, str], int]:
+def _allowances(tenants: Mapping[str, DueTenant], limited: Iterable[Allowance]) -> dict[tuple[str, str], int]:
     """Return what caps, pauses and rates still admit."""
     allowances = {(name, ANY): it.allowance for name, it in tenants.items() if it.allowance is not None}
-    for limit in limits:
+    for limit in limited:
         bounds = [bound for bound in (limit.in_flight_left, limit.tokens) if bound is not None]
         allowances[limit.tenant, limit.handler] = max(0, int(min(bounds)))
     return allowances
 
 
-def _count(limits: Iterable[HandlerLimit], messages: Iterable[Message]) -> list[tuple[HandlerLimit, int]]:
+def _count(limited: Iterable[Allowance], messages: Iterable[Message]) -> list[tuple[Allowance, int]]:
     """Count the deliveries that fall under each limit."""
     chosen = [candidate for message in messages for candidate in message.deliveries]
     return [
         (limit, sum(it.handler == limit.handler and limit.tenant in {ANY, it.tenant} for it in chosen))
-        for limit in limits
+        for limit in limited
     ]
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from shared import wire
-from workers.dispatch.admission import ANY
 from workers.dispatch.express import MOST_WAITING
+from workers.store.limits import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

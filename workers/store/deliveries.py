@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -70,23 +70,12 @@ class DueTenant:
     Attributes:
         weight: deliveries in one of its turns.
         allowance: deliveries that its cap and pause still admit; None for any number.
-        crowded: whether more of its deliveries are due than were asked about as `few`.
+        crowded: whether more of its deliveries are due than were asked about as `few`, or too many others come first.
     """
 
     weight: int = 1
     allowance: int | None = None
     crowded: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandlerLimit:
-    """What a handler's limit still admits, for one tenant or for all of them ("*"); None for any number."""
-
-    handler: str
-    tenant: str
-    in_flight_left: int | None
-    tokens: float | None
-    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,41 +169,8 @@ def list_candidates(
         for event_id, tenant, handler, alone, place, lane, *_ in rows
     ]
     due = {row[1]: row[-3:] for row in rows}
-    return candidates, {
-        tenant: DueTenant(weight=weight or 1, allowance=allowance, crowded=crowded)
-        for tenant, (weight, allowance, crowded) in due.items()
-    }
-
-
-def list_handler_limits(
-    connection: Connection, *, handlers: Collection[str], tenants: Collection[str]
-) -> list[HandlerLimit]:
-    """Return what the limits of these handlers, for these tenants or all, still admit."""
-    parameters = {"handlers": list(handlers), "tenants": list(tenants)}
-    rows = connection.execute(_QUERIES["list_handler_limits"], parameters).fetchall()
-    return [
-        HandlerLimit(
-            handler=row["handler"],
-            tenant=row["tenant"],
-            in_flight_left=row["in_flight_left"],
-            tokens=row["tokens"],
-            at=row["at"],
-        )
-        for row in rows
-    ]
-
-
-def take_tokens(connection: Connection, limits: Sequence[tuple[HandlerLimit, int]]) -> None:
-    """Count deliveries that are admitted against the rates of their handlers."""
-    counted = [(limit, limit.tokens - taken) for limit, taken in limits if limit.tokens is not None and taken]
-    if counted:
-        parameters = {
-            "handlers": [limit.handler for limit, _ in counted],
-            "tenants": [limit.tenant for limit, _ in counted],
-            "tokens": [left_over for _, left_over in counted],
-            "at": counted[0][0].at,
-        }
-        connection.execute(_QUERIES["take_tokens"], parameters)
+    made = {it: DueTenant(weight=it[0] or 1, allowance=it[1], crowded=it[2]) for it in set(due.values())}
+    return candidates, {tenant: made[it] for tenant, it in due.items()}
 
 
 def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> Callable[[], set[tuple[UUID, str]]]:

@@ -28,7 +28,7 @@ WHERE ctid = ANY (ARRAY(
 -- once around; the same within each tenant, from handler to handler; then the oldest deliveries of each lane, as many of
 -- each as make up `most`. The cost is some index probes per tenant and lane, whatever waits in them. `place` is the turn
 -- of a tenant, `lane` that of a handler within its tenant. A tenant is `crowded` if more than `few` of its deliveries are
--- due; without room for them, those are not read. The constant LIMIT is for the planner, which takes a computed one for a
+-- due, or 256 others come before it; without room for them, those are not read. The constant LIMIT is for the planner, which takes a computed one for a
 -- tenth of all rows and would sort the backlog; LIMIT 1 on small tables keeps it from reading all of them.
 -- name: list_candidates
 WITH RECURSIVE ahead AS (
@@ -59,7 +59,7 @@ WITH RECURSIVE ahead AS (
 ), turns AS MATERIALIZED (
     SELECT turn.tenant, turn.handler, turn.event_id, turn.alone, turn.place, bounds.weight, bounds.allowance,
            last.handler AS after,
-           (
+           turn.place > 256 OR (
                SELECT true FROM deliveries AS d WHERE d.ready AND d.tenant = turn.tenant
                ORDER BY d.tenant, d.handler, d.due_at, d.event_id OFFSET %(few)s LIMIT 1
            ) IS NOT NULL AS crowded
@@ -134,30 +134,6 @@ FROM lanes CROSS JOIN LATERAL (
     ) AS oldest OFFSET 1 LIMIT (SELECT (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
 ) AS younger
 WHERE (SELECT count(*) FROM lanes) < %(most)s;
-
--- What the limits of handlers still admit, of those that these lanes fall under; a limit counts what is in flight once,
--- whichever tenant it belongs to. What is in flight is read once, through its index.
--- name: list_handler_limits
-WITH in_flight AS MATERIALIZED (
-    SELECT tenant, handler FROM deliveries WHERE state = 'queued'
-    UNION ALL
-    SELECT tenant, handler FROM deliveries WHERE state = 'running'
-)
-SELECT l.handler, l.tenant, l.rate,
-       l.max_in_flight - (
-           SELECT count(*) FROM in_flight AS f
-           WHERE f.handler = l.handler AND (l.tenant = '*' OR f.tenant = l.tenant)
-       ) AS in_flight_left,
-       CASE WHEN l.rate IS NOT NULL THEN
-           least(greatest(l.rate, 1), l.tokens + l.rate * extract(epoch FROM moment.at - l.counted_at))
-       END AS tokens, moment.at
-FROM handler_limits AS l, (SELECT clock_timestamp() AS at OFFSET 0) AS moment
-WHERE l.handler = ANY (%(handlers)s::text[]) AND (l.tenant = '*' OR l.tenant = ANY (%(tenants)s::text[]));
-
--- name: take_tokens
-UPDATE handler_limits AS l SET tokens = taken.left_over, counted_at = %(at)s
-FROM unnest(%(handlers)s::text[], %(tenants)s::text[], %(tokens)s::float8[]) AS taken(handler, tenant, left_over)
-WHERE l.handler = taken.handler AND l.tenant = taken.tenant;
 
 -- In the order of the primary key: what many lanes have chosen lies all over the table.
 -- name: queue

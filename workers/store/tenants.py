@@ -40,10 +40,17 @@ _LABEL_LENGTH: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """One tenant; while `paused_at` is set nothing of it is admitted, `max_in_flight` caps what runs at once."""
+    """One tenant.
+
+    Attributes:
+        max_in_flight: deliveries that may be queued and running at once.
+        weight: deliveries of it in each round of admission.
+        paused_at: while set, nothing of it is admitted.
+    """
 
     name: str
     max_in_flight: int | None
+    weight: int
     paused_at: datetime | None
     created_at: datetime
 
@@ -106,6 +113,11 @@ def resume_tenant(connection: Connection, name: str) -> None:
 def limit_tenant(connection: Connection, name: str, max_in_flight: int | None) -> None:
     """Set or lift (None) the cap on a tenant's queued and running deliveries. Raises UnknownTenantError."""
     _change_tenant(connection, "limit_tenant", name, max_in_flight=max_in_flight)
+
+
+def weigh_tenant(connection: Connection, name: str, weight: int) -> None:
+    """Set how many deliveries of a tenant have a turn in each round of admission. Raises UnknownTenantError."""
+    _change_tenant(connection, "weigh_tenant", name, weight=weight)
 
 
 def add_endpoint(

@@ -2,7 +2,7 @@
 INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) ON CONFLICT DO NOTHING RETURNING name;
 
 -- name: list_tenants
-SELECT name, max_in_flight, paused_at, created_at FROM tenants ORDER BY name;
+SELECT name, max_in_flight, weight, paused_at, created_at FROM tenants ORDER BY name;
 
 -- name: pause_tenant
 UPDATE tenants SET paused_at = coalesce(paused_at, now()) WHERE name = %(name)s RETURNING name;
@@ -12,6 +12,9 @@ UPDATE tenants SET paused_at = NULL WHERE name = %(name)s RETURNING name;
 
 -- name: limit_tenant
 UPDATE tenants SET max_in_flight = %(max_in_flight)s WHERE name = %(name)s RETURNING name;
+
+-- name: weigh_tenant
+UPDATE tenants SET weight = %(weight)s WHERE name = %(name)s RETURNING name;
 
 -- name: add_endpoint
 INSERT INTO endpoints (tenant, provider, scheme) VALUES (%(tenant)s, %(provider)s, %(scheme)s)

@@ -156,6 +156,30 @@ def test_tenants_are_listed_limited_paused_and_resumed(pipeline: Pipeline) -> No
     assert pipeline.json("tenants", "list")[0]["paused_at"] is None
 
 
+def test_a_limit_that_is_not_given_stays_until_it_is_lifted(pipeline: Pipeline) -> None:
+    pipeline("tenants", "add", "acme")
+    pipeline("tenants", "limit", "acme", "--in-flight", "5")
+    assert pipeline.json("tenants", "limit", "acme", "--weight", "3") == [
+        {"tenant": "acme", "max_in_flight": 5, "weight": 3}
+    ]
+    assert pipeline.json("tenants", "limit", "acme", "--weight", "2", "--lift")[0]["max_in_flight"] is None
+    assert pipeline.json("tenants", "limit", "acme")[0]["weight"] == 1
+
+
+def test_handlers_are_limited_for_all_tenants_and_for_one(pipeline: Pipeline) -> None:
+    pipeline("handlers", "limit", "acme.grant", "--in-flight", "5")
+    said = pipeline("handlers", "limit", "acme.grant", "--rate", "600/m", "--tenant", "acme").text
+    assert "acme.grant, acme: at most 10 a second" in said
+    assert pipeline.json("handlers", "limits") == [
+        {"handler": "acme.grant", "tenant": "*", "max_in_flight": 5, "rate": None},
+        {"handler": "acme.grant", "tenant": "acme", "max_in_flight": None, "rate": 10.0},
+    ]
+    assert "no limit" in pipeline("handlers", "limit", "acme.grant").text
+    assert [row["tenant"] for row in pipeline.json("handlers", "limits")] == ["acme"]
+    refused = pipeline("handlers", "limit", "acme.grant", "--rate", "often", status=2)
+    assert "'often' is no rate" in " ".join(refused.err.split())
+
+
 def test_what_a_person_got_wrong_is_one_line_that_says_what_to_do(acme: Pipeline) -> None:
     add = ("endpoints", "add", "acme", "--label", "v9", "--secret-stdin", "--provider")
     for arguments, part in (
