@@ -19,6 +19,7 @@ from workers import events, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
+from workers.store.connect import UnfitDatabaseError, require_readable
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,10 @@ none of them: with Python's default, 700, the collector takes a tenth of its CPU
 
 try:
     settings = load(WorkerSettings)
+    require_readable(settings.database_url)
     events.load_modules(settings.events)
     handlers = registration.load(settings.handlers)
-except (SettingError, RegistrationError) as refusal:
+except (SettingError, UnfitDatabaseError, RegistrationError) as refusal:
     sys.exit(f"workers: {refusal}")
 
 app = Celery("pipeline", broker=broker_url(settings.redis_url), include=["workers.tasks"], amqp=PatientAMQP)

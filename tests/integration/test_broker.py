@@ -176,3 +176,23 @@ def test_the_broker_of_another_celery_app_in_the_environment_is_not_taken(
     done = subprocess.run(purge, env=environ | {variable: other}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not redis.exists("probe")
+
+
+@pytest.mark.parametrize(
+    ("variable", "end", "part"),
+    [
+        ("REDIS_URL", "?visibility_timeout=3", "REDIS_URL is wrong: the option 'visibility_timeout' is not known"),
+        ("DATABASE_URL", "?nonsense=1", "DATABASE_URL cannot be read"),
+    ],
+)
+def test_an_option_that_is_not_known_ends_the_start_with_one_line(
+    environ: dict[str, str], variable: str, end: str, part: str
+) -> None:
+    for command in (["-m", "celery", "-A", "workers.app", "worker"], ["-m", "ingress"]):
+        if command[1] == "ingress" and variable == "DATABASE_URL":
+            continue  # it reads none
+        wrong = environ | {variable: environ[variable] + end}
+        done = subprocess.run([sys.executable, *command], env=wrong, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        (line,) = done.stderr.splitlines()
+        assert part in line

@@ -87,14 +87,24 @@ def connect(database_url: str, *, name: str, lease_seconds: float = 30.0, keep_p
 
 def session_options(database_url: str, settings: Mapping[str, str]) -> str:
     """Return libpq's `options`: those of the URL, then these settings, which win."""
+    require_readable(database_url)
+    given = str(conninfo_to_dict(database_url).get("options") or "")
+    escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
+    return " ".join([given, *(f"-c {name}={value}" for name, value in escaped.items())]).strip()
+
+
+def require_readable(database_url: str) -> None:
+    """Check that libpq understands the URL and knows its options, before a worker retries what cannot succeed.
+
+    Raises:
+        UnfitDatabaseError: it does not.
+    """
     try:
-        given = str(conninfo_to_dict(database_url).get("options") or "")
+        conninfo_to_dict(database_url)
     except psycopg.ProgrammingError:  # its text may hold a part of the password
         raise UnfitDatabaseError(
             "DATABASE_URL cannot be read: look at its options, and escape characters such as % (%25)"
         ) from None
-    escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
-    return " ".join([given, *(f"-c {name}={value}" for name, value in escaped.items())]).strip()
 
 
 def require_fit(connection: psycopg.Connection[Any]) -> None:
