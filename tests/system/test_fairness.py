@@ -6,8 +6,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.moveris import other
 from tests.system.ledger import account, effects, wait_until_settled
-from tests.system.provider import other
 from tests.system.test_leases import frozen
 from tests.system.waiting import until
 
