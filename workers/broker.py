@@ -17,6 +17,7 @@ import time
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+import billiard.pool
 from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 LONGEST_PAUSE: Final = 2.0
 """Seconds between two attempts to connect. kombu's own pauses grow to 30 s, and by those the pipeline stood still
 after Redis had come back."""
+billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 5
+"""Tenths of a second that a process of the pool waits at its end until the main process has read all of its results;
+billiard waits 30 s. Now and then the main process no longer reads at a stop, and for half a minute nothing ran. A
+result that is not read is a message that comes again, and messages may come twice."""
 END_SECONDS: Final = 30.0
 """In which a worker finishes what runs and ends, after an error that it cannot go on with. Without that bound one was
 seen to wait for ever for a child that it had not told to end: it lived, and did nothing."""
