@@ -183,3 +183,19 @@ def test_a_time_is_read_in_its_unit(unit: str, text: bytes, moment: float) -> No
 )
 def test_a_time_is_written_in_its_unit(unit: str, text: str) -> None:
     assert describe("{timestamp}.{body}", unit).sign(b"s", b"", now=NOW + 0.25)["X-Time"] == text
+
+
+@pytest.mark.parametrize(
+    ("content", "signed"),
+    [
+        ("{timestamp}|{url}|{body}", b"1614265330|https://a/b|{}"),
+        ("{timestamp}{url}{body}", b"1614265330https://a/b{}"),
+        ("{{{timestamp}}}.{body}", b"{1614265330}.{}"),
+        ("{header:X-A}.{timestamp}.{body}{url}", b"id.1614265330.{}https://a/b"),
+    ],
+)
+def test_the_signed_content_is_what_the_template_says(content: str, signed: bytes) -> None:
+    scheme = compose(
+        {"header": "X-S", "algorithm": "hmac-sha256", "content": content, "timestamp": "X-Time", "url": "https://a/b"}
+    )
+    assert scheme.sign(KEY.secret, b"{}", now=NOW, event_id="id")["X-S"].encode() == sign(scheme, signed)
