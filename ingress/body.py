@@ -58,9 +58,10 @@ class _Body:
     refusal: Refusal | None = None
 
     def end(self, refusal: Refusal) -> None:
-        """End its reading."""
+        """End its reading; the one that is being read just now looks at `refusal` itself."""
         self.refusal = refusal
-        self.task.cancel()
+        if self.task is not asyncio.current_task():
+            self.task.cancel()
 
 
 class BodyReader:
@@ -81,6 +82,7 @@ class BodyReader:
         self._seconds = seconds
         self._budget = budget
         self._held = 0
+        self._held_by_large = 0
         self._bodies: set[_Body] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,6 +123,8 @@ class BodyReader:
                 return b"".join((*chunks, chunk)) if chunks else chunk
             chunks.append(chunk)
             self._hold(body, len(chunk))
+            if body.refusal is not None:
+                return body.refusal
 
     def _begin(self) -> _Body:
         loop = self._loop = self._loop or asyncio.get_running_loop()  # asked for each request, it costs a twentieth
@@ -137,6 +141,7 @@ class BodyReader:
         if body in self._bodies:
             self._bodies.remove(body)
             self._held -= body.held
+            self._held_by_large -= body.held if body.held > SMALL_BYTES else 0
 
     def _end_the_late(self, loop: asyncio.AbstractEventLoop) -> None:
         began_before = loop.time() - self._seconds
@@ -147,15 +152,15 @@ class BodyReader:
 
     def _hold(self, body: _Body, count: int) -> None:
         """Count bytes that a body holds from now on; end others, or itself, if there is no room for them."""
+        was_large = body.held > SMALL_BYTES
         body.held += count
         self._held += count
+        if body.held > SMALL_BYTES:
+            self._held_by_large += count if was_large else body.held
         while self._held > self._budget:
             self._make_room(self._bodies)
-        while body.held > SMALL_BYTES:
-            large = {each for each in self._bodies if each.held > SMALL_BYTES}
-            if sum(each.held for each in large) <= self._budget * LARGE_SHARE:
-                break
-            self._make_room(large)
+        while self._held_by_large > self._budget * LARGE_SHARE:
+            self._make_room({each for each in self._bodies if each.held > SMALL_BYTES})
 
     def _make_room(self, bodies: set[_Body]) -> None:
         """End the body that has held most for longest: a sender that makes progress is not it."""

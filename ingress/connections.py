@@ -15,23 +15,26 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, METHOD_NOT_ALLOWED, TOO_MANY_CONNECTIONS, Refusal
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sized
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from ingress.settings import IngressSettings
 
 HEADER_BYTES: Final = 65_536
-"""Bound on what one message carries around its body: headers, trailers, chunk sizes. One read may go beyond it."""
+"""Bound on the bytes around a body, wherever they stand: headers, chunk sizes, trailers. One read may go beyond it."""
 HEADER_FIELDS: Final = 256
 """Bound on the header fields of one message, trailers included."""
 BYTES_PER_BODY_BYTE: Final = 16
-"""A chunk of one byte has a size line and line ends around it: so much more is allowed for each byte of a body."""
+"""A chunk of one byte has a size line and line ends around it. Each byte of a body takes so many off the count of
+what came before it, and allows nothing for what comes after it: 16 MB of one trailer would fit behind 1 MiB."""
 BUSY_SECONDS: Final = 10.0
 """Added to the time for headers and body: beyond it a request is stuck, with a client that does not read its answer."""
 PIPELINED: Final = 100
@@ -67,8 +70,30 @@ class _Parser(httptools.HttpRequestParser):
                 return
 
 
+class _FlowControl(FlowControl):
+    """Reads on only when no request waits for the answer to an earlier one.
+
+    uvicorn reads on with each answer and whenever an application asks for its body, and so parses another 256 kB of
+    requests, with their bodies, while up to `PIPELINED` of them wait.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, unless requests wait."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection, with one timer that looks after it every few seconds."""
+
+    _arriving: RequestResponseCycle | None
+    """The request whose body arrives."""
+    _around_body: int
+    """Bytes around bodies; see `BYTES_PER_BODY_BYTE`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,6 +112,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer: uvicorn's keep-alive timer starts with the first answer, and ends with any byte."""
         super().connection_made(transport)
+        self.flow = _FlowControl(transport, self.pipeline)
         self._since = self.loop.time()
         self._timer = self.loop.call_later(self._settings.body_timeout, self._check_timeouts)
         if len(self.connections) > self._settings.connections:
@@ -112,7 +138,7 @@ class Connection(HttpToolsProtocol):
             self._since = self.loop.time()  # the first byte of a request, or of empty lines before it
         self._around_body += len(data)
         super().data_received(data)
-        if self._around_body > HEADER_BYTES + BYTES_PER_BODY_BYTE * self._body_bytes:
+        if self._around_body > HEADER_BYTES:
             self._refuse(HEADERS_TOO_LARGE)
 
     # Called by the parser
@@ -143,36 +169,30 @@ class Connection(HttpToolsProtocol):
         if len(self._unanswered) >= PIPELINED:
             raise _RefusedError
         super().on_headers_complete()
+        self._arriving = self.cycle
         self._unanswered.append(self.cycle)
         if self._is_leaving:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Tell a body from what is around it."""
-        self._around_body -= len(body)
-        self._body_bytes += len(body)
+        self._around_body = max(0, self._around_body - (1 + BYTES_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the message, unless it is the head of an upgrade."""
         if self.parser.should_upgrade():
             return
-        self._is_complete = True
-        self._around_body = 0
         super().on_message_complete()
+        self._begin_message()
 
     # Called by uvicorn
 
     def on_response_complete(self) -> None:
-        """Start the clock of what comes next, and read on only when no request waits.
-
-        uvicorn reads on after each answer, and parses another 256 kB of pipelined requests.
-        """
+        """Start the clock of what comes next; uvicorn has none for a request that is on its way."""
         self._since = self.loop.time()
         self._unanswered.popleft()
         super().on_response_complete()
-        if self.pipeline:
-            self.flow.pause_reading()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed, in our form."""
@@ -195,16 +215,16 @@ class Connection(HttpToolsProtocol):
     def _begin_message(self) -> None:
         self._is_complete = True
         self._has_headers = False
+        self._arriving = None
         self._fields = 0
         self._around_body = 0
-        self._body_bytes = 0
 
     def _is_idle(self) -> bool:
         return not self._unanswered
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer and close: at once, or after the answers to the requests that came before."""
-        current = self.cycle if self._has_headers and not self._is_complete else None
+        current = self._arriving
         earlier = [cycle for cycle in self._unanswered if cycle is not current]
         if earlier:
             self._has_failed = True

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from typing import TYPE_CHECKING
 
 import httptools
 import pytest
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from ingress.connections import Connection
+from ingress.settings import IngressSettings
+from shared.settings import load
+from tests.conftest import SECRETS_KEY
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 OVERRIDDEN = {
     "connection_made": ["self", "transport"],
@@ -25,7 +34,15 @@ OVERRIDDEN = {
     "shutdown": ["self"],
 }
 USED = {
-    HttpToolsProtocol: ["parser", "app_state", "timeout_keep_alive", "timeout_keep_alive_task", "loop", "connections"],
+    HttpToolsProtocol: [
+        "parser",
+        "app_state",
+        "timeout_keep_alive",
+        "timeout_keep_alive_task",
+        "loop",
+        "connections",
+        "pipeline",
+    ],
     RequestResponseCycle: ["disconnected", "message_event", "keep_alive", "response_started"],
 }
 
@@ -78,3 +95,59 @@ def test_the_parser_stops_behind_the_head_of_an_upgrade_and_goes_on_with_another
 def test_uvicorn_imports_the_connections_before_the_application() -> None:
     source = inspect.getsource(Config.load)
     assert source.index("self.http_protocol_class = import_from_string") < source.index("self.load_app()")
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written, and knows whether it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_reading_now = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def pause_reading(self) -> None:
+        self.is_reading_now = False
+
+    def resume_reading(self) -> None:
+        self.is_reading_now = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.is_reading_now = False
+
+
+def test_nothing_is_read_while_requests_wait_for_earlier_answers() -> None:
+    states = []
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # uvicorn reads on here, and after each answer
+        states.append((len(connection.pipeline), transport.is_reading_now))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async def serve() -> None:
+        connection.connection_made(transport)
+        connection.data_received(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody" * 3)
+        while connection.server_state.tasks:
+            await asyncio.wait(connection.server_state.tasks)
+        connection.connection_lost(None)
+
+    with asyncio.Runner() as runner:
+        config = Config(app, ws="none", log_config=None, lifespan="off")
+        config.load()
+        loop = runner.get_loop()
+        connection = Connection(
+            config,
+            ServerState(),
+            {"settings": load(IngressSettings, {"REDIS_URL": "redis://unused:1/0", "SECRETS_KEY": SECRETS_KEY})},
+            loop,
+        )
+        transport = Transport()
+        runner.run(serve())
+    assert states == [(2, False), (1, False), (0, True)]
+    assert transport.written.count(b"HTTP/1.1 200") == 3

@@ -306,7 +306,17 @@ def test_pipelined_requests_are_answered_in_order(place: tuple[Process, Between]
     ]
 
 
-@pytest.mark.parametrize("behind", [b"}\n", b"GET /x HTTP/9.9\r\n\r\n", request(b"2")[:-1] + b"\r\nnot HTTP"])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"}\n",
+        b"GET /x HTTP/9.9\r\n\r\n",
+        request(b"2")[:-1] + b"\r\nnot HTTP",
+        b"CONNECT example.com:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /x HTTP/1.1\r\n" + b"a: b\r\n" * 300 + b"\r\n",
+    ],
+)
 def test_an_event_that_was_stored_is_answered_whatever_comes_behind_it(
     place: tuple[Process, Between], valkey: Valkey, behind: bytes
 ) -> None:
@@ -317,6 +327,13 @@ def test_an_event_that_was_stored_is_answered_whatever_comes_behind_it(
         answer = until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 200")
     assert body in stored(valkey)
+
+
+def test_a_request_beyond_the_pipelined_ones_takes_the_answer_of_none_of_them(place: tuple[Process, Between]) -> None:
+    ingress, _ = place
+    with ingress.connect() as connection:
+        connection.sendall(request(b"{}") * 101)
+        assert until_closed(connection).count(b"HTTP/1.1 200") == 100
 
 
 def test_a_client_that_leaves_while_redis_is_slow_harms_nobody(place: tuple[Process, Between], valkey: Valkey) -> None:

@@ -111,8 +111,11 @@ class Upload:
         self._parts: asyncio.Queue[Message] = asyncio.Queue()
         self.task = asyncio.create_task(reader.read(self._parts.get, ()))
 
-    async def send(self, size: int, *, more: bool = True) -> None:
+    def put(self, size: int, *, more: bool = True) -> None:
         self._parts.put_nowait(part(b"x" * size, more=more))
+
+    async def send(self, size: int, *, more: bool = True) -> None:
+        self.put(size, more=more)
         for _ in range(5):
             await asyncio.sleep(0)
 
@@ -157,6 +160,17 @@ def test_a_quarter_of_the_budget_is_left_for_small_bodies() -> None:
         await large[0].send(60 * KB)
         assert sum(each.refusal is TOO_BUSY for each in large) == 1
         assert not any(each.refusal for each in small)
+
+    with_budget(case)
+
+
+def test_a_body_that_goes_for_itself_is_refused_even_if_its_end_is_there_already() -> None:
+    async def case(reader: BodyReader) -> None:
+        one = Upload(reader)
+        one.put(800 * KB)
+        one.put(1, more=False)
+        assert await one.task is TOO_BUSY
+        assert one.task.cancelling() == 0
 
     with_budget(case)
 
