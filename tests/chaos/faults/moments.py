@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tests.chaos.stack import Stack
 
 PATIENCE = 30.0
+AT_ONCE = 5.0
+"""Seconds in which an outcome is recorded; the claim's lease is longer."""
 BEYOND_LEASE = 17.0
 """Seconds; the lease is 13.5."""
 LATE_SECONDS = 2.0
@@ -134,6 +137,19 @@ async def kill_after_handlers_commit(stack: Stack, chance: random.Random) -> Non
     del chance
     trap = Trap(word=b"COMMIT", after=b"chaos_effects", among=lambda: pids(stack, "handlers"), delivered=True)
     await spring(stack.postgres_proxy, trap)
+
+
+@fault("panic-in-handler", "a handler raises a BaseException without a text, after its writes", mixes=False)
+async def panic(stack: Stack, chance: random.Random) -> None:
+    """Its attempt has failed at once, not when its lease is over."""
+    del chance
+    told = "SELECT 1 FROM attempts WHERE error LIKE 'Panic: %%' AND traceback IS NOT NULL AND failed_at > %s"
+    (row,) = await stack.query("SELECT clock_timestamp() AS began")
+    await order(stack, "panic", "after-write")
+    deadline = time.monotonic() + AT_ONCE
+    while not await stack.query(told, [row["began"]]):
+        assert time.monotonic() < deadline, f"no outcome {AT_ONCE:g} s after a handler raised a BaseException"
+        await asyncio.sleep(0.05)
 
 
 def stops_at(moment: str) -> Inject:

@@ -21,14 +21,23 @@ PATIENT: dict[str, Any] = {"timeout": 3.0, "schedule": (0.2, 0.5, 1.0, 2.0), "ma
 _own: list[psycopg.Connection[tuple[object, ...]]] = []
 
 
+class Panic(BaseException):
+    """What a native library raises, at its worst: no Exception, and without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 def obey(moment: str) -> None:
-    """Take an order for this moment, if there is one: kill or stop this process."""
-    for name, number in (("kill", signal.SIGKILL), ("stop", signal.SIGSTOP)):
+    """Take an order for this moment, if there is one: kill or stop this process, or raise what nobody expects."""
+    for name, number in (("kill", signal.SIGKILL), ("stop", signal.SIGSTOP), ("panic", None)):
         order = ORDERS / f"{name}-{moment}"
         try:
             order.rename(ORDERS / f"{name}-{moment}.{os.getpid()}")
         except FileNotFoundError:
             continue
+        if number is None:
+            raise Panic
         os.kill(os.getpid(), number)
 
 
