@@ -14,9 +14,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.request import ProxyHandler, build_opener
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+open_url: Final = build_opener(ProxyHandler({})).open
+"""`urlopen` that follows no `http_proxy`: all servers of the tests are on the loopback."""
 
 ROOT: Final = Path(__file__).parents[1]
 PARENT_WATCH: Final = ROOT / "deploy" / "local" / "parent_watch.py"

@@ -12,12 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import URLError
-from urllib.request import urlopen
 
 from deploy.local.services import pipeline_services
 from deploy.local.settings import StackSettings
 from shared.settings import load as load_settings
-from tests.launching import spawn
+from tests.launching import open_url, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,7 +118,7 @@ def load(module: str, **options: object) -> dict[str, Any]:
 
 def _answers(port: int) -> bool:
     try:
-        with urlopen(f"http://127.0.0.1:{port}/", timeout=1):
+        with open_url(f"http://127.0.0.1:{port}/", timeout=1):
             return True
     except URLError as error:
         return hasattr(error, "code")  # 404: it serves

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.error import URLError
-from urllib.request import urlopen
 
 import psutil
 import psycopg
@@ -34,7 +33,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import postgres, until, valkey
-from tests.launching import free_port, spawn
+from tests.launching import free_port, open_url, spawn
 
 if TYPE_CHECKING:
     import subprocess
@@ -322,7 +321,7 @@ def _works(process: psutil.Process) -> bool:
 
 def _answers(port: int) -> bool:
     try:
-        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+        with open_url(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
