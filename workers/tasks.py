@@ -31,6 +31,7 @@ from workers.ingest.inbox_reader import InboxReader
 from workers.process import Process
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
+from workers.store.stats import list_old_snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +183,14 @@ def sweep() -> None:
     4. Admission, which also makes due retries ready.
     """
     _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _admit)
+
+
+@app.task(name="housekeeping.warn", send_events=False)
+def warn() -> None:
+    """Log which sessions have held a snapshot for long: what is finished stays in the index that admission walks."""
+    with _process().connections() as process:
+        for snapshot in list_old_snapshots(process.postgres.connection):
+            log.warning("%s", snapshot, extra={"code": "old_snapshot"})
 
 
 @app.task(name="housekeeping.keep_days")

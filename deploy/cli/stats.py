@@ -11,18 +11,26 @@ from deploy.cli.output import AsJson, emit
 from deploy.cli.servers import database, redis_client
 from deploy.local.settings import RetentionSettings
 from shared.settings import load
-from shared.wire import HANDLERS_QUEUE, INBOX
+from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, INBOX
 from workers.housekeeping import publishing
 from workers.store import tenants
 from workers.store.partitions import DAYS_AHEAD
-from workers.store.stats import BOUND, RECEIVED_BOUND, count_received, count_rejected, read_days, read_load
+from workers.store.stats import (
+    BOUND,
+    RECEIVED_BOUND,
+    count_received,
+    count_rejected,
+    list_old_snapshots,
+    read_days,
+    read_load,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
 
-    from workers.store.stats import Days
+    from workers.store.stats import Days, Load
 
 _READ_SECONDS: Final = 30
 _COUNTS: Final = ("pending", "retrying", "queued", "running", "dead")
@@ -44,16 +52,29 @@ def stats(*, as_json: AsJson = False) -> None:
         days = read_days(connection)
         found |= {"oldest_day": days.oldest, "newest_day": days.newest}
         work = read_load(connection)
+        snapshots = list_old_snapshots(connection)
+        found["old_snapshots"] = [asdict(it) for it in snapshots]
     if as_json:
-        emit([found, *(asdict(it) for it in work)], as_json=True, columns=[])
+        emit([found, *(describe(it) for it in work)], as_json=True, columns=[])
         return
     _print(found)
     for line in _about_days(days):
         print(f"days       {line}")
+    for snapshot in snapshots:
+        print(f"postgres   {snapshot}")
     if work:
         print()
-        rows = ({name: _bounded(value, BOUND) for name, value in asdict(it).items()} for it in work)
-        emit(rows, as_json=False, columns=["tenant", *_COUNTS, "paused_at"])
+        rows = ({name: _bounded(value, BOUND) for name, value in describe(it).items()} for it in work)
+        emit(rows, as_json=False, columns=["tenant", *_COUNTS, "oldest_seconds", "waits_for"])
+
+
+def describe(load: Load) -> dict[str, Any]:
+    """Return a tenant's work by column, with what it waits for in words."""
+    oldest = load.oldest_seconds
+    return asdict(load) | {
+        "oldest_seconds": None if oldest is None else round(max(0.0, oldest), 1),
+        "waits_for": load.waits_for,
+    }
 
 
 def _read_redis(client: redis.Redis) -> dict[str, Any]:
@@ -67,6 +88,7 @@ def _read_redis(client: redis.Redis) -> dict[str, Any]:
         "inbox_length": client.xlen(INBOX),
         "inbox_oldest_seconds": age,
         "handler_messages": client.llen(HANDLERS_QUEUE),
+        "express_messages": client.llen(EXPRESS_QUEUE),
         "registry_published": publishing.published_version(client),
     }
 
@@ -78,7 +100,7 @@ def _print(found: dict[str, Any]) -> None:
         stored, rejected = found[f"stored_last_{name}"], found[f"rejected_last_{name}"]
         bound = RECEIVED_BOUND
         print(f"last {name:6} {_bounded(stored, bound)} stored, {_bounded(rejected, bound)} of them rejected")
-    print(f"queue      {found['handler_messages']} messages for handlers")
+    print(f"queues     {found['handler_messages']} messages for handlers, {found['express_messages']} express")
     published, version = found["registry_published"], found["registry_version"]
     if published is None:
         state = "not published: the sweeper does it within seconds, if it runs"

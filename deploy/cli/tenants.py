@@ -10,7 +10,10 @@ import typer
 from deploy.cli.arguments import TenantName  # noqa: TC001 - typer evaluates signatures
 from deploy.cli.output import AsJson, emit, say
 from deploy.cli.servers import database
+from deploy.cli.stats import describe
 from workers.store import tenants
+from workers.store.refusals import UnknownTenantError
+from workers.store.stats import read_load
 
 app = typer.Typer(help="Tenants: whose events these are.", no_args_is_help=True)
 
@@ -54,6 +57,28 @@ def list_(*, as_json: AsJson = False) -> None:
         as_json=as_json,
         columns=["tenant", "max_in_flight", "weight", "paused_at", "created_at"],
     )
+
+
+@app.command()
+def show(name: TenantName, *, as_json: AsJson = False) -> None:
+    """Show a tenant's limits, where its deliveries are, and what those that are due wait for."""
+    with database() as connection:
+        found = next((it for it in tenants.list_tenants(connection) if it.name == name), None)
+        if found is None:
+            raise UnknownTenantError(f"there is no tenant {name!r}; `pipeline tenants list` shows them")
+        (work,) = read_load(connection, tenant=name)
+    row = asdict(found) | describe(work)
+    cap = "any number" if found.max_in_flight is None else f"at most {found.max_in_flight}"
+    lines = [
+        f"limits     {cap} in flight at once, {found.weight} in each round of turns",
+        f"work       {work.pending} due, {work.retrying} waiting for their next attempt, {work.dead} dead",
+        f"in flight  {work.queued} with Celery, {work.running} running",
+    ]
+    if found.paused_at is not None:
+        lines.append(f"paused     since {found.paused_at.isoformat(sep=' ', timespec='seconds')}")
+    if work.waits_for is not None:
+        lines.append(f"waits for  {work.waits_for}; the oldest has been due for {row['oldest_seconds']} s")
+    say(row, as_json=as_json, lines=lines)
 
 
 @app.command()

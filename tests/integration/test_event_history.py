@@ -11,6 +11,7 @@ import pytest
 
 from shared.envelope import new_event_id
 from workers.store import event_history, stats
+from workers.store.connect import connect
 from workers.store.sql import Queries
 from workers.store.stats import Fate
 
@@ -176,6 +177,20 @@ def test_an_idle_pipeline_has_no_load(connection: Connection) -> None:
     assert stats.read_load(connection) == []
 
 
+def test_a_session_that_holds_an_old_snapshot_is_named(connection: Connection, database_url: str) -> None:
+    def look() -> list[stats.OldSnapshot]:
+        return stats.list_old_snapshots(connection, older_than=timedelta(0))
+
+    with connect(database_url, name="pg_dump") as reader, reader.transaction():
+        assert "pg_dump" not in [it.application for it in look()]
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM deliveries")
+        (found,) = (it for it in look() if it.application == "pg_dump")
+        assert found.pid == reader.info.backend_pid
+        assert str(found).startswith(f"pg_dump of the role postgres (pid {found.pid}) has held a snapshot for 0 s")
+        assert stats.list_old_snapshots(connection) == []
+
+
 def test_events_of_the_last_while_are_counted(connection: Connection) -> None:
     now = datetime.now(UTC)
     store(connection, at=now - timedelta(minutes=30))
@@ -224,7 +239,8 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
         (lists["list_done"], narrow | {"state": "dead"}),
         (lists["list_done"], narrow | {"state": "succeeded", "tenant": None}),
         (counts["read_fates"], {"ids": ids}),
-        (counts["tenants_with_work"], bounds),
+        (counts["tenants_with_work"], bounds | {"tenant": None}),
+        (counts["tenants_with_work"], bounds | {"tenant": "acme"}),
         (counts["count_received"], bounds | {"window": timedelta(minutes=1)}),
         (counts["count_rejected"], bounds | {"window": timedelta(minutes=1)}),
         (by_hand["preview_retry"], selection | {"state": "dead"}),

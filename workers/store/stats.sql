@@ -38,6 +38,7 @@ WITH RECURSIVE ready AS (
     UNION (SELECT tenant FROM dead LIMIT %(tenants)s)
     UNION SELECT tenant FROM in_flight
     UNION SELECT tenant FROM waiting
+    UNION SELECT %(tenant)s::text COLLATE "C"
 )
 SELECT n.tenant,
        (SELECT count(*) FROM (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant LIMIT %(bound)s) AS bounded)
@@ -47,12 +48,34 @@ SELECT n.tenant,
        coalesce(f.running, 0) AS running,
        (SELECT count(*) FROM (SELECT FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant = n.tenant
                               LIMIT %(bound)s) AS bounded) AS dead,
-       t.paused_at
+       t.paused_at, t.max_in_flight, coalesce(t.weight, 1) AS weight,
+       (
+           -- the oldest of each handler's, of the first hundred handlers
+           WITH RECURSIVE lane AS (
+               (SELECT d.handler, d.due_at, 1 AS number FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant
+                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1)
+               UNION ALL
+               SELECT following.handler, following.due_at, lane.number + 1
+               FROM lane CROSS JOIN LATERAL (
+                   SELECT d.handler, d.due_at FROM deliveries AS d
+                   WHERE d.ready AND d.tenant = n.tenant AND d.handler > lane.handler
+                   ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+               ) AS following
+               WHERE lane.number < 100
+           )
+           SELECT extract(epoch FROM now() - min(due_at))::float8 FROM lane
+       ) AS oldest_seconds,
+       array(
+           SELECT l.handler FROM handler_limits AS l
+           WHERE l.tenant IN ('*', n.tenant)
+             AND EXISTS (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = l.handler)
+           ORDER BY l.handler LIMIT 20
+       ) AS limited_handlers
 FROM names AS n
 LEFT JOIN in_flight AS f USING (tenant)
 LEFT JOIN waiting AS w USING (tenant)
 LEFT JOIN tenants AS t ON t.name = n.tenant
-WHERE n.tenant IS NOT NULL
+WHERE n.tenant IS NOT NULL AND (%(tenant)s::text IS NULL OR n.tenant = %(tenant)s)
 ORDER BY n.tenant LIMIT %(tenants)s;
 
 -- name: count_received
@@ -74,3 +97,14 @@ FROM (
     LEFT JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relname ~ '_[0-9]{8}$'
     GROUP BY t.name
 ) AS days;
+
+-- Sessions and prepared transactions that keep what has been finished since from being cleaned away: every look for due
+-- work walks it. Other roles' sessions are shown to a member of pg_read_all_stats only.
+-- name: old_snapshots
+SELECT pid, usename::text AS role, application_name AS application, extract(epoch FROM now() - xact_start)::float8 AS seconds
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_xmin IS NOT NULL AND xact_start < now() - %(older_than)s::interval
+UNION ALL
+SELECT NULL, owner::text, 'prepared transaction ' || gid, extract(epoch FROM now() - prepared)::float8
+FROM pg_prepared_xacts WHERE database = current_database() AND prepared < now() - %(older_than)s::interval
+ORDER BY seconds DESC LIMIT 5;

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import redis
 
     from tests.integration.cli.conftest import Pipeline
+    from workers.store.connect import Connection
 
 
 def published(client: redis.Redis, tenant: str = "acme") -> registry.Endpoint | None:
@@ -164,6 +165,32 @@ def test_a_limit_that_is_not_given_stays_until_it_is_lifted(pipeline: Pipeline) 
     ]
     assert pipeline.json("tenants", "limit", "acme", "--weight", "2", "--lift")[0]["max_in_flight"] is None
     assert pipeline.json("tenants", "limit", "acme")[0]["weight"] == 1
+
+
+def test_a_tenant_is_shown_with_what_its_deliveries_wait_for(pipeline: Pipeline, connection: Connection) -> None:
+    pipeline("tenants", "add", "acme", "--in-flight", "2")
+    insert = (
+        "INSERT INTO deliveries (event_id, handler, tenant, due_at)"
+        " SELECT gen_random_uuid(), 'acme.grant', 'acme', now() - interval '60 s' FROM generate_series(1, 5)"
+    )
+    assert pipeline.json("tenants", "show", "acme")[0]["waits_for"] is None
+    connection.execute(insert)
+    (row,) = pipeline.json("tenants", "show", "acme")
+    assert (row["pending"], row["waits_for"]) == (5, "its turn at a free slot")
+    assert 60 <= row["oldest_seconds"] < 120
+    pipeline("handlers", "limit", "acme.grant", "--rate", "1/m")
+    assert pipeline.json("tenants", "show", "acme")[0]["waits_for"] == "the limit of acme.grant, or its turn"
+    connection.execute(
+        "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() WHERE event_id IN"
+        " (SELECT event_id FROM deliveries LIMIT 2)"
+    )
+    assert pipeline.json("tenants", "show", "acme")[0]["waits_for"] == "its own limit of 2 in flight"
+    pipeline("tenants", "pause", "acme")
+    said = pipeline("tenants", "show", "acme").text
+    assert "at most 2 in flight at once, 1 in each round of turns" in said
+    assert "waits for  its pause: resume it" in said
+    assert pipeline.json("stats")[1]["waits_for"] == "its pause: resume it"
+    assert "no tenant 'nobody'" in pipeline("tenants", "show", "nobody", status=1).err
 
 
 def test_handlers_are_limited_for_all_tenants_and_for_one(pipeline: Pipeline) -> None:
