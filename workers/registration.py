@@ -192,12 +192,14 @@ def on_process_start(function: StartFunction) -> StartFunction:
     loop of the handlers. If it raises, the attempt at hand fails with that error, and it runs again with the next one.
 
     Raises:
-        RegistrationError: it needs an argument.
+        RegistrationError: it needs an argument, or yields.
     """
+    who = f"on_process_start ({_place(function)})"
+    _require_no_generator(who, function)
     try:
         inspect.signature(function).bind()
     except TypeError:
-        raise RegistrationError(f"on_process_start ({_place(function)}): it is called without arguments") from None
+        raise RegistrationError(f"{who}: it is called without arguments") from None
     _start_functions[_place(function)] = function
     return function
 
@@ -239,6 +241,7 @@ def _make(
     for parameter, text in texts.items():
         if not isinstance(text, str):
             raise RegistrationError(f"{who}: {parameter} is a text, not {text!r}")
+    _require_no_generator(who, function)
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
@@ -253,6 +256,12 @@ def _make(
     if not limit or not limit[0]:
         raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {timeout!r}")
     return Handler(name=name, function=function, max_attempts=attempts, timeout=limit[0], schedule=steps, **texts)
+
+
+def _require_no_generator(who: str, function: Callable[..., Any]) -> None:
+    """Raise `RegistrationError` for a function that yields: calling it would run nothing, and look like a success."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RegistrationError(f"{who}: it yields, so that a call of it runs nothing; return instead")
 
 
 def _seconds(values: Any) -> tuple[float, ...] | None:

@@ -112,6 +112,8 @@ AFRESH: list[tuple[str, Callable[[DeliveryConnection], object]]] = [
     ("pipeline", lambda own: own.pipeline().__enter__()),
     ("notifies", lambda own: next(own.notifies(timeout=0))),
     ("two-phase commit", lambda own: own.tpc_begin("mine")),
+    ("cancel", lambda own: own.cancel()),
+    ("cancel and wait", lambda own: own.cancel_safe()),
     ("autocommit", lambda own: own.set_autocommit(True)),
     ("isolation level", lambda own: own.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)),
 ]

@@ -12,6 +12,7 @@ from workers.errors import RegistrationError
 from workers.registration import Handler, Handlers, handler, load, on_process_start
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -56,6 +57,23 @@ def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, Any], culpr
 def test_a_function_of_other_arguments_is_refused() -> None:
     with pytest.raises(RegistrationError, match="two arguments"):
         handler("acme.run")(lambda event: None)  # type: ignore[type-var] # what is refused
+
+
+def test_a_function_that_yields_is_refused() -> None:
+    def plain(event: object, delivery: object) -> Iterator[None]:
+        yield
+
+    async def asynchronous(event: object, delivery: object) -> AsyncIterator[None]:
+        yield
+
+    def lifespan() -> Iterator[None]:
+        yield
+
+    for function in (plain, asynchronous):
+        with pytest.raises(RegistrationError, match=rf"'acme.run' .*{function.__name__}\): it yields"):
+            handler("acme.run")(function)
+    with pytest.raises(RegistrationError, match=r"on_process_start .*lifespan\): it yields"):
+        on_process_start(lifespan)
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:

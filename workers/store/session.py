@@ -58,7 +58,7 @@ _ENDED: Final = (
 class DeliveryConnection(psycopg.Connection[Any]):
     """What a handler gets: one for each delivery, around the session that they share.
 
-    Everything that psycopg does on a connection goes through `wait`; so do its cursors.
+    Everything that psycopg does on a connection goes through `wait`, but for cancelling; so do its cursors.
     """
 
     over_because: str | None = None
@@ -72,9 +72,12 @@ class DeliveryConnection(psycopg.Connection[Any]):
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse to do anything once the delivery is over."""
+        self._require_current()
+        return super().wait(*args, **kwargs)
+
+    def _require_current(self) -> None:
         if self.over_because is not None:
             raise TransactionMisused(self.over_because)
-        return super().wait(*args, **kwargs)
 
     def end(self) -> bool:
         """Let nothing more be done with it; return False if a thread is doing something right now."""
@@ -83,6 +86,16 @@ class DeliveryConnection(psycopg.Connection[Any]):
         if is_free:
             self.lock.release()
         return is_free
+
+    def cancel(self) -> None:
+        """Cancel what runs, unless that is the next delivery's."""
+        self._require_current()
+        super().cancel()
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Do the same, and wait for it."""
+        self._require_current()
+        super().cancel_safe(timeout=timeout)
 
     def commit(self) -> None:
         """Refuse."""
@@ -207,7 +220,7 @@ class HandlerSession:
         if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
             # If that fails, the server is gone, or its statement_timeout ends what runs.
             with suppress(psycopg.Error):
-                connection.cancel_safe(timeout=2.0)
+                DeliveryConnection.around(connection.pgconn).cancel_safe(timeout=2.0)
         connection.end()
         connection.pgconn.finish()
 
