@@ -178,6 +178,8 @@ def test_a_secret_is_read_as_supabase_shows_it() -> None:
 def test_a_preset_whose_secret_is_the_text_itself_needs_no_field_that_the_file_does_not_hold() -> None:
     scheme = compose({"preset": "standard-webhooks", "key": "raw"})
     assert scheme.read_key(label="a", text=b"whsec_c2VD").secret == b"whsec_c2VD"
+    assert compose({"preset": "standard-webhooks", "tolerance": 60}).description.ed25519_prefix == "v1a,"
+    assert compose({"preset": "standard-webhooks", "key": "whsec"}).description.ed25519_prefix == "v1a,"
     assert compose({"preset": "stripe", "content": "{body}", "timestamp_field": ""}).description.content == "{body}"
     assert compose({"preset": "slack", "content": "{body}", "timestamp": ""}).description.timestamp == ()
     with pytest.raises(BadSchemeError, match=r"the preset slack adds .*timestamp = 'X-Slack-Request-Timestamp'"):
