@@ -37,6 +37,7 @@ class Process:
         self.name = f"{socket.gethostname()}:{self.pid}"
         self.consumer = f"{self.name}:{uuid.uuid4().hex[:8]}"
         """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
+        self.has_declared_serial = False
 
     @classmethod
     def of(cls, settings: WorkerSettings, on_process_start: Sequence[Callable[[], object]] = ()) -> Process:

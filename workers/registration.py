@@ -29,7 +29,7 @@ StartFunction = TypeVar("StartFunction", bound="Callable[[], object]")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 _RESERVED: Final = ("ingest.", "housekeeping.", "celery.")
-_PARAMETERS: Final = ("event", "tenant", "provider", "max_attempts", "timeout", "schedule")
+_PARAMETERS: Final = ("event", "tenant", "provider", "max_attempts", "timeout", "schedule", "serial_by")
 ANY: Final = "*"
 DEFAULT_TIMEOUT: Final = 30.0
 
@@ -47,6 +47,7 @@ class Handler:
         max_attempts: failed attempts after which a delivery is dead.
         timeout: seconds that one attempt may take.
         schedule: seconds, the upper bound of the wait after each failure.
+        serial_by: "subject" if deliveries of one subject run one at a time, in the order of arrival.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Handler:
     max_attempts: int = len(DEFAULT_SCHEDULE) + 1
     timeout: float = DEFAULT_TIMEOUT
     schedule: tuple[float, ...] = DEFAULT_SCHEDULE
+    serial_by: Literal["subject"] | None = None
 
 
 class Handlers:
@@ -110,6 +112,7 @@ def handler(
     max_attempts: int | None = ...,
     timeout: float = ...,
     schedule: Sequence[float] = ...,
+    serial_by: Literal["subject"] | None = ...,
 ) -> Callable[[Completed], Completed]: ...
 @overload
 def handler(
@@ -121,6 +124,7 @@ def handler(
     max_attempts: int | None = ...,
     timeout: float = ...,
     schedule: Sequence[float] = ...,
+    serial_by: Literal["subject"] | None = ...,
 ) -> Callable[[Failed], Failed]: ...
 @overload
 def handler(
@@ -132,6 +136,7 @@ def handler(
     max_attempts: int | None = ...,
     timeout: float = ...,
     schedule: Sequence[float] = ...,
+    serial_by: Literal["subject"] | None = ...,
 ) -> Callable[[F], F]: ...
 def handler(
     name: str,
@@ -142,6 +147,7 @@ def handler(
     max_attempts: int | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     schedule: Sequence[float] = DEFAULT_SCHEDULE,
+    serial_by: Literal["subject"] | None = None,
     **unknown: object,
 ) -> Callable[[Any], Any]:
     """Register the function below as a handler.
@@ -157,6 +163,9 @@ def handler(
         max_attempts: failed attempts after which a delivery is dead. Default: one more than the schedule has steps.
         timeout: seconds that one attempt may take.
         schedule: seconds, upper bounds of the waits between attempts.
+        serial_by: "subject": of the deliveries of a tenant and a subject, such as a session, run one at a time, oldest
+            first by arrival. One that fails holds only its own subject back, until it succeeds or is dead. Holds for
+            events that are stored from then on.
         **unknown: nothing; the refusal of a misspelt parameter lists those that there are.
 
     Raises:
@@ -171,6 +180,7 @@ def handler(
             max_attempts=max_attempts,
             timeout=timeout,
             schedule=schedule,
+            serial_by=serial_by,
             unknown=unknown,
         )
         held = _registered.get(name)
@@ -228,6 +238,7 @@ def _make(
     max_attempts: Any,
     timeout: Any,
     schedule: Any,
+    serial_by: Any,
     unknown: dict[str, object],
 ) -> Handler:
     """Check and build one handler."""
@@ -255,7 +266,17 @@ def _make(
     limit = _seconds([timeout])
     if not limit or not limit[0]:
         raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {timeout!r}")
-    return Handler(name=name, function=function, max_attempts=attempts, timeout=limit[0], schedule=steps, **texts)
+    if serial_by not in {None, "subject"}:
+        raise RegistrationError(f"{who}: serial_by is 'subject' or None, not {serial_by!r}")
+    return Handler(
+        name=name,
+        function=function,
+        max_attempts=attempts,
+        timeout=limit[0],
+        schedule=steps,
+        serial_by=serial_by,
+        **texts,
+    )
 
 
 def _require_no_generator(who: str, function: Callable[..., Any]) -> None:

@@ -31,6 +31,7 @@ from workers.ingest.inbox_reader import InboxReader
 from workers.process import Process
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
+from workers.store.serial import declare_serial
 from workers.store.stats import list_old_snapshots
 
 if TYPE_CHECKING:
@@ -162,6 +163,13 @@ app.steps["consumer"].add(_DrainTimer)
 def _drain() -> dict[str, int]:
     with _process().connections() as process:
         reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
+        if not process.has_declared_serial:  # before the first deliveries that this process makes
+            declare_serial(
+                process.postgres.connection,
+                serial=[it.name for it in handlers if it.serial_by],
+                others=[it.name for it in handlers if not it.serial_by],
+            )
+            process.has_declared_serial = True
         counts = drain(
             reader,
             process.postgres.connection,

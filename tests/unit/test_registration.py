@@ -30,7 +30,13 @@ def test_a_registered_handler_has_the_defaults() -> None:
     handler("acme.run", event="thing.happened", tenant="acme")(nothing)
     (made,) = load([])
     assert (made.name, made.event, made.tenant, made.provider) == ("acme.run", "thing.happened", "acme", "*")
-    assert (made.timeout, made.max_attempts) == (30.0, 10)
+    assert (made.timeout, made.max_attempts, made.serial_by) == (30.0, 10, None)
+
+
+def test_a_handler_may_ask_for_one_delivery_of_a_subject_at_a_time() -> None:
+    handler("acme.run", serial_by="subject")(nothing)
+    (made,) = load([])
+    assert made.serial_by == "subject"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,7 @@ def test_a_registered_handler_has_the_defaults() -> None:
         ("acme.run", {"schedule": [1, -1]}, "schedule"),
         ("acme.run", {"schedule": 5}, "schedule"),
         ("acme.run", {"event": 5}, "event"),
+        ("acme.run", {"serial_by": "tenant"}, "serial_by"),
         ("nodot", {}, "'nodot'"),
         ("ingest.drain", {}, "'ingest.drain'"),
     ],

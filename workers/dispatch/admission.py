@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from workers.dispatch.express import FEW, MOST_WAITING, choose_express, express_slots, run_off
-from workers.store import deliveries, limits
+from workers.store import deliveries, limits, serial
 from workers.store.limits import ANY
 
 if TYPE_CHECKING:
@@ -235,7 +235,9 @@ class _Admission:
             if not candidates:
                 return []
             limited = self._read_limits(candidates) if state.limited else []
-            turns = take_turns(candidates, tenants, _allowances(tenants, limited))
+            blocked = serial.park_blocked(connection, candidates) if state.serial else set()
+            free = [it for it in candidates if (it.event_id, it.handler) not in blocked] if blocked else candidates
+            turns = take_turns(free, tenants, _allowances(tenants, limited))
             messages, skipped, counts = self._fill(turns, tenants, state, room=room, express_room=express_room)
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
             if limited:

@@ -55,12 +55,14 @@ class AdmissionState:
         express: seconds of work that tenants have sent through the express queue, when it was last written.
         express_age: seconds since then.
         limited: whether any handler has a limit.
+        serial: whether any handler runs one delivery of a subject at a time.
     """
 
     after: str
     express: Mapping[str, float]
     express_age: float
     limited: bool
+    serial: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,11 @@ def lock_admission(connection: Connection, *, wait: bool) -> AdmissionState | No
     if row is None:
         return None
     return AdmissionState(
-        after=row["tenant"], express=row["express"], express_age=row["express_age"] or 0.0, limited=row["limited"]
+        after=row["tenant"],
+        express=row["express"],
+        express_age=row["express_age"] or 0.0,
+        limited=row["limited"],
+        serial=row["serial"],
     )
 
 

@@ -6,12 +6,14 @@
 -- its messages are empty.
 -- name: lock_admission
 SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
-       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited, set_config('synchronous_commit', 'off', true)
+       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited,
+       (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true)
 FROM admission FOR UPDATE;
 
 -- name: lock_admission_if_free
 SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
-       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited, set_config('synchronous_commit', 'off', true)
+       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited,
+       (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true)
 FROM admission FOR UPDATE SKIP LOCKED;
 
 -- Retries whose time has come enter the index that admission walks. By place in the table (locked rows keep it): a join

@@ -28,8 +28,10 @@ FROM unnest(
 );
 
 -- name: insert_deliveries
-INSERT INTO deliveries (event_id, handler, tenant)
-SELECT * FROM unnest(%(ids)b::uuid[], %(handlers)b::text[], %(tenants)b::text[]);
+INSERT INTO deliveries (event_id, handler, tenant, serial)
+SELECT id, handler, tenant, CASE WHEN handler IN (SELECT s.handler FROM serial_handlers AS s) THEN
+           (SELECT e.subject FROM events AS e WHERE e.id = it.id) END
+FROM unnest(%(ids)b::uuid[], %(handlers)b::text[], %(tenants)b::text[]) AS it(id, handler, tenant);
 
 -- Runs after `insert_receipts`, as a statement of its own: it sees what the other batch committed. An entry whose
 -- receipt names itself was read again after a crash and is no arrival.

@@ -27,8 +27,11 @@ WITH chosen AS MATERIALIZED (
     WHERE d.event_id = c.event_id AND d.handler = c.handler
     RETURNING d.event_id, d.handler, d.tenant, d.fence, d.last_error, d.created_at
 ), moved AS (
-    INSERT INTO deliveries (event_id, handler, tenant, fence, last_error, created_at)
-    SELECT event_id, handler, tenant, fence, last_error, created_at FROM taken
+    INSERT INTO deliveries (event_id, handler, tenant, fence, last_error, created_at, serial)
+    SELECT event_id, handler, tenant, fence, last_error, created_at,
+           CASE WHEN handler IN (SELECT s.handler FROM serial_handlers AS s) THEN
+               (SELECT e.subject FROM events AS e WHERE e.id = taken.event_id) END
+    FROM taken
 )
 SELECT tenant, handler, event_id FROM taken ORDER BY tenant, handler, event_id;
 
@@ -72,11 +75,11 @@ SELECT pg_advisory_xact_lock(hashtext('pipeline backfill'), hashtext(%(handler)s
 -- an open or finished delivery in this snapshot gets one: deliveries only move, and are made with their event.
 -- name: backfill
 WITH page AS MATERIALIZED (
-    SELECT id, provider, tenant, type, state FROM events
+    SELECT id, provider, tenant, type, state, subject FROM events
     WHERE id > %(after)s AND id < uuid_at(%(until)s) AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
     ORDER BY id LIMIT %(most)s
 ), missing AS MATERIALIZED (
-    SELECT p.id, p.tenant FROM page AS p
+    SELECT p.id, p.tenant, p.subject FROM page AS p
     WHERE p.state = 'accepted'
       AND (%(provider)s::text IS NULL OR p.provider = %(provider)s)
       AND (%(type)s::text IS NULL OR p.type = %(type)s
@@ -84,8 +87,9 @@ WITH page AS MATERIALIZED (
       AND (SELECT true FROM deliveries AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
       AND (SELECT true FROM deliveries_done AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
 ), made AS (
-    INSERT INTO deliveries (event_id, handler, tenant)
-    SELECT id, %(handler)s, tenant FROM missing WHERE NOT %(dry_run)s
+    INSERT INTO deliveries (event_id, handler, tenant, serial)
+    SELECT id, %(handler)s, tenant, CASE WHEN %(handler)s IN (SELECT s.handler FROM serial_handlers AS s) THEN subject END
+    FROM missing WHERE NOT %(dry_run)s
     ON CONFLICT DO NOTHING
     RETURNING event_id
 )
