@@ -1,6 +1,7 @@
 """`python -m tests.benchmarks`: 10 to 20 minutes; `--quick`: three; what grows: `--growth`, or `--growth-full`.
 
-It prints one table and writes JSON and pictures.
+It prints one table and writes JSON and pictures. `cost --against REV` compares what an event costs in two revisions,
+`fairness` a quiet tenant beside floods with one alone; each has a `--help` of its own.
 It starts what it needs, in a folder of its own, and leaves nothing behind but `tests/benchmarks/results/` and the
 README's performance table.
 """
@@ -16,7 +17,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import documents, fairness, growth, report
+from tests.benchmarks import cost, documents, fairness, growth, report
 from tests.benchmarks.draw import draw_all
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.measuring import Sizes
@@ -35,8 +36,10 @@ QUICK = Sizes(load_seconds=2.0, backlog=60_000, events=10_000, naive_events=600,
 
 def main() -> None:
     """Parse the command line, measure, report."""
-    if sys.argv[1:2] == ["fairness"]:
-        fairness.main(sys.argv[2:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and processes are ended
+    others = {"cost": cost.main, "fairness": fairness.main}
+    if sys.argv[1:2] and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, small sizes: about three minutes")
@@ -47,7 +50,6 @@ def main() -> None:
     parser.add_argument("--growth-full", action="store_true", help="the curves up to their last points: an hour")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing: print and draw the last results")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and processes are ended
     only_growth = arguments.growth is not None or arguments.growth_full
     name = "quick" if arguments.quick else "growth" if only_growth else "full"
     results = report.read_json(name) if arguments.tables_only or only_growth else {}

@@ -22,7 +22,7 @@ from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
 from shared.registry import Cipher
 from tests.benchmarks.bodies import SECRET, TENANT
 from tests.benchmarks.naive.tables import TABLES
-from tests.benchmarks.processes import run_server
+from tests.benchmarks.processes import ROOT, run_server
 from workers.housekeeping.publishing import publish
 from workers.store import tenants
 from workers.store.connect import Connection, connect
@@ -53,17 +53,18 @@ class Ground:
     server_pids: tuple[int, ...]
 
     @contextmanager
-    def fresh(self, redis_database: int = 0, *, drop: bool = True) -> Iterator[Place]:
+    def fresh(self, redis_database: int = 0, *, drop: bool = True, migrated: bool = True) -> Iterator[Place]:
         """Yield a new, migrated database and an empty Redis; places that stand side by side are made before any fills.
 
         Args:
             redis_database: number of the one that it uses; all are emptied.
             drop: the database in the end.
+            migrated: with this tree's tables; else with none.
         """
         redis_url = f"{self.redis_url.rpartition('/')[0]}/{redis_database}"
         name = f"bench_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.postgres_url, autocommit=True) as admin:
-            admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {TEMPLATE}')
+            admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {TEMPLATE if migrated else "template0"}')
         with redis.Redis.from_url(redis_url) as client:
             client.flushall()
             place = Place(
@@ -81,19 +82,25 @@ class Ground:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one thing is measured: its own database and an empty Redis."""
+    """Where one thing is measured: its own database and an empty Redis.
+
+    Attributes:
+        tree: the folder whose code is measured.
+    """
 
     home: Path
     database_url: str
     redis_url: str
     redis: redis.Redis
     secrets_key: str
+    tree: Path = ROOT
 
     def environ(self, **more: object) -> Mapping[str, str]:
         """Return the environment of a process that is measured here."""
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
         return {
             **kept,
+            "PYTHONPATH": str(self.tree),
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "SECRETS_KEY": self.secrets_key,

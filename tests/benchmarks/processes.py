@@ -61,7 +61,13 @@ def run_ours(
     with ExitStack() as stack:
         processes = {
             service.name: stack.enter_context(
-                started(service.argv, place.home / f"{service.name}.log", service.environ, service.stop_signal)
+                started(
+                    service.argv,
+                    place.home / f"{service.name}.log",
+                    service.environ,
+                    service.stop_signal,
+                    tree=place.tree,
+                )
             )
             for service in services
         }
@@ -91,12 +97,17 @@ def run_celery(place: Place, app: str, **more: object) -> Iterator[int]:
 
 @contextmanager
 def started(
-    argv: Sequence[str], log: Path, environ: Mapping[str, str] | None, stop_signal: signal.Signals = signal.SIGTERM
+    argv: Sequence[str],
+    log: Path,
+    environ: Mapping[str, str] | None,
+    stop_signal: signal.Signals = signal.SIGTERM,
+    *,
+    tree: Path = ROOT,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a session of its own."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            argv, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            argv, cwd=tree, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield process
