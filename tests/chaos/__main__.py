@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chaos import constant_time, picture, report, slow_clients, soak
 from tests.chaos.faults import load
-from tests.chaos.fuzz import count_forged, fuzz
+from tests.chaos.fuzz import MEMORY_MB, count_forged, fuzz
 from tests.chaos.reconcile import wait_until_quiet
 from tests.chaos.run import Plan, measure_capacity, run
 from tests.chaos.stack import Stack
@@ -100,11 +100,21 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
         total = chosen.requests
         on_step(0, "a tenth as many before, until pools and caches are filled and pages are no longer shared")
         warm_up = await fuzz(
-            stack.doors(), count=total // 10, seed=chosen.seed + 1, patience=30, on_step=lambda _: None
+            stack.doors(),
+            count=total // 10,
+            seed=chosen.seed + 1,
+            patience=30,
+            memory=lambda: 0,
+            on_step=lambda _: None,
         )
         before = memory_of(stack, "ingress")
         tally = await fuzz(
-            stack.doors(), count=total, seed=chosen.seed, patience=30, on_step=lambda n: on_step(n / total, f"{n:,}")
+            stack.doors(),
+            count=total,
+            seed=chosen.seed,
+            patience=30,
+            memory=lambda: sum(memory_of(stack, "ingress").values()),
+            on_step=lambda n: on_step(n / total, f"{n:,}"),
         )
         after = memory_of(stack, "ingress")
         await wait_until_quiet(stack, seconds=300, on_step=lambda what: on_step(1.0, what))
@@ -116,9 +126,13 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
     CONSOLE.print(f"hung: {tally.hung[:5]}, unexpected: {tally.unexpected[:5]}, exceptions logged: {errors[:3]}")
     CONSOLE.print(f"memory of the ingress processes, MB: {[*before.values()]} before, {[*after.values()]} after")
     CONSOLE.print(f"grown: {growing or 'none'}; stored though nobody had signed it: {forged}")
+    rose = tally.most_memory - sum(before.values())
+    beside = slow_clients.latency(tally.beside)
+    CONSOLE.print(f"signed events beside it: {beside}; memory while it ran: {rose:.1f} MB more at most")
+    harmed = rose > MEMORY_MB or beside.p99 > 1000 or beside.failed > beside.requests / 1000
     if busy := tally.reasons.total() > total / 1000:
         CONSOLE.print("more than one in a thousand was answered 503")
-    return 1 if tally.hung or tally.unexpected or errors or growing or busy or forged else 0
+    return 1 if tally.hung or tally.unexpected or errors or growing or busy or forged or harmed else 0
 
 
 async def slow(chosen: argparse.Namespace, on_step: Callable[[float, str], None]) -> int:

@@ -1,27 +1,35 @@
 """Sends requests that no provider sends, and judges every answer.
 
 Guarantees: whatever arrives, the ingress answers as documented, in JSON, or closes the connection; it never answers 5xx
-but 503 with a reason of its own, never logs an exception, and its memory does not grow. Refuses nothing.
+but 503 with a reason of its own, never logs an exception, its memory is bounded while it runs and does not grow, and
+signed events beside it are acknowledged within a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import random
 import time
 from collections import Counter
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+import uvloop
+
 from tests.chaos.client import read_answer
+from tests.chaos.slow_clients import send_normal
 from tests.chaos.strange import drawn, endless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tests.chaos.client import Answer
+    from tests.chaos.slow_clients import Sample
     from tests.chaos.stack import Door, Stack
     from tests.chaos.strange import Signed
 
@@ -31,6 +39,13 @@ REASONS: Final = frozenset({"inbox_unavailable", "too_many_connections"})
 """Why it may answer 503 while Redis is only slow or busy; how often it did is told."""
 AT_ONCE: Final = 96
 """Connections: many wait for the server's patience to end, the others shall not wait for them."""
+SIGNED_RATE: Final = 20.0
+"""Signed events a second beside the fuzz."""
+ROUND_SECONDS: Final = 3.0
+"""Of signed traffic, until it is asked whether the fuzz is over."""
+MEMORY_EVERY_SECONDS: Final = 0.25
+MEMORY_MB: Final = 64.0
+"""What strangers may cost all ingress processes together while it runs."""
 
 
 @dataclass(slots=True)
@@ -44,6 +59,8 @@ class Tally:
         hung: requests with neither an answer nor an end within the time that the ingress has for slow clients.
         unexpected: answers that it should never send, or connections that it did not take, with the request.
         signed: what was signed rightly; nothing else may be stored.
+        beside: seconds of each signed event that was sent beside, and whether it was acknowledged.
+        most_memory: of all processes together while it ran, MB.
         seconds: it took.
     """
 
@@ -53,6 +70,8 @@ class Tally:
     hung: list[bytes] = field(default_factory=list)
     unexpected: list[tuple[str, bytes]] = field(default_factory=list)
     signed: set[Signed] = field(default_factory=set)
+    beside: list[Sample] = field(default_factory=list)
+    most_memory: float = 0.0
     seconds: float = 0.0
 
     def judge(self, answer: Answer, sent: bytes) -> None:
@@ -74,7 +93,15 @@ class Tally:
                 self.unexpected.append((f"503 {reason}", sent))
 
 
-async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_step: Callable[[int], None]) -> Tally:
+async def fuzz(
+    doors: list[Door],
+    *,
+    count: int,
+    seed: int,
+    patience: float,
+    memory: Callable[[], float],
+    on_step: Callable[[int], None],
+) -> Tally:
     """Send so many requests, half of them structured, over many connections at once.
 
     Args:
@@ -82,6 +109,7 @@ async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_
         count: requests.
         seed: decides all of them.
         patience: seconds after which a request counts as hung.
+        memory: returns that of all processes, MB.
         on_step: told how many were sent, now and then.
     """
     chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
@@ -97,9 +125,50 @@ async def fuzz(doors: list[Door], *, count: int, seed: int, patience: float, on_
             if tally.requests % 500 == 0:
                 on_step(tally.requests)
 
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    tally.seconds = time.monotonic() - started
+    async with _watched(tally, doors, memory):
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+        tally.seconds = time.monotonic() - started
     return tally
+
+
+@asynccontextmanager
+async def _watched(tally: Tally, doors: list[Door], memory: Callable[[], float]) -> AsyncIterator[None]:
+    """Send signed events from another process, and look at the memory, until the block ends."""
+    is_over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def send() -> None:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            while not is_over.is_set():
+                samples, signed = await loop.run_in_executor(pool, send_signed, doors)
+                tally.beside += samples
+                tally.signed |= signed
+
+    async def look() -> None:
+        while not is_over.is_set():
+            tally.most_memory = max(tally.most_memory, memory())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), MEMORY_EVERY_SECONDS)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(send())
+        tasks.create_task(look())
+        try:
+            yield
+        finally:
+            is_over.set()
+
+
+def send_signed(doors: list[Door]) -> tuple[list[Sample], set[Signed]]:
+    """Send signed events for a while, in a process that does nothing else; return how it went and what was sent."""
+    signed: set[Signed] = set()
+    traffic = send_normal(
+        doors,
+        seconds=ROUND_SECONDS,
+        rate=SIGNED_RATE,
+        on_send=lambda door, body: signed.add((door.tenant, sha256(body).digest())),
+    )
+    return uvloop.run(traffic), signed
 
 
 async def count_forged(stack: Stack, signed: set[Signed]) -> int:

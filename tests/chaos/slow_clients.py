@@ -106,15 +106,15 @@ async def compare(
     """
     found: list[Turn] = []
     for turn in range(turns):
-        before = await _normal(doors, seconds=seconds / 2, rate=rate)
+        before = await send_normal(doors, seconds=seconds / 2, rate=rate)
         crowd = await Crowd.gather(doors, clients, spread=spread)
         try:
             spent, started = crowd.cpu_seconds(), time.monotonic()
-            beside = await _normal(doors, seconds=seconds, rate=rate)
+            beside = await send_normal(doors, seconds=seconds, rate=rate)
             held, busy = crowd.connected, (crowd.cpu_seconds() - spent) / (time.monotonic() - started)
         finally:
             await crowd.leave()
-        after = await _normal(doors, seconds=seconds / 2, rate=rate)
+        after = await send_normal(doors, seconds=seconds / 2, rate=rate)
         found.append(Turn(without=before + after, beside=beside, held=held, busy=busy))
         on_turn(turn + 1)
     return Comparison(turns=found)
@@ -162,8 +162,21 @@ class Crowd:
             self.connected = int(line)
 
 
-async def _normal(doors: Sequence[Door], *, seconds: float, rate: float) -> list[Sample]:
-    """Send requests at their time, which is when their latency begins."""
+async def send_normal(
+    doors: Sequence[Door],
+    *,
+    seconds: float,
+    rate: float,
+    on_send: Callable[[Door, bytes], None] = lambda *_: None,
+) -> list[Sample]:
+    """Send requests at their time, which is when their latency begins.
+
+    Args:
+        doors: endpoints.
+        seconds: for which new ones are sent.
+        rate: of them a second.
+        on_send: told each body, and where it goes.
+    """
     chance = random.Random(1)  # noqa: S311 - the same traffic each time
     idle = [Connection(door.port) for door in doors for _ in range(4)]
     found: list[Sample] = []
@@ -173,6 +186,7 @@ async def _normal(doors: Sequence[Door], *, seconds: float, rate: float) -> list
         connection = idle.pop() if idle else Connection(chance.choice(doors).port)
         door = next(door for door in doors if door.port == connection.port)
         body = completed()
+        on_send(door, body)
         answer = await connection.send(post(door.path, body, signature(door.secret, body)), seconds=10)
         found.append((time.monotonic() - due, answer.status == 200))
         idle.append(connection)

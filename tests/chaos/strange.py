@@ -154,6 +154,17 @@ def _seeded(test: Callable[[], None], number: int) -> Callable[[], None]:
     return seed(number)(test)
 
 
+UPGRADES: Final = [
+    b"upgrade: h2c\r\nconnection: upgrade, http2-settings\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+    b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n",
+    b"upgrade: TLS/1.2, h2c\r\nconnection: upgrade\r\n",
+    b"upgrade: h2c\r\nupgrade: x\r\nconnection: keep-alive, upgrade\r\n",
+]
+PIECE: Final = 65_536
+PIECES: Final = 40
+"""Of what has no end: 2.6 MB, if the server takes them."""
+
+
 def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
     chance: random.Random, door: Door, body: bytes
 ) -> tuple[list[bytes], bool]:
@@ -162,7 +173,7 @@ def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
     path = door.path.encode()
     head = b"POST %b HTTP/1.1\r\nhost: chaos\r\nx-webhook-signature: %b\r\n" % (path, signed)
     right = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    kind = chance.randrange(20)
+    kind = chance.randrange(21)
     half = chance.random() < 0.5
     length = chance.choice([b"-1", b"+5", b"0x10", b"1e3", b"9" * 400, b" ", b"5, 5", b"99999999999", b"\xff", b"1_0"])
     if kind == 0:  # a length that is too large, and the end comes first
@@ -210,16 +221,60 @@ def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
     if kind == 18:  # a flipped bit anywhere
         place = chance.randrange(len(right))
         return [right[:place] + bytes([right[place] ^ 1 << chance.randrange(8)]) + right[place + 1 :]], half
+    if kind == 19:  # an upgrade of a right request, whose body comes with it or after it
+        upgraded = right.replace(b"content-length", chance.choice(UPGRADES) + b"content-length", 1)
+        cut = chance.choice([len(upgraded) - len(body), len(upgraded), 40])
+        return [upgraded[:cut], upgraded[cut:] or right], half
     return [right.replace(b"host: chaos\r\n", chance.choice([b"", b"host:\r\n", b"host: a\r\nhost: b\r\n"]))], half
+
+
+def costly(chance: random.Random, door: Door) -> tuple[list[bytes], bool]:
+    """Return a request that asks for memory or hides another one; nothing that it carries may be stored."""
+    body = completed()
+    signed = b"x-webhook-signature: %b\r\n" % signature(door.secret, body)
+    head = b"POST %b HTTP/1.1\r\nhost: chaos\r\n" % chance.choice([door.path, "/webhooks/moveris/nobody"]).encode()
+    chunked = head + b"transfer-encoding: chunked\r\n"
+    large = b"%x\r\n%b\r\n" % (400_000, b"x" * 400_000)
+    half = chance.random() < 0.5
+    kind = chance.randrange(6)
+    if kind == 0:  # fields below and above the bound on their number
+        fields = chance.choice([b"a:\r\n", b"x: y\r\n"]) * chance.choice([200, 254, 255, 256, 257, 300, 20_000])
+        return [head + fields + b"content-length: 0\r\n\r\n"], half
+    if kind == 1:  # the signature as a trailer, alone or among many
+        more = chance.choice([b"", b"a:\r\n" * 300, b"a: " + b"b" * 200_000 + b"\r\n"])
+        return [chunked + b"\r\n%x\r\n%b\r\n0\r\n" % (len(body), body) + signed + more + b"\r\n"], half
+    if kind == 2:  # fields or trailers without end
+        start = chance.choice([b"", b"\r\n0\r\n", b"\r\n" + large + b"0\r\n"])
+        return [chunked + start, *[b"a:\r\n" * (PIECE // 4)] * PIECES], half
+    if kind == 3:  # one field, trailer or chunk extension without end
+        start = chance.choice([b"a: ", b"a", b"\r\n0\r\na: ", b"\r\n1;", b"\r\n" + large + b"0\r\na: "])
+        return [chunked + start, *[b"x" * PIECE] * PIECES], half
+    if kind == 4:  # an upgrade without a signature, and a signed request where its body should be
+        inner = b"POST %b HTTP/1.1\r\nhost: chaos\r\n%bcontent-length: %d\r\n\r\n" % (
+            door.path.encode(),
+            signed,
+            len(body),
+        )
+        inner += body
+        outer = head + chance.choice(UPGRADES) + b"content-length: %d\r\n\r\n" % len(inner)
+        return chance.choice([[outer + inner], [outer, inner], [outer[:-2], outer[-2:] + inner]]), half
+    size = chance.choice([60_000, 300_000])  # a body without its end
+    return [head + b"content-length: 1048576\r\n\r\n", b"x" * size], half
 
 
 def endless(
     pool: list[Request], doors: list[Door], chance: random.Random, signed: set[Signed]
 ) -> Iterator[tuple[int, list[bytes], bool]]:
-    """Yield port, pieces and half-close, and note what is signed; structured requests come again with other parts."""
+    """Yield port, pieces and half-close, and note what is signed; structured requests come again with other parts.
+
+    Half of them are structured, a tenth is costly, the others are raw.
+    """
     while True:
         door = chance.choice(doors)
-        if chance.random() < 0.5:
+        share = chance.random()
+        if share < 0.1:
+            yield door.port, *costly(chance, door)
+        elif share < 0.6:
             one, two = chance.choice(pool), chance.choice(pool)
             mixed = Request(one.method, two.path, one.signature, two.headers, one.body)
             if mixed.signature is None:

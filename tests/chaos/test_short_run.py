@@ -13,11 +13,11 @@ import uvloop
 from tests.chaos import constant_time, picture, report, slow_clients
 from tests.chaos.client import HUNG
 from tests.chaos.faults import FAULTS, load
-from tests.chaos.fuzz import count_forged, fuzz
+from tests.chaos.fuzz import MEMORY_MB, count_forged, fuzz
 from tests.chaos.reconcile import wait_until_quiet
 from tests.chaos.run import Plan, measure_capacity, run
 from tests.chaos.stack import Stack
-from tests.chaos.watch import errors_in
+from tests.chaos.watch import errors_in, memory_of
 
 if TYPE_CHECKING:
     from tests.chaos.fuzz import Tally
@@ -42,6 +42,7 @@ class Short:
     """What came of the short run."""
 
     tally: Tally
+    memory: float
     forged: int
     errors: list[str]
     slow: Comparison
@@ -63,7 +64,12 @@ async def run_everything() -> Short:
 
     async with Stack(settings={"INGRESS_BODY_TIMEOUT": "2"}, with_clock=False) as stack:
         say("up")
-        tally = await fuzz(stack.doors(), count=1000, seed=SEED, patience=30, on_step=lambda _: None)
+
+        def memory() -> float:
+            return sum(memory_of(stack, "ingress").values())
+
+        before = memory()
+        tally = await fuzz(stack.doors(), count=1000, seed=SEED, patience=30, memory=memory, on_step=lambda _: None)
         await wait_until_quiet(stack, seconds=60, on_step=lambda _: None)
         forged = await count_forged(stack, tally.signed)
         errors = errors_in(stack.logs / "ingress.log")
@@ -74,7 +80,7 @@ async def run_everything() -> Short:
         say(f"capacity {capacity:.0f}/s")
         plan = Plan(faults=SHORT, seconds=60, rounds=1, rate=max(5.0, min(60.0, 0.3 * capacity)), seed=SEED)
         result = await run(stack, plan, on_step=lambda _, what: say(what))
-    return Short(tally=tally, forged=forged, errors=errors, slow=slow, result=result)
+    return Short(tally=tally, memory=tally.most_memory - before, forged=forged, errors=errors, slow=slow, result=result)
 
 
 def test_requests_that_no_provider_sends_are_answered_as_documented(short: Short) -> None:
@@ -91,6 +97,14 @@ def test_of_requests_that_no_provider_sends_only_signed_ones_are_stored(short: S
 
 def test_requests_that_no_provider_sends_leave_no_exception_in_the_log(short: Short) -> None:
     assert not short.errors
+
+
+def test_requests_that_no_provider_sends_cost_bounded_memory_and_no_signed_event_fails_beside_them(
+    short: Short,
+) -> None:
+    assert short.memory < MEMORY_MB
+    assert short.tally.beside
+    assert all(is_stored for _, is_stored in short.tally.beside)
 
 
 def test_slow_clients_are_held_while_normal_requests_are_answered(short: Short) -> None:
