@@ -30,45 +30,48 @@ WHERE ctid = ANY (ARRAY(
 -- once around; the same within each tenant, from handler to handler; then the oldest deliveries of each lane, as many of
 -- each as make up `most`. The cost is some index probes per tenant and lane, whatever waits in them. `place` is the turn
 -- of a tenant, `lane` that of a handler within its tenant. A tenant is `crowded` if more than `few` of its deliveries are
--- due, or 256 others come before it; without room for them, those are not read. The constant LIMIT is for the planner, which takes a computed one for a
+-- due, or 256 others come before it; without room for them, those are not read. Each lane is entered once, and gone on
+-- with from its first delivery: what an old snapshot keeps in the index before it is walked once. The constant LIMIT is for the planner, which takes a computed one for a
 -- tenth of all rows and would sort the backlog; LIMIT 1 on small tables keeps it from reading all of them.
 -- name: list_candidates
 WITH RECURSIVE ahead AS (
     (
-        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries WHERE ready AND tenant > %(after)s
+        SELECT tenant, handler, event_id, alone, due_at, 1 AS place FROM deliveries WHERE ready AND tenant > %(after)s
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, following.handler, following.event_id, following.alone, ahead.place + 1
+    SELECT following.tenant, following.handler, following.event_id, following.alone, following.due_at, ahead.place + 1
     FROM ahead CROSS JOIN LATERAL (
-        SELECT tenant, handler, event_id, alone FROM deliveries WHERE ready AND tenant > ahead.tenant
+        SELECT tenant, handler, event_id, alone, due_at FROM deliveries WHERE ready AND tenant > ahead.tenant
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
     WHERE ahead.place < %(tenants)s
 ), behind AS (
     (
-        SELECT tenant, handler, event_id, alone, 1 AS place FROM deliveries
+        SELECT tenant, handler, event_id, alone, due_at, 1 AS place FROM deliveries
         WHERE ready AND (SELECT count(*) FROM ahead) < %(tenants)s
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     )
     UNION ALL
-    SELECT following.tenant, following.handler, following.event_id, following.alone, behind.place + 1
+    SELECT following.tenant, following.handler, following.event_id, following.alone, following.due_at,
+           behind.place + 1
     FROM behind CROSS JOIN LATERAL (
-        SELECT tenant, handler, event_id, alone FROM deliveries WHERE ready AND tenant > behind.tenant
+        SELECT tenant, handler, event_id, alone, due_at FROM deliveries WHERE ready AND tenant > behind.tenant
         ORDER BY tenant, handler, due_at, event_id LIMIT 1
     ) AS following
     WHERE behind.place < %(tenants)s - (SELECT count(*) FROM ahead) AND following.tenant <= %(after)s
 ), turns AS MATERIALIZED (
-    SELECT turn.tenant, turn.handler, turn.event_id, turn.alone, turn.place, bounds.weight, bounds.allowance,
-           last.handler AS after,
+    SELECT turn.tenant, turn.handler, turn.event_id, turn.alone, turn.due_at, turn.place, bounds.weight,
+           bounds.allowance, last.handler AS after,
            turn.place > 256 OR (
-               SELECT true FROM deliveries AS d WHERE d.ready AND d.tenant = turn.tenant
+               SELECT true FROM deliveries AS d
+               WHERE d.ready AND d.tenant = turn.tenant AND (d.handler, d.due_at) >= (turn.handler, turn.due_at)
                ORDER BY d.tenant, d.handler, d.due_at, d.event_id OFFSET %(few)s LIMIT 1
            ) IS NOT NULL AS crowded
     FROM (
-        SELECT tenant, handler, event_id, alone, place FROM ahead
+        SELECT tenant, handler, event_id, alone, due_at, place FROM ahead
         UNION ALL
-        SELECT tenant, handler, event_id, alone, place + (SELECT count(*) FROM ahead)
+        SELECT tenant, handler, event_id, alone, due_at, place + (SELECT count(*) FROM ahead)
         FROM behind WHERE tenant <= %(after)s
     ) AS turn LEFT JOIN LATERAL (
         SELECT t.weight, CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight - (
@@ -84,43 +87,44 @@ WITH RECURSIVE ahead AS (
     SELECT least(%(lanes)s, 1 + (%(most)s - 1) / greatest(count(*), 1)) AS lanes FROM turns
 ), lanes AS MATERIALIZED (
     SELECT turns.tenant, turns.place, turns.weight, turns.allowance, turns.crowded,
-           own.handler, own.event_id, own.alone, own.lane
+           own.handler, own.event_id, own.alone, own.due_at, own.lane
     FROM turns CROSS JOIN LATERAL (
         WITH RECURSIVE onward AS (
-            SELECT first.handler, first.event_id, first.alone, 1 AS lane
+            SELECT first.handler, first.event_id, first.alone, first.due_at, 1 AS lane
             FROM (
-                SELECT turns.handler, turns.event_id, turns.alone WHERE turns.after IS NULL
+                SELECT turns.handler, turns.event_id, turns.alone, turns.due_at WHERE turns.after IS NULL
                 UNION ALL
                 (
-                    SELECT d.handler, d.event_id, d.alone FROM deliveries AS d
+                    SELECT d.handler, d.event_id, d.alone, d.due_at FROM deliveries AS d
                     WHERE d.ready AND d.tenant = turns.tenant AND d.handler > turns.after
                     ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
                 )
             ) AS first
             UNION ALL
-            SELECT following.handler, following.event_id, following.alone, onward.lane + 1
+            SELECT following.handler, following.event_id, following.alone, following.due_at, onward.lane + 1
             FROM onward CROSS JOIN LATERAL (
-                SELECT d.handler, d.event_id, d.alone FROM deliveries AS d
+                SELECT d.handler, d.event_id, d.alone, d.due_at FROM deliveries AS d
                 WHERE d.ready AND d.tenant = turns.tenant AND d.handler > onward.handler
                 ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
             ) AS following
             WHERE onward.lane < (SELECT lanes FROM quota)
         ), again AS (
-            SELECT turns.handler, turns.event_id, turns.alone, 1 AS lane
+            SELECT turns.handler, turns.event_id, turns.alone, turns.due_at, 1 AS lane
             WHERE turns.after IS NOT NULL AND (SELECT count(*) FROM onward) < (SELECT lanes FROM quota)
             UNION ALL
-            SELECT following.handler, following.event_id, following.alone, again.lane + 1
+            SELECT following.handler, following.event_id, following.alone, following.due_at, again.lane + 1
             FROM again CROSS JOIN LATERAL (
-                SELECT d.handler, d.event_id, d.alone FROM deliveries AS d
+                SELECT d.handler, d.event_id, d.alone, d.due_at FROM deliveries AS d
                 WHERE d.ready AND d.tenant = turns.tenant AND d.handler > again.handler
                 ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
             ) AS following
             WHERE again.lane < (SELECT lanes FROM quota) - (SELECT count(*) FROM onward)
               AND following.handler <= turns.after
         )
-        SELECT handler, event_id, alone, lane FROM onward
+        SELECT handler, event_id, alone, due_at, lane FROM onward
         UNION ALL
-        SELECT handler, event_id, alone, lane + (SELECT count(*) FROM onward) FROM again WHERE handler <= turns.after
+        SELECT handler, event_id, alone, due_at, lane + (SELECT count(*) FROM onward)
+        FROM again WHERE handler <= turns.after
     ) AS own
     WHERE %(room)s > 0 OR NOT turns.crowded
 )
@@ -131,7 +135,7 @@ SELECT younger.event_id, lanes.tenant, lanes.handler, younger.alone, lanes.place
 FROM lanes CROSS JOIN LATERAL (
     SELECT event_id, alone FROM (
         SELECT event_id, alone FROM deliveries AS d
-        WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler
+        WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler AND d.due_at >= lanes.due_at
         ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 100000
     ) AS oldest OFFSET 1 LIMIT (SELECT (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
 ) AS younger
