@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.settings import SharedSettings, address, integer, port, seconds, setting
+from shared.settings import SharedSettings, address, fernet_keys, integer, port, seconds, setting
 
 
 def port_or_off(text: str) -> int:
@@ -35,6 +35,12 @@ def under_a_second(text: str) -> float:
 class IngressSettings(SharedSettings):
     """Settings of one ingress process."""
 
+    secrets_key: tuple[str, ...] = setting(
+        "SECRETS_KEY",
+        None,
+        fernet_keys,
+        "Fernet key(s) that encrypt the endpoints' secrets; comma-separated, the first encrypts, all decrypt",
+    )
     host: str = setting("INGRESS_HOST", "127.0.0.1", address, "address to listen on; 0.0.0.0 or :: for all")
     port: int = setting("INGRESS_PORT", "8000", port, "TCP port to listen on")
     workers: int = setting("INGRESS_WORKERS", "1", integer(at_least=1), "ingress processes behind the one port")

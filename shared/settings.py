@@ -255,12 +255,6 @@ class SharedSettings:
     redis_url: str = setting(
         "REDIS_URL", None, redis_url, "Redis >= 7 or Valkey >= 8: redis://host:6379/0, rediss:// or unix:///path?db=0"
     )
-    secrets_key: tuple[str, ...] = setting(
-        "SECRETS_KEY",
-        None,
-        fernet_keys,
-        "Fernet key(s) that encrypt the endpoints' secrets; comma-separated, the first encrypts, all decrypt",
-    )
     ingest_slots: int = setting(
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )

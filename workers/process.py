@@ -14,13 +14,17 @@ from redis.exceptions import RedisError
 
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
-from workers.store.connect import UNREACHABLE, PostgresConnection
+from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from workers.settings import WorkerSettings
+
+
+class SchemaMissingError(Exception):
+    """The database was not migrated for this version; the text says what to do."""
 
 
 class Process:
@@ -60,6 +64,11 @@ class Process:
         except UNREACHABLE:
             self.postgres.close()
             raise
+        except SCHEMA_MISSING as error:
+            reason = str(error).partition("\n")[0]
+            raise SchemaMissingError(
+                f"the database is not ready for this version: run pipeline migrate ({reason})"
+            ) from None
 
     @cached_property
     def postgres(self) -> PostgresConnection:

@@ -28,7 +28,7 @@ from workers.housekeeping import sweeper
 from workers.housekeeping.publishing import publish_if_stale
 from workers.ingest.drain import drain
 from workers.ingest.inbox_reader import InboxReader
-from workers.process import Process
+from workers.process import Process, SchemaMissingError
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.serial import declare_serial
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SCHEMA_TOLD_SECONDS: Final = 60.0
+"""Between two lines about a missing schema."""
 AWAY_SECONDS: Final = 1.0
 """Between two attempts at a message while Postgres is away."""
 
@@ -160,7 +162,26 @@ class _DrainTimer(DrainTimer):
 app.steps["consumer"].add(_DrainTimer)
 
 
+_schema_told_at = float("-inf")
+
+
+def _tell_schema(error: SchemaMissingError) -> None:
+    """Log a missing schema, once a minute: ticks come every second, and all is done once it is there."""
+    global _schema_told_at  # noqa: PLW0603 - of this process
+    if time.monotonic() - _schema_told_at >= SCHEMA_TOLD_SECONDS:
+        _schema_told_at = time.monotonic()
+        log.error("%s", error, extra={"code": "schema_missing"})
+
+
 def _drain() -> dict[str, int]:
+    try:
+        return _drain_inbox()
+    except SchemaMissingError as error:
+        _tell_schema(error)
+        return {"stored": 0, "duplicates": 0, "rejected": 0}
+
+
+def _drain_inbox() -> dict[str, int]:
     with _process().connections() as process:
         reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
         if not process.has_declared_serial:  # before the first deliveries that this process makes
@@ -218,6 +239,8 @@ def _do_each(*steps: Callable[[], object]) -> None:
         try:
             with _process().connections():
                 step()
+        except SchemaMissingError as error:
+            _tell_schema(error)
         except Exception as error:  # noqa: BLE001 - the first one is raised, whatever it is
             name = step.__name__.strip("_")
             extra = {"code": "housekeeping_failed", "step": name}

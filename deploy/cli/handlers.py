@@ -16,7 +16,7 @@ import typer
 from deploy.cli.arguments import rate
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit, say
-from deploy.cli.servers import database, database_url, redis_url, secrets_key
+from deploy.cli.servers import database, database_url, redis_url
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
@@ -121,7 +121,7 @@ def load_handlers() -> Handlers:
     Raises:
         CommandError: a module does not import, or registers what is refused.
     """
-    found = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url(), "SECRETS_KEY": ",".join(secrets_key())}
+    found = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:

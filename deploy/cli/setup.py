@@ -16,7 +16,7 @@ from workers.store.partitions import ensure_partitions
 
 def env(
     *,
-    secrets: Annotated[bool, typer.Option("--secrets", help="Print SECRETS_KEY too, for workers run by hand.")] = False,
+    secrets: Annotated[bool, typer.Option("--secrets", help="Print SECRETS_KEY too, for an ingress by hand.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the servers that the other commands use, ready for `export $(pipeline env)`.
@@ -32,7 +32,7 @@ def env(
 def keygen(*, as_json: AsJson = False) -> None:
     """Print a new key for SECRETS_KEY, which encrypts the endpoints' secrets.
 
-    Ingress and workers need the same value.
+    The ingress and the commands that add secrets need the same value; the workers need none.
     To change it, put the new key first and keep the old one behind a comma.
 
     Examples:

@@ -1,6 +1,7 @@
 """What runs in the local stack, and the order in which it is stopped.
 
-Every service gets the same servers and the same key; passwords are in its environment only.
+Every service gets the same servers, and the ingress the key of the endpoints' secrets, which no handler shall see;
+passwords are in their environment only.
 """
 
 from __future__ import annotations
@@ -63,14 +64,16 @@ def check_settings(environ: Mapping[str, str]) -> None:
 
 
 def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> list[Service]:
-    """Return the pipeline's own services; `environ` is the whole environment of each, the servers' URLs included."""
+    """Return the pipeline's own services; `environ` is the whole environment, servers and key included."""
+    with_key = environ
+    environ = {name: value for name, value in environ.items() if name != "SECRETS_KEY"}
     ingress = {"INGRESS_HOST": "127.0.0.1", "INGRESS_PORT": str(settings.ingress_port)}
     flower = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(settings.flower_port)}
     return [
         Service(
             name="ingress",
             argv=[sys.executable, "-m", "ingress"],
-            environ={**environ, **ingress},
+            environ={**with_key, **ingress},
             is_ready=_answers(f"{settings.ingress_url}/readyz"),
             patience=2.5,
         ),

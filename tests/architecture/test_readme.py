@@ -30,13 +30,28 @@ def settings() -> dict[str, Described]:
     return found
 
 
-def rows_of_settings() -> dict[str, tuple[str, str]]:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|$", SETTINGS, re.MULTILINE)
-    return {variable: (default, about) for variable, default, about in rows}
+READERS = {
+    "ingress": IngressSettings,
+    "workers": WorkerSettings,
+    "make run": StackSettings,
+    "Flower": FlowerSettings,
+    "pipeline": GivenSettings,
+}
+
+
+def readers(variable: str) -> str:
+    """Who reads a variable; what `make run` only passes on is not named twice."""
+    found = [name for name, kind in READERS.items() if variable in {it.variable for it in describe(kind)}]
+    return ", ".join(found)
+
+
+def rows_of_settings() -> dict[str, tuple[str, str, str]]:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \| (.*?) \|$", SETTINGS, re.MULTILINE)
+    return {variable: (default, read_by, about) for variable, default, read_by, about in rows}
 
 
 def test_the_settings_table_is_the_code() -> None:
-    assert rows_of_settings() == {name: (it.default or "-", it.about) for name, it in settings().items()}
+    assert rows_of_settings() == {name: (it.default or "-", readers(name), it.about) for name, it in settings().items()}
 
 
 def test_it_is_short() -> None:

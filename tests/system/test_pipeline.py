@@ -121,3 +121,10 @@ def test_at_rest_an_event_is_handled_without_a_tick_within_a_fraction_of_a_secon
         beat.resume()
     record_property("milliseconds from POST to handled, median", round(statistics.median(times) * 1000))
     assert statistics.median(times) < 0.5
+
+
+def test_only_the_ingress_holds_the_key_of_the_secrets(stack: Stack) -> None:
+    assert "SECRETS_KEY" in stack.main("ingress").environ()
+    for name in ("ingest", "handlers", "express", "housekeeping", "beat", "flower"):
+        for process in (stack.main(name), *stack.children(name)):
+            assert "SECRETS_KEY" not in process.environ()

@@ -19,6 +19,12 @@ UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.
 """Postgres is away, cut the connection, has no room for one, or is no longer the primary (25006): the environment, not
 the data. Whoever meets one closes the connection: a session stays on a server that was demoted, where `SELECT 1` goes
 on to answer."""
+SCHEMA_MISSING: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+)
+"""Our own statements name what is not there: the database was not migrated for this version."""
 SESSION: Final = {
     "client_encoding": "UTF8",
     "timezone": "UTC",
