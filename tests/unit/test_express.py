@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from workers.dispatch.express import AHEAD, ALL, MESSAGE_SECONDS, choose_express, express_slots, run_off
+from workers.dispatch.express import AHEAD, ALL, MESSAGE_SECONDS, MOST_WAITING, choose_express, express_slots, run_off
 from workers.store.deliveries import Candidate, DueTenant
 
 LANE = ("acme", "acme.run")
@@ -25,7 +25,7 @@ def choose(
     seconds: float | None = 0.005,
     crowded: bool = False,
     counts: dict[str, float] | None = None,
-    room: int = 64,
+    waiting: int = 0,
 ) -> int:
     """Return how many are chosen."""
     lanes = {(it.tenant, it.handler) for it in candidates}
@@ -35,7 +35,7 @@ def choose(
             {tenant: DueTenant(crowded=crowded) for tenant, _ in lanes},
             {} if seconds is None else dict.fromkeys(lanes, seconds),
             {} if counts is None else counts,
-            room=room,
+            waiting=waiting,
             slots=1,
             budget=1.0,
         )
@@ -66,23 +66,30 @@ def test_what_killed_its_process_in_company_is_not_let_into_the_express_worker()
 
 
 def test_the_express_queue_takes_no_more_than_its_room() -> None:
-    assert choose(due(5), room=2) == 2
+    assert choose(due(5), waiting=MOST_WAITING, counts={ALL: 0.0}) == 0
+    assert choose(due(5, tenant="other"), seconds=0.0, waiting=20) == 5
 
 
-def test_a_tenant_that_has_sent_a_messages_worth_has_to_wait_until_it_has_run_off() -> None:
+def test_a_tenant_that_has_sent_a_messages_worth_waits_while_others_use_the_queue() -> None:
     counts = {"acme": 1.0}
-    assert choose(due(1), counts=counts) == 0
-    assert choose(due(1), counts=run_off(counts, seconds=0.1, slots=1)) == 1
+    assert choose(due(1), counts=dict(counts), waiting=6) == 0
+    assert choose(due(1), counts=run_off(counts, seconds=0.1, slots=1), waiting=6) == 1
+
+
+def test_a_tenant_that_has_sent_more_than_its_share_uses_what_nobody_else_does() -> None:
+    assert choose(due(8), counts={"acme": 1.0}) == 3, "as long as the queue is as good as empty"
+    assert choose(due(8), counts={"acme": 1.0}, waiting=10) == 0, "a long queue says more than the estimate"
+    assert choose(due(1), seconds=0.1, counts={"acme": 1.0}) == 0, "only for quick work"
 
 
 def test_nothing_joins_more_than_a_quarter_of_a_budget_that_is_ahead() -> None:
-    assert choose(due(1), counts={ALL: AHEAD + 0.01, "other": AHEAD}) == 0
-    assert choose(due(1), counts={ALL: AHEAD, "other": AHEAD}) == 1
+    assert choose(due(1), counts={ALL: AHEAD + 0.01, "other": AHEAD}, waiting=1) == 0
+    assert choose(due(1), counts={ALL: AHEAD, "other": AHEAD}, waiting=1) == 1
 
 
 def test_what_is_chosen_is_counted_for_the_tenant_and_for_all() -> None:
     counts = {"other": 0.1, ALL: 0.1}
-    choose(due(2), counts=counts)
+    choose(due(2), counts=counts, waiting=1)
     cost = 2 * (0.005 + MESSAGE_SECONDS)
     assert counts == {"other": 0.1, "acme": pytest.approx(cost), ALL: pytest.approx(0.1 + cost)}
 

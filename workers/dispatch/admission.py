@@ -196,11 +196,11 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
             occasion is near.
     """
     waiting, waiting_express = queue.lengths()
-    room, express_room = max(0, 2 * slots - waiting), max(0, MOST_WAITING - waiting_express)
-    if not (room or express_room):
+    room = max(0, 2 * slots - waiting)
+    if not room and waiting_express >= MOST_WAITING:
         return 0
     admission = _Admission(connection, queue, slots=slots, budget=message_seconds)
-    messages = admission.queue_what_is_due(room, express_room, wait=wait)
+    messages = admission.queue_what_is_due(room, waiting_express, wait=wait)
     for sent, message in enumerate(messages):
         try:
             queue.send(message)
@@ -220,7 +220,7 @@ class _Admission:
         self._express_slots = express_slots(slots)
         self._budget = budget
 
-    def queue_what_is_due(self, room: int, express_room: int, *, wait: bool) -> list[Message]:
+    def queue_what_is_due(self, room: int, waiting_express: int, *, wait: bool) -> list[Message]:
         """Mark as queued what finds room, and return the messages that carry it."""
         connection = self._connection
         most = max(1, room) * MOST_PER_MESSAGE
@@ -238,7 +238,7 @@ class _Admission:
             blocked = serial.park_blocked(connection, candidates) if state.serial else set()
             free = [it for it in candidates if (it.event_id, it.handler) not in blocked] if blocked else candidates
             turns = take_turns(free, tenants, _allowances(tenants, limited))
-            messages, skipped, counts = self._fill(turns, tenants, state, room=room, express_room=express_room)
+            messages, skipped, counts = self._fill(turns, tenants, state, room=room, waiting_express=waiting_express)
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
             if limited:
                 limits.take_tokens(connection, _count(limited, messages))
@@ -269,12 +269,16 @@ class _Admission:
         state: AdmissionState,
         *,
         room: int,
-        express_room: int,
+        waiting_express: int,
     ) -> tuple[list[Message], list[Turn], dict[str, float]]:
         """Fill messages for both queues; return them, what found no room, and the counts of the express queue."""
         ordered = [turn.candidate for turn in turns]
         handlers = {candidate.handler for candidate in ordered}
-        lanes = {(it.tenant, it.handler) for it in ordered if express_room and not tenants[it.tenant].crowded}
+        lanes = {
+            (it.tenant, it.handler)
+            for it in ordered
+            if waiting_express < MOST_WAITING and not tenants[it.tenant].crowded
+        }
         durations = self._queue.durations([*((ANY, handler) for handler in handlers), *lanes])
         known = {
             lane: mean for lane in lanes if (mean := durations.get(lane, durations.get((ANY, lane[1])))) is not None
@@ -285,7 +289,7 @@ class _Admission:
             tenants,
             known,
             counts,
-            room=express_room,
+            waiting=waiting_express,
             slots=self._express_slots,
             budget=self._budget,
         )

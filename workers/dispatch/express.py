@@ -5,9 +5,10 @@ its handlers. Its deliveries are sent to the queue `express`, one a message. The
 the handler workers look into `express` first, so a free slot of theirs is never idle beside it.
 
 What a tenant sends this way is counted in seconds of work, and the count runs off at half of the express worker's
-speed: with more than a message's budget of it the tenant has its turns in the queue `handlers` again, like all others.
-So no tenant holds the express worker, however its work arrives, and no delivery joins more than a quarter of a second
-of work that is ahead of it.
+speed. With more than a message's budget of it, a tenant uses the queue only for work of some milliseconds, while it is
+as good as empty, and has its turns in the queue `handlers` besides, like all others. So no tenant holds the express
+worker, however its work arrives; one that is alone with its quick work may use all of it; and no delivery joins more
+than a quarter of a second of work that is ahead of it.
 A handler that has never run, or that takes longer than a message's budget, is never sent this way.
 
 Losing the express worker costs time only: what waits in `express` longer than two seconds moves to `handlers`.
@@ -30,6 +31,8 @@ MESSAGE_SECONDS: Final = 0.01
 """What Celery and the outcome take of a slot for each message, beside the handler."""
 AHEAD: Final = 0.25
 """Budgets of work that may be in the express queue already when a delivery joins it."""
+AS_GOOD_AS_EMPTY: Final = 0.05
+"""Budgets of work, its own included, with which a tenant still joins that has sent more than its share lately."""
 ALL: Final = ""
 """Stands for all tenants together in the counts; no tenant has that name."""
 
@@ -55,7 +58,7 @@ def choose_express(
     durations: Mapping[tuple[str, str], float],
     counts: dict[str, float],
     *,
-    room: int,
+    waiting: int,
     slots: int,
     budget: float,
 ) -> set[int]:
@@ -66,7 +69,7 @@ def choose_express(
         tenants: by name.
         durations: mean seconds of a (tenant, handler), as far as they are known.
         counts: seconds of work by tenant that went through the express queue, run off to this moment.
-        room: messages that the express queue takes.
+        waiting: messages in the express queue.
         slots: processes of the express worker.
         budget: seconds of a message.
 
@@ -77,16 +80,18 @@ def choose_express(
     for candidate in candidates:
         mean = durations.get((candidate.tenant, candidate.handler), float("inf"))
         due[candidate.tenant] += mean + MESSAGE_SECONDS
+    counts[ALL] = max(counts.get(ALL, 0.0), waiting * MESSAGE_SECONDS)  # the first is an estimate
     chosen: set[int] = set()
     for position, candidate in enumerate(candidates):
         tenant = candidate.tenant
-        if len(chosen) >= room:
+        if waiting + len(chosen) >= MOST_WAITING:
             break
         if candidate.alone or tenants[tenant].crowded or due[tenant] > budget + MESSAGE_SECONDS:
             continue
         cost = durations[tenant, candidate.handler] + MESSAGE_SECONDS
-        own, ahead = counts.get(tenant, 0.0) + cost, counts.get(ALL, 0.0)
-        if own <= budget + MESSAGE_SECONDS and ahead <= slots * budget * AHEAD:
+        own, ahead = counts.get(tenant, 0.0) + cost, counts[ALL]
+        has_share = own <= budget + MESSAGE_SECONDS and ahead <= slots * budget * AHEAD
+        if has_share or ahead + cost <= slots * budget * AS_GOOD_AS_EMPTY:
             counts[tenant], counts[ALL] = own, ahead + cost
             chosen.add(position)
     return chosen
