@@ -6,6 +6,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,7 +143,7 @@ def test_an_open_insert_into_default_is_waited_for_in_short_steps(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "_PAUSE", 0.01)
-    monkeypatch.setattr(partitions, "_ATTEMPTS", 2)
+    monkeypatch.setattr(partitions, "CALL_SECONDS", 0.3)
     held = entry()
     with connect(database_url, name="slow") as slow:
         with slow.transaction():
@@ -159,7 +160,7 @@ def test_making_partitions_under_concurrent_inserts_loses_and_rejects_nothing(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "_PAUSE", 0.01)
-    monkeypatch.setattr(partitions, "_ATTEMPTS", 200)
+    monkeypatch.setattr(partitions, "CALL_SECONDS", 30.0)
     days = [TODAY + timedelta(days=ahead) for ahead in range(4)]
     over = threading.Event()
 
@@ -219,7 +220,7 @@ def test_work_that_is_being_opened_keeps_its_day(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "_PAUSE", 0.01)
-    monkeypatch.setattr(partitions, "_ATTEMPTS", 2)
+    monkeypatch.setattr(partitions, "CALL_SECONDS", 0.3)
     store_batch(connection, [entry(TODAY - timedelta(days=40))])
     ensure_partitions(connection, TODAY, days_ahead=0)
     finish(connection)
@@ -253,3 +254,57 @@ def test_a_table_of_somebody_else_is_left_alone(connection: Connection) -> None:
     ensure_partitions(connection, TODAY, days_ahead=0)
     drop_expired(connection, TODAY, retention_days=1, dedup_days=1)
     assert "events_ancient" in tables(connection)
+
+
+def test_beside_a_long_reader_a_call_gives_up_after_its_bound_and_all_is_made_later(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "CALL_SECONDS", 1.0)
+    store_batch(connection, [entry(TODAY - timedelta(days=40))])
+    ensure_partitions(connection, TODAY - timedelta(days=40), days_ahead=0)
+    finish(connection)
+    with connect(database_url, name="pg_dump") as dump, dump.transaction():
+        for table in KEYS:
+            dump.execute(f"LOCK TABLE {table}, {table}_default IN ACCESS SHARE MODE")
+        started = monotonic()
+        assert ensure_partitions(connection, TODAY) == []
+        assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+        took = monotonic() - started
+    assert took < 2 * 1.0 + 4 * 8 * 0.2, "one try for each lock at the end of a bound"
+    assert len(ensure_partitions(connection, TODAY)) == 4 * 8
+    assert len(drop_expired(connection, TODAY, retention_days=30, dedup_days=30)) == len(KEYS)
+
+
+def test_events_go_on_while_a_crowd_of_rows_moves_from_default_to_its_day(
+    connection: Connection, database_url: str
+) -> None:
+    connection.execute(
+        "INSERT INTO events (id, provider, tenant, type, received_at, headers, body, secret_label, fingerprint, state)"
+        " SELECT (left(low::text, 14) || '7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'p', 'a', 't', now(), '{}',"
+        " convert_to(repeat('x', 400), 'UTF8'), 'first', int8send(n), 'accepted'"
+        " FROM generate_series(1, 60000) AS n, uuid_at(%s::date::timestamptz + interval '1 h') AS low",
+        [TODAY],
+    )
+    over = threading.Event()
+    waits: list[float] = []
+
+    def insert() -> int:
+        stored = 0
+        with connect(database_url, name="drain") as own:
+            while not over.is_set():
+                started = monotonic()
+                stored += store_batch(own, [entry()]).accepted
+                waits.append(monotonic() - started)
+        return stored
+
+    with ThreadPoolExecutor(1) as pool:
+        inserting = pool.submit(insert)
+        started = monotonic()
+        made = ensure_partitions(connection, TODAY, days_ahead=0)
+        took = monotonic() - started
+        over.set()
+        stored = inserting.result(30)
+    assert "events_20260327" in made
+    assert set(places(connection).values()) == {"events_20260327"}
+    assert len(places(connection)) == 60_000 + stored
+    assert max(waits) < max(0.5, took / 2), (max(waits), took)

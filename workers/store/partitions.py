@@ -1,9 +1,10 @@
 """Partitions: one a day, made ahead, dropped when their time is over.
 
 Guarantees: any number of processes may do this at the same time; each lock is waited for no longer than
-`LOCK_MILLISECONDS`, so that no insert waits long behind it; rows that had to go to a DEFAULT partition are moved when
-their day's is made; a day with open work is kept; receipts are kept no longer than events. Refuses nothing: what a long
-transaction holds up is left for the next call.
+`LOCK_MILLISECONDS`, so that no insert waits long for it, and all of a call for `CALL_SECONDS`: what a long transaction,
+such as a pg_dump, holds up is left for the next call. Today comes first. Rows that had to go to a DEFAULT partition are
+moved when their day's is made, while inserts go on. A day with open work is kept; receipts are kept no longer than
+events.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ KEYS: Final = {"events": "id", "arrivals": "id", "deliveries_done": "event_id", 
 """The partitioned tables, and the UUIDv7 whose day decides."""
 DAYS_AHEAD: Final = 7
 LOCK_MILLISECONDS: Final = 100
-_ATTEMPTS: Final = 20
+CALL_SECONDS: Final = 5.0
 _PAUSE: Final = 0.3  # seconds
 _MOST_DAYS: Final = 400
 _RECEIPTS_AT_ONCE: Final = 5000
@@ -50,17 +51,20 @@ def ensure_partitions(connection: Connection, today: date | None = None, *, days
         days_ahead: how many days after today.
 
     Returns:
-        The names of what was made. What a long transaction held up for some seconds is missing: call again.
+        The names of what was made, today's first. What a long transaction held up is missing: call again.
     """
     today = today or _today(connection)
-    made = []
+    ends = time.monotonic() + CALL_SECONDS
+    missing: list[tuple[bool, date, str]] = []
     for table in KEYS:
         days = {today + timedelta(days=ahead) for ahead in range(days_ahead + 1)}
         days |= _days_in_default(connection, table, before=today)
-        missing = {partition_name(table, day): day for day in days}.items() - _present(connection, table).items()
-        for name, day in sorted(missing):
-            if _patiently(lambda day=day, table=table: _make(connection, table, day)):  # type: ignore[misc]
-                made.append(name)
+        present = _present(connection, table).values()
+        missing += [(day != today, day, table) for day in days if day not in present]
+    made = []
+    for _, day, table in sorted(missing, key=lambda one: one[:2]):
+        if _patiently(lambda day=day, table=table: _make(connection, table, day, ends), ends):  # type: ignore[misc]
+            made.append(partition_name(table, day))
     return made
 
 
@@ -79,11 +83,12 @@ def drop_expired(
         The names of the dropped partitions.
     """
     today = today or _today(connection)
+    ends = time.monotonic() + CALL_SECONDS
     oldest_kept = today - timedelta(days=retention_days)
     days = sorted({day for table in KEYS for day in _present(connection, table).values() if day < oldest_kept})
     dropped: list[str] = []
     for day in days:
-        dropped += _patiently(lambda day=day: _drop(connection, day)) or []  # type: ignore[misc]
+        dropped += _patiently(lambda day=day: _drop(connection, day), ends) or []  # type: ignore[misc]
     receipts_before = today - timedelta(days=min(dedup_days, retention_days))
     values = {"before": receipts_before, "most": _RECEIPTS_AT_ONCE}
     while connection.execute(_QUERIES["delete_receipts"], values).rowcount == _RECEIPTS_AT_ONCE:
@@ -111,15 +116,15 @@ def _days_in_default(connection: Connection, table: str, *, before: date) -> set
     return {row["day"] for row in connection.execute(query, {"before": before, "most": _MOST_DAYS})}
 
 
-def _patiently(step: Callable[[], Any]) -> Any:
-    """Do a step again while locks stand in its way; None when they did for all attempts."""
-    for attempt in range(_ATTEMPTS):
+def _patiently(step: Callable[[], Any], ends: float) -> Any:
+    """Do a step again while locks stand in its way, until `ends` (monotonic); None when they did to the end."""
+    while True:
         try:
             return step()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            if attempt + 1 < _ATTEMPTS:
-                time.sleep(_PAUSE)
-    return None
+            if time.monotonic() + _PAUSE >= ends:
+                return None
+            time.sleep(_PAUSE)
 
 
 def _hurry(connection: Connection) -> None:
@@ -131,11 +136,11 @@ def _bounds(connection: Connection, day: date) -> tuple[UUID, UUID]:
     return row["low"], row["high"]
 
 
-def _make(connection: Connection, table: str, day: date) -> bool:
-    """Make one partition; say whether it was missing.
+def _make(connection: Connection, table: str, day: date, ends: float) -> bool:
+    """Make one partition; return whether it was missing.
 
     1. Build a plain table, which blocks nobody. One that an earlier call left behind is used.
-    2. In one transaction: lock DEFAULT, move the day's rows, attach.
+    2. In one transaction: move the day's rows while inserts go on; lock DEFAULT, move what has come since, attach.
     """
     name, check = partition_name(table, day), f"{partition_name(table, day)}_day"
     low, high = _bounds(connection, day)
@@ -165,7 +170,15 @@ def _make(connection: Connection, table: str, day: date) -> bool:
         _hurry(connection)
         if name in _present(connection, table):
             return False
-        run("lock_default")
+        run("move_rows")
+
+        def lock_default() -> bool:
+            with connection.transaction():  # so that what was moved is kept when this fails
+                run("lock_default")
+            return True
+
+        if not _patiently(lock_default, ends):
+            raise psycopg.errors.LockNotAvailable("a long transaction holds the DEFAULT partition")
         run("move_rows")
         run("attach")
         run("drop_check")

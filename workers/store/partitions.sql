@@ -45,7 +45,7 @@ CREATE TABLE {partition} (
     CONSTRAINT {check} CHECK ({key} >= {low} AND {key} < {high})
 );
 
--- Only the DEFAULT partition is locked against writers, and that is empty but for mishaps.
+-- Only the DEFAULT partition is locked against writers, when nearly all of the day's rows have been moved.
 -- name: lock_default
 LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
 
