@@ -16,7 +16,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from workers.dispatch.express import FEW, MOST_WAITING, choose_express, express_slots, run_off
+from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, express_slots, run_off
 from workers.store import deliveries, limits, serial
 from workers.store.limits import ANY
 
@@ -298,11 +298,13 @@ class _Admission:
         }
         others = [turn for position, turn in enumerate(turns) if position not in express]
         dealt = deal(others, room=room, capacities=capacities)
-        quick = [
-            Message(handler=ordered[position].handler, deliveries=(ordered[position],), express=True)
-            for position in sorted(express)
+        quick_turns = [turns[position] for position in sorted(express)]
+        quick_room = max(MOST_MESSAGES, len({turn.candidate.handler for turn in quick_turns}))
+        quick = deal(quick_turns, room=quick_room, capacities=capacities)
+        express_messages = [
+            Message(handler=it.handler, deliveries=it.deliveries, express=True) for it in quick.messages
         ]
-        return [*quick, *dealt.messages], dealt.skipped, counts
+        return [*express_messages, *dealt.messages], dealt.skipped, counts
 
     def _move(
         self,

@@ -1,8 +1,9 @@
 """The express queue: quick work of quiet tenants does not wait for the slots that others have filled.
 
-A tenant is quiet while all that is due of it takes at most one message's budget (a second), by the recent durations of
-its handlers. Its deliveries are sent to the queue `express`, one a message. The express worker serves nothing else, and
-the handler workers look into `express` first, so a free slot of theirs is never idle beside it.
+A tenant is quiet while all that is due of it takes at most five messages' budgets (of a second), by the recent
+durations of its handlers. Its deliveries are sent to the queue `express`, one a message while they are few. The express
+worker serves nothing else, and the handler workers look into `express` first, so a free slot of theirs is never idle
+beside it.
 
 What a tenant sends this way is counted in seconds of work, and the count runs off at half of the express worker's
 speed. With more than a message's budget of it, a tenant uses the queue only for work of some milliseconds, while it is
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 
     from workers.store.deliveries import Candidate, DueTenant
 
-FEW: Final = 32
+FEW: Final = 256
 """Due deliveries of a tenant beyond which it is not quiet, however quick they are."""
+QUIET: Final = 5
+"""Budgets of due work up to which a tenant is quiet. It has to stay so after seconds in which nothing was admitted,
+or its deliveries would wait with those of others from then on."""
+MOST_MESSAGES: Final = 8
+"""Messages that one admission sends to `express`, or one a handler: few deliveries have one each, many share them."""
 MOST_WAITING: Final = 64
 """Messages that may wait in the queue `express`."""
 MESSAGE_SECONDS: Final = 0.01
@@ -78,17 +84,21 @@ def choose_express(
     """
     due = dict.fromkeys(tenants, 0.0)
     for candidate in candidates:
-        mean = durations.get((candidate.tenant, candidate.handler), float("inf"))
-        due[candidate.tenant] += mean + MESSAGE_SECONDS
+        due[candidate.tenant] += durations.get((candidate.tenant, candidate.handler), float("inf"))
+    quiet = [it for it in candidates if due[it.tenant] <= QUIET * budget and not tenants[it.tenant].crowded]
+    own_part = MESSAGE_SECONDS / max(1, len(quiet) / MOST_MESSAGES)
     counts[ALL] = max(counts.get(ALL, 0.0), waiting * MESSAGE_SECONDS)  # the first is an estimate
     chosen: set[int] = set()
     for position, candidate in enumerate(candidates):
         tenant = candidate.tenant
-        if waiting + len(chosen) >= MOST_WAITING:
+        if waiting >= MOST_WAITING:
             break
-        if candidate.alone or tenants[tenant].crowded or due[tenant] > budget + MESSAGE_SECONDS:
+        if candidate.alone or tenants[tenant].crowded or due[tenant] > QUIET * budget:
             continue
-        cost = durations[tenant, candidate.handler] + MESSAGE_SECONDS
+        mean = durations[tenant, candidate.handler]
+        if mean > budget:
+            continue
+        cost = mean + own_part
         own, ahead = counts.get(tenant, 0.0) + cost, counts[ALL]
         has_share = own <= budget + MESSAGE_SECONDS and ahead <= slots * budget * AHEAD
         if has_share or ahead + cost <= slots * budget * AS_GOOD_AS_EMPTY:
