@@ -24,7 +24,7 @@ from ingress.body import BodyReader
 from ingress.endpoints import Endpoints
 from ingress.errors import INTERNAL_ERROR
 from ingress.inbox import Inbox
-from ingress.metrics import Counts, serve
+from ingress.metrics import Metrics, serve
 from ingress.refusals import RefusalLog
 from ingress.watch import Watch
 from ingress.webhooks import Webhooks
@@ -42,14 +42,14 @@ log: Final = logging.getLogger(__name__)
 
 def make_app(settings: IngressSettings) -> Starlette:
     """Return the application of one process."""
-    counts = Counts()
+    metrics = Metrics()
     endpoints = Endpoints(Cipher(settings.secrets_key))
     inbox = Inbox(
         redis_url=settings.redis_url,
         timeout=settings.inbox_timeout,
         waiting_bytes=settings.waiting_bytes,
         ingest_slots=settings.ingest_slots,
-        counts=counts,
+        metrics=metrics,
     )
     watch = Watch(
         redis_url=settings.redis_url,
@@ -57,27 +57,27 @@ def make_app(settings: IngressSettings) -> Starlette:
         high_water=settings.inbox_high_water,
         endpoints=endpoints,
         inbox=inbox,
-        counts=counts,
+        metrics=metrics,
     )
     reader = BodyReader(max_bytes=settings.max_body_bytes, seconds=settings.body_timeout, budget=settings.bodies_bytes)
-    webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, counts=counts, refusal_log=RefusalLog())
+    webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, metrics=metrics, refusal_log=RefusalLog())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         """Run what runs beside the requests; uvicorn calls the end of it when the last request is answered."""
         _end_with_parent(asyncio.get_running_loop())
-        metrics = asyncio.create_task(_serve_metrics(counts, settings), name="metrics")
+        serving = asyncio.create_task(_serve_metrics(metrics, settings), name="metrics")
         inbox.start()
         await watch.start()
         _settle_memory()
         yield {"settings": settings}  # `ingress.connections` reads it
         await watch.stop()
         await inbox.stop()
-        metrics.cancel()
-        await asyncio.wait([metrics])
+        serving.cancel()
+        await asyncio.wait([serving])
 
     app = Starlette(
-        routes=[*webhooks.routes(), *health.routes(endpoints=endpoints, counts=counts)],
+        routes=[*webhooks.routes(), *health.routes(endpoints=endpoints, watch=watch)],
         lifespan=lifespan,
         exception_handlers={HTTPException: webhooks.refuse, Exception: _fail},  # type: ignore[dict-item]
     )
@@ -102,9 +102,9 @@ def _end_with_parent(loop: asyncio.AbstractEventLoop) -> None:
     loop.add_reader(parent.sentinel, stop)
 
 
-async def _serve_metrics(counts: Counts, settings: IngressSettings) -> None:
+async def _serve_metrics(metrics: Metrics, settings: IngressSettings) -> None:
     if settings.metrics_port:
-        await serve(counts, host=settings.host, first_port=settings.metrics_port, workers=settings.workers)
+        await serve(metrics, host=settings.host, first_port=settings.metrics_port, workers=settings.workers)
 
 
 def _settle_memory() -> None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from ingress.endpoints import Endpoints
-    from ingress.metrics import Counts
+    from ingress.watch import Watch
 
 
-def routes(*, endpoints: Endpoints, counts: Counts) -> list[Route]:
+def routes(*, endpoints: Endpoints, watch: Watch) -> list[Route]:
     """Return the two routes."""
 
     async def livez(_: Request) -> Response:
@@ -27,7 +27,7 @@ def routes(*, endpoints: Endpoints, counts: Counts) -> list[Route]:
 
     async def readyz(_: Request) -> Response:
         reasons = []
-        if not counts.redis_answers:
+        if not watch.redis_answers:
             reasons.append("redis_away")
         if endpoints.version is None:
             reasons.append("no_registry")

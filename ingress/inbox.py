@@ -31,7 +31,7 @@ from shared.wire import INBOX, RING, ring_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ingress.metrics import Counts
+    from ingress.metrics import Metrics
 
     Stored = asyncio.Future[bool]
 
@@ -149,13 +149,15 @@ class Inbox:
     """
 
     def __init__(
-        self, *, redis_url: str, timeout: float, waiting_bytes: int, ingest_slots: int, counts: Counts
+        self, *, redis_url: str, timeout: float, waiting_bytes: int, ingest_slots: int, metrics: Metrics
     ) -> None:
         self._pool = make_pool(redis_url, timeout)
         self._timeout = timeout
         self._bound = waiting_bytes
         self._doorbell = _Doorbell(slots=ingest_slots, wake=self._ring_late)
-        self._counts = counts
+        self._metrics = metrics
+        metrics.waiting_bytes.set_function(lambda: self._held)
+        self._held = 0
         self._waiting: list[tuple[bytes, Stored]] = []
         self._waiting_size = 0
         self._oldest = 0.0
@@ -193,10 +195,10 @@ class Inbox:
             A future that will say whether Redis has confirmed it, within the timeout; None if there is no room for it.
         """
         command = _pack("XADD", INBOX, "*", *chain.from_iterable(encode(envelope).items()))
-        size, counts = len(command), self._counts
-        if counts.waiting_bytes + size > self._bound or (self.room is not None and size > self.room):
+        size = len(command)
+        if self._held + size > self._bound or (self.room is not None and size > self.room):
             return None
-        counts.waiting_bytes += size
+        self._held += size
         if self.room is not None:
             self.room -= size
         if not self._waiting:
@@ -276,7 +278,7 @@ class Inbox:
                 if error is None:
                     self._doorbell.mark_rung(self._loop.time())
                 else:
-                    self._counts.silent_bells += 1
+                    self._metrics.silent_bells.inc()
             else:
                 batch.refused = error or batch.refused
                 answers.append((batch.entries[batch.replies][1], error is None))
@@ -314,10 +316,10 @@ class Inbox:
 
     def _account(self, batch: _Batch) -> None:
         self._batch = None
-        self._counts.waiting_bytes -= batch.size
+        self._held -= batch.size
         if batch.entries:
-            self._counts.flush_entries.add(len(batch.entries))
-            self._counts.flush_seconds.add(self._loop.time() - batch.started)
+            self._metrics.flush_entries.observe(len(batch.entries))
+            self._metrics.flush_seconds.observe(self._loop.time() - batch.started)
         self._finished.set()
 
     def _check_deadline(self) -> None:

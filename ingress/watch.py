@@ -22,7 +22,7 @@ from shared.wire import INBOX
 if TYPE_CHECKING:
     from ingress.endpoints import Endpoints
     from ingress.inbox import Inbox
-    from ingress.metrics import Counts
+    from ingress.metrics import Metrics
 
 log: Final = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Watch:
     """Looks at Redis on a connection of its own, so that a slow append hides nothing from it."""
 
     def __init__(
-        self, *, redis_url: str, timeout: float, high_water: float, endpoints: Endpoints, inbox: Inbox, counts: Counts
+        self, *, redis_url: str, timeout: float, high_water: float, endpoints: Endpoints, inbox: Inbox, metrics: Metrics
     ) -> None:
         self._redis: Redis = Redis.from_url(
             redis_url,
@@ -46,7 +46,8 @@ class Watch:
         self._high_water = high_water
         self._endpoints = endpoints
         self._inbox = inbox
-        self._counts = counts
+        self._metrics = metrics
+        self.redis_answers = False
         self._is_full = False
         self._has_bad_policy = False
         self._silence = ""
@@ -95,13 +96,17 @@ class Watch:
             if reason != self._silence:
                 log.warning("Redis does not answer: %s", reason)
             self._silence = reason
-            self._counts.redis_answers = False
+            self._mark(is_answering=False)
             return
         self._silence = ""
-        self._counts.redis_answers = True
-        self._counts.inbox_length = length
+        self._mark(is_answering=True)
+        self._metrics.inbox_length.set(length)
         if self._endpoints.version is not None and self._endpoints.version.isdecimal():
-            self._counts.registry_version = int(self._endpoints.version)
+            self._metrics.registry_version.set(int(self._endpoints.version))
+
+    def _mark(self, *, is_answering: bool) -> None:
+        self.redis_answers = is_answering
+        self._metrics.redis_answers.set(is_answering)
 
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)

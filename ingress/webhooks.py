@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ingress.endpoints import Endpoint, Endpoints
     from ingress.errors import Header
     from ingress.inbox import Inbox
-    from ingress.metrics import Counts
+    from ingress.metrics import Metrics
     from ingress.refusals import RefusalLog
 
 _REFUSALS: Final = {
@@ -72,12 +72,13 @@ class Webhooks:
     """The routes of webhooks, and the form that every refusal has."""
 
     def __init__(
-        self, *, reader: BodyReader, endpoints: Endpoints, inbox: Inbox, counts: Counts, refusal_log: RefusalLog
+        self, *, reader: BodyReader, endpoints: Endpoints, inbox: Inbox, metrics: Metrics, refusal_log: RefusalLog
     ) -> None:
         self._reader = reader
         self._endpoints = endpoints
         self._inbox = inbox
-        self._requests = counts.requests
+        self._requests = metrics.requests
+        self._accepted = metrics.requests.labels(ACCEPTED)
         self._refusal_log = refusal_log
 
     def routes(self) -> list[Route]:
@@ -137,7 +138,7 @@ class Webhooks:
         except asyncio.CancelledError:
             outcome = INBOX_UNAVAILABLE  # the server stops and this client took too long
         if isinstance(outcome, Envelope):
-            self._requests[ACCEPTED] += 1
+            self._accepted.inc()
             await send(_ACCEPTED)
             await send({"type": "http.response.body", "body": b'{"id":"%b"}' % str(outcome.id).encode()})
         elif isinstance(outcome, Refusal):
@@ -146,7 +147,7 @@ class Webhooks:
         elif isinstance(outcome, bytes):
             await self._answer_challenge(outcome, send)
         else:
-            self._requests[outcome.value] += 1
+            self._requests.labels(outcome.value).inc()
 
     async def _accept(
         self, endpoint: Endpoint, headers: list[Header], receive: Receive
@@ -172,14 +173,14 @@ class Webhooks:
         return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else UNKNOWN_ENDPOINT
 
     async def _answer_challenge(self, challenge: bytes, send: Send) -> None:
-        self._requests[HANDSHAKES] += 1
+        self._requests.labels(HANDSHAKES).inc()
         headers = [*_PLAIN_TEXT, (b"content-length", str(len(challenge)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": challenge})
 
     async def _refuse(self, refusal: Refusal, receive: Receive, send: Send, *, close: bool) -> None:
         """Answer; while a body that nobody wants still arrives, keep the connection open after the answer."""
-        self._requests[refusal.code] += 1
+        self._requests.labels(refusal.code).inc()
         if close and refusal is not BODY_TIMEOUT:
             await refusal.start(send)
             await self._reader.linger(receive)
