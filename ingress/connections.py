@@ -202,7 +202,10 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End the connection after its answer; an idle one after a moment, so that a request on its way is answered."""
         self._is_leaving = True
-        self.loop.call_later(GOODBYE_SECONDS if self._is_idle() else 0, super().shutdown)
+        if self._is_idle():
+            self.loop.call_later(GOODBYE_SECONDS, super().shutdown)
+        else:
+            super().shutdown()  # at once: later, the answer might have gone out without `Connection: close`
 
     # Called by this class
 

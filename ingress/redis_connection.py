@@ -4,8 +4,8 @@ redis-py makes the connection, for it knows URLs, TLS, users and databases, and 
 `read_response` is a coroutine for each reply, and costs more than all the rest of an event. Here a chunk of bytes
 becomes all the replies in it.
 
-Guarantees: replies are handed over in the order of the commands, and none after `on_lost`. What is no Redis protocol
-ends the connection.
+Guarantees: replies come in the order of the commands. What is no Redis protocol, and a reply to no command, end the
+connection.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from redis.asyncio.connection import AbstractConnection
 
 _NOTHING: Final = object()
@@ -30,34 +28,40 @@ class RedisConnection(asyncio.Protocol):
     """A connection that somebody else has opened.
 
     Attributes:
-        is_open: commands may be written.
+        is_open: commands may be sent.
     """
 
-    def __init__(
-        self,
-        writer: asyncio.StreamWriter,
-        *,
-        on_replies: Callable[[list[object]], None],
-        on_lost: Callable[[Exception], None],
-    ) -> None:
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
         """Take the connection over.
 
         Args:
             writer: of the connection; kept, because it closes the connection when it is forgotten.
-            on_replies: called with the replies that have arrived, errors of Redis as `hiredis.ReplyError`.
-            on_lost: called once with the reason when the connection is lost, but not when it was closed by us.
         """
         self._writer = writer
         self._transport = cast("asyncio.Transport", writer.transport)
-        self._on_replies = on_replies
-        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
         self._reader = Reader(notEnoughData=_NOTHING)
+        self._replies: list[object] = []
+        self._expected = 0
+        self._done: asyncio.Future[None] | None = None
         self.is_open = not self._transport.is_closing()
         self._transport.set_protocol(self)
 
-    def write(self, commands: bytes) -> None:
-        """Send packed commands."""
+    async def exchange(self, commands: bytes, replies: list[object], *, count: int) -> None:
+        """Send packed commands and wait for their replies.
+
+        Args:
+            commands: to send.
+            replies: takes the replies as they come, errors of Redis as `hiredis.ReplyError`.
+            count: of the commands.
+
+        Raises:
+            OSError: the connection was lost; `replies` has what came before.
+        """
+        self._replies, self._expected = replies, count
+        self._done = self._loop.create_future()
         self._transport.write(commands)
+        await self._done
 
     def close(self) -> None:
         """Close the connection; what Redis still says to it is not wanted."""
@@ -65,33 +69,33 @@ class RedisConnection(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Hand over every reply that is complete."""
+        """Collect every reply that is complete."""
         if not self.is_open:
             return
-        reader = self._reader
-        replies = []
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not _NOTHING:
-                replies.append(reply)
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _NOTHING:
+                self._replies.append(reply)
         except ProtocolError as error:
-            self._end(error)
-        else:
-            if replies:
-                self._on_replies(replies)
+            self._end(ConnectionResetError(f"Redis sent no Redis protocol: {error}"))
+            return
+        if len(self._replies) > self._expected:
+            self._end(ConnectionResetError("Redis sent a reply to no command"))
+        elif len(self._replies) == self._expected and self._done is not None and not self._done.done():
+            self._done.set_result(None)
 
     def eof_received(self) -> None:
         """Close at once: what is written from here on would be lost."""
         self._end(ConnectionResetError("Redis closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on, unless it was us."""
+        """Tell who waits for replies."""
         self._end(exc or ConnectionResetError("Redis closed the connection"))
 
     def _end(self, reason: Exception) -> None:
-        if self.is_open:
-            self.close()
-            self._on_lost(reason)
+        self.close()
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(reason)
 
 
 def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
@@ -111,9 +115,7 @@ def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
     return pool
 
 
-async def connect(
-    pool: ConnectionPool, *, on_replies: Callable[[list[object]], None], on_lost: Callable[[Exception], None]
-) -> RedisConnection:
+async def connect(pool: ConnectionPool) -> RedisConnection:
     """Connect, log in, choose the database, and take the connection over.
 
     Raises:
@@ -130,4 +132,4 @@ async def connect(
     if writer is None:
         raise ConnectionResetError("Redis closed the connection")
     connection._reader = connection._writer = None  # noqa: SLF001 the same: else it closes it when it is forgotten
-    return RedisConnection(writer, on_replies=on_replies, on_lost=on_lost)
+    return RedisConnection(writer)

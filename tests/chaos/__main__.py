@@ -98,10 +98,10 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
     """Fuzz the HTTP surface."""
     async with Stack(settings={"INGRESS_BODY_TIMEOUT": "2"}, with_clock=False) as stack:
         total = chosen.requests
-        on_step(0, "a tenth as many before, until pools and caches are filled and pages are no longer shared")
+        on_step(0, "20,000 or a tenth as many before, until pools and caches are filled and pages are no longer shared")
         warm_up = await fuzz(
             stack.doors(),
-            count=total // 10,
+            count=max(total // 10, 20_000),
             seed=chosen.seed + 1,
             patience=30,
             memory=lambda: 0,

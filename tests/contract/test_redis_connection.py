@@ -19,11 +19,11 @@ def test_a_connection_keeps_its_streams_in_the_two_attributes_that_are_taken(red
         assert isinstance(made._reader, asyncio.StreamReader)
         await made.disconnect()
 
-        replies: asyncio.Queue[list[object]] = asyncio.Queue()
-        connection = await connect(make_pool(redis_url, 1.0), on_replies=replies.put_nowait, on_lost=lambda _: None)
-        connection.write(b"PING\r\n")
-        answer = await asyncio.wait_for(replies.get(), 5)
+        replies: list[object] = []
+        connection = await connect(make_pool(redis_url, 1.0))
+        async with asyncio.timeout(5):
+            await connection.exchange(b"PING\r\n", replies, count=1)
         connection.close()
-        return answer
+        return replies
 
     assert asyncio.run(take()) == [b"PONG"]
