@@ -33,8 +33,15 @@ Run = Callable[..., MessageRun]
 def add_deliveries(connection: Connection) -> AddDeliveries:
     """Return a function that stores events with one delivery each, and returns their ids in order."""
 
-    def add(count: int = 1, *, tenant: str = "acme", handler: str = "acme.run", body: bytes = b"{}") -> list[uuid.UUID]:
-        ids = sorted(new_event_id(datetime.now(UTC)) for _ in range(count))
+    def add(
+        count: int = 1,
+        *,
+        tenant: str = "acme",
+        handler: str = "acme.run",
+        body: bytes = b"{}",
+        moment: datetime | None = None,
+    ) -> list[uuid.UUID]:
+        ids = sorted(new_event_id(moment or datetime.now(UTC)) for _ in range(count))
         connection.execute(
             "INSERT INTO events"
             " (id, provider, tenant, type, received_at, headers, body, secret_label, fingerprint, state)"

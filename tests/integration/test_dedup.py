@@ -33,12 +33,12 @@ def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
     return ("acme.run",)
 
 
-def entry(name: str, *, tenant: str = "acme", body: bytes | None = None) -> Entry:
+def entry(name: str, *, tenant: str = "acme", provider: str = "in-house", body: bytes | None = None) -> Entry:
     """An arrival of the event `name`, under an id of its own."""
     return parse_envelope(
         Envelope(
             id=new_event_id(START),
-            provider="in-house",
+            provider=provider,
             tenant=tenant,
             secret_label="first",
             received_at=START,
@@ -105,6 +105,11 @@ def test_a_batch_stored_again_changes_nothing(connection: Connection) -> None:
 
 def test_another_tenant_s_event_is_another_event(connection: Connection) -> None:
     assert store_batch(connection, [entry("a"), entry("a", tenant="globex")]).accepted == 2
+
+
+def test_another_provider_s_event_is_another_event_in_one_batch_and_in_the_next(connection: Connection) -> None:
+    assert store_batch(connection, [entry("a"), entry("a", provider="other")]) == Counts(2, 0, 0, 2)
+    assert store_batch(connection, [entry("a", provider="third"), entry("a")]) == Counts(1, 0, 1, 1)
 
 
 def test_a_rejected_body_counts_once_too(connection: Connection) -> None:

@@ -106,11 +106,24 @@ def test_the_connection_is_clean_for_the_next_delivery(
         seen.append(delivery.connection.execute("SHOW search_path").fetchone())
         delivery.connection.execute("SET search_path = 'elsewhere'")
         delivery.connection.execute("CREATE TEMP TABLE scratch (a int)")
-        delivery.connection.execute("SELECT pg_advisory_lock(7)")
 
     run(add_deliveries(2), handle)
     assert rows(connection) == [("succeeded", 1, None)] * 2
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lock_that_a_handler_took_for_its_session_is_free_once_its_delivery_has_ended(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries, *, fails: bool
+) -> None:
+    def lock(event: object, delivery: Delivery) -> None:
+        delivery.connection.execute("SELECT pg_advisory_lock(7)")
+        if fails:
+            raise ValueError("after the lock was taken")
+
+    run(add_deliveries(1), lock)
+    (row,) = connection.execute("SELECT pg_try_advisory_lock(7) AS is_free")
+    assert row["is_free"]
 
 
 def test_statements_that_a_handler_prepares_by_name_are_gone_at_the_next_delivery(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -33,6 +34,7 @@ CAP = 3
 OPEN, FINAL = ("pending", "queued", "running"), ("succeeded", "dead", "cancelled")
 BACK = st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 5, 8, 13])
 """How many messages or claims ago: mostly the latest, whose deliveries still wait for what comes next."""
+KIND = st.sampled_from(["succeeded", "again", "later", "dead"])
 
 
 class Run(NamedTuple):
@@ -43,7 +45,11 @@ class Run(NamedTuple):
 
 
 class Life(RuleBasedStateMachine):
-    """Any order of what workers, sweepers and people do; each step may change only what it is there to change."""
+    """Any order of what workers, sweepers and people do; each step may change only what it is there to change.
+
+    The same draws lead to the same steps: they choose by position, in the order in which deliveries were stored, and
+    neither the random part of an id, nor jitter, nor what an earlier order has left in a table changes what follows.
+    """
 
     def __init__(self, connection: Connection, add: AddDeliveries) -> None:
         super().__init__()
@@ -54,11 +60,15 @@ class Life(RuleBasedStateMachine):
         self.runs: list[Run] = []
         self.claims: set[tuple[Key, int]] = set()
         self.failures = 0
+        self.moment = datetime.now(UTC)
 
     @initialize(count=st.integers(1, 4), tenant=st.sampled_from(["acme", "small", "other"]))
     def begin(self, count: int, tenant: str) -> None:
         """Begin with deliveries that wait and some that are queued: many an order draws neither step in its time."""
-        self.connection.execute("TRUNCATE deliveries, deliveries_done, attempts, events, endpoint_secrets, endpoints")
+        self.connection.execute(
+            "TRUNCATE deliveries, deliveries_done, attempts, events, endpoint_secrets, endpoints, admission_turns"
+        )
+        self.connection.execute("UPDATE admission SET tenant = '', express = '{}', express_at = NULL")
         self.connection.execute("DELETE FROM tenants")
         self.connection.execute("INSERT INTO tenants (name, max_in_flight) VALUES ('acme', NULL), ('small', %s)", [CAP])
         for handler in NAMES:
@@ -67,7 +77,8 @@ class Life(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4), tenant=st.sampled_from(["acme", "small", "other"]), handler=st.sampled_from(NAMES))
     def store(self, count: int, tenant: str, handler: str) -> None:
-        ids = self.add(count, tenant=tenant, handler=handler)
+        self.moment += timedelta(milliseconds=1)  # no two calls make ids whose order is drawn by lot
+        ids = self.add(count, tenant=tenant, handler=handler, moment=self.moment)
         fresh = Row("pending", 0, 0, alone=False, tenant=tenant)
         self.seen |= {(event_id, handler): fresh for event_id in ids}
 
@@ -105,14 +116,12 @@ class Life(RuleBasedStateMachine):
             self.runs.append(Run(message.handler, tuple(claimed)))
 
     @precondition(lambda self: self.runs)
-    @rule(back=BACK, data=st.data())
-    def finish(self, back: int, data: st.DataObject) -> None:
+    @rule(back=BACK, first=st.integers(0, 7), kinds=st.lists(KIND, min_size=1, max_size=8))
+    def finish(self, back: int, first: int, kinds: list[str]) -> None:
         """Record outcomes of any claim ever made; only those of running claims with their fence count."""
         run = self.runs[-1 - back % len(self.runs)]
-        chosen = data.draw(st.lists(st.sampled_from(run.claims), min_size=1, unique_by=lambda one: one.event_id))
-        outcomes = [
-            outcome_of(one, data.draw(st.sampled_from(["succeeded", "again", "later", "dead"]))) for one in chosen
-        ]
+        turned = [run.claims[(first + number) % len(run.claims)] for number in range(len(run.claims))]
+        outcomes = [outcome_of(one, kind) for one, kind in zip(turned, kinds, strict=False)]
         before = self.seen
         counted = deliveries.record(self.connection, run.handler, outcomes)
         valid = {o.claimed.event_id: o for o in outcomes if self.is_valid(run.handler, o.claimed)}
@@ -166,12 +175,17 @@ class Life(RuleBasedStateMachine):
             assert after[key].state in {"pending", "dead"}
             assert after[key][1:3] == (before[key].attempt + 1, before[key].fence + 1)
             self.claims.add((key, after[key].fence))
+        self.connection.execute(  # only `lease_ends` makes them due: jitter may have made it any moment from now on
+            "UPDATE deliveries SET due_at = now() + interval '1 hour'"
+            " WHERE state = 'pending' AND handler = %s AND event_id = ANY (%s)",
+            [message.handler, [event_id for event_id, _ in keys]],
+        )
         self.expect({key: after[key] for key in keys})
 
     @rule(share=st.floats(0, 1))
     def lease_ends(self, share: float) -> None:
         """Time passes for some of the open work."""
-        in_flight = sorted(key for key, row in self.seen.items() if row.state in {"queued", "running"})
+        in_flight = [key for key, row in self.seen.items() if row.state in {"queued", "running"}]
         self.connection.execute(
             "UPDATE deliveries SET lease_until = now() - interval '1 second'"
             " WHERE state <> 'pending' AND event_id = ANY (%s)",
@@ -219,10 +233,10 @@ class Life(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.seen)
-    @rule(data=st.data(), tenant=st.sampled_from([None, None, None, "acme", "small"]))
-    def cancel(self, data: st.DataObject, tenant: str | None) -> None:
+    @rule(position=st.integers(0, 1000), tenant=st.sampled_from([None, None, None, "acme", "small"]))
+    def cancel(self, position: int, tenant: str | None) -> None:
         """A person cancels what one event is to do, or all that a tenant waits for from one handler."""
-        event_id, handler = data.draw(st.sampled_from(sorted(self.seen)))
+        event_id, handler = list(self.seen)[position % len(self.seen)]
         chosen = Selection(tenant=tenant, handler=handler, event_ids=None if tenant else [event_id])
         list(manual.cancel(self.connection, chosen))
         self.expect(
@@ -244,8 +258,9 @@ class Life(RuleBasedStateMachine):
         assert in_flight <= CAP
 
     def list_late(self, state: str) -> list[Key]:
-        query = "SELECT event_id, handler FROM deliveries WHERE state = %s AND lease_until < now() ORDER BY event_id"
-        return [(row["event_id"], row["handler"]) for row in self.connection.execute(query, [state])]
+        query = "SELECT event_id, handler FROM deliveries WHERE state = %s AND lease_until < now()"
+        late = {(row["event_id"], row["handler"]) for row in self.connection.execute(query, [state])}
+        return [key for key in self.seen if key in late]
 
     def is_valid(self, handler: str, claimed: Claimed) -> bool:
         row = self.seen[claimed.event_id, handler]
@@ -264,7 +279,7 @@ class Life(RuleBasedStateMachine):
         found = look(self.connection)
         assert found == expected
         assert all(found[key].fence >= self.seen[key].fence for key in self.seen)
-        self.seen = found
+        self.seen = {key: found[key] for key in expected}  # in the order in which they were stored
 
 
 def live(connection: Connection, add: AddDeliveries, *, examples: int, steps: int, fixed: bool) -> None:

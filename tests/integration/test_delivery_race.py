@@ -34,6 +34,7 @@ class Race:
         self._messages: list[Message] = []
         self.claimed: Counter[tuple[Key, int]] = Counter()
         self.counted: Counter[tuple[Key, int]] = Counter()
+        self.succeeded: set[tuple[Key, int]] = set()
         self.faults: list[BaseException] = []
 
     def run(self, *, seconds: float, claims: int) -> None:
@@ -92,10 +93,13 @@ class Race:
         deliveries.hand_back(connection, message.handler, [one for one in claimed if one not in kept])
         outcomes = [outcome_of(one, chance.choice(["succeeded", *["again", "dead"] * 5])) for one in kept]
         if outcomes and chance.random() < 0.9:  # else the worker is killed here
-            fences = {one.event_id: one.fence for one in kept}
+            sent = {outcome.claimed.event_id: outcome for outcome in outcomes}
             for event_id in deliveries.record(connection, message.handler, outcomes):
+                claim = (event_id, message.handler), sent[event_id].claimed.fence
                 with self._lock:
-                    self.counted[(event_id, message.handler), fences[event_id]] += 1
+                    self.counted[claim] += 1
+                    if sent[event_id].state == "succeeded":
+                        self.succeeded.add(claim)
 
     def _sweep(self, connection: Connection, chance: random.Random) -> None:
         sweeper.expire_leases(connection, HANDLERS)
@@ -121,6 +125,12 @@ class Race:
         assert row == {"rows": RACING, "keys": RACING}
 
 
+def list_attempts(connection: Connection) -> set[tuple[Key, int]]:
+    """Return what the tables hold as failed, by the fence that the row had at that moment."""
+    rows = connection.execute("SELECT event_id, handler, fence FROM attempts")
+    return {((row["event_id"], row["handler"]), row["fence"]) for row in rows}
+
+
 def test_workers_that_race_count_every_attempt_once(
     connection: Connection, database_url: str, add_deliveries: AddDeliveries
 ) -> None:
@@ -133,7 +143,9 @@ def test_workers_that_race_count_every_attempt_once(
     assert set(race.claimed.values()) == {1}, "two claims had the same fence"
     assert set(race.counted.values()) == {1}, "an outcome counted twice"
     assert set(race.counted) <= set(race.claimed)
+    assert race.counted.keys() - race.succeeded <= list_attempts(connection), "an outcome counted for another claim"
     found = look(connection)
     assert len(found) == RACING
+    assert all(found[key].fence == fence for key, fence in race.succeeded), "a success counted for another claim"
     for key, fence in race.claimed:
         assert found[key].fence >= fence
