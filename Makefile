@@ -17,7 +17,7 @@ run: $(INSTALLED) ## Run the whole stack here until Ctrl-C, with a first event f
 	@exec $(BIN)/python -m deploy.cli up $(ARGS)
 
 test: $(INSTALLED) ## Run every test but the long ones; ARGS="-k word" picks some.
-	$(BIN)/python -m pytest -m "not long" --numprocesses 3 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "not long" --numprocesses 3 --dist loadfile $(ARGS)
 
 chaos: $(INSTALLED) ## Kill, cut off and starve the real processes for ten minutes, then compare every response with Postgres.
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -38,13 +38,7 @@ settings.load_profile("any machine")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let parallel runs keep together what shares servers or a stack, and begin with what takes longest.
-
-    Tests on the one stack of tests/system are one group; elsewhere a file is one.
-    """
-    for item in items:
-        on_the_stack = "stack" in getattr(item, "fixturenames", ()) and "system" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group("stack" if on_the_stack else str(item.path)))
+    """Begin with what takes longest; a file stays in one process (`--dist loadfile`), for its tests share servers."""
     first = {"system": 0, "chaos": 0, "integration": 1}
     items.sort(key=lambda item: first.get(item.path.relative_to(Path(__file__).parent).parts[0], 2))
 
