@@ -273,7 +273,9 @@ def _return_queued() -> None:
 
 def _close_express_if_late() -> None:
     process = _process()
-    if sweeper.is_express_late(process.postgres.connection, list_express=process.queue.list_express):
+    if process.queue.is_express_stuck() and sweeper.is_express_late(
+        process.postgres.connection, list_express=process.queue.list_express
+    ):
         process.queue.close_express()
 
 

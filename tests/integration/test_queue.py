@@ -76,7 +76,7 @@ def test_a_closed_express_queue_is_empty_and_seems_full(queue: CeleryQueue, redi
     assert queue.lengths() == (2, MOST_WAITING)
     assert queue.list_express() == set()
     assert queue.list_named() == {(first, "acme.run"), (second, "acme.run")}
-    assert 0 < redis.pttl("express:closed") <= 30_000
+    assert 0 < redis.pttl("express:closed") <= 10_000
 
 
 def test_durations_are_told_by_handler_and_by_tenant(queue: CeleryQueue, redis: Redis) -> None:
@@ -101,3 +101,19 @@ def test_what_is_no_message_names_nothing(queue: CeleryQueue, redis: Redis, text
     redis.hset("unacked", "odd", text)
     redis.zadd("unacked_index", {"odd": time.time(), "gone": time.time()})
     assert queue.list_named() == set()
+
+
+def test_an_express_queue_is_stuck_when_its_next_message_stays_the_same(redis: Redis) -> None:
+    now = [0.0]
+    queue = CeleryQueue(redis, clock=lambda: now[0])
+    assert not queue.is_express_stuck()
+    for _ in range(3):
+        queue.send(message(uuid.uuid4(), express=True))
+    for taken in (True, True, False):
+        assert not queue.is_express_stuck()
+        now[0] += 2.0
+        if taken:
+            redis.rpop("express")
+    assert queue.is_express_stuck()
+    redis.delete("express")
+    assert not queue.is_express_stuck()

@@ -28,7 +28,9 @@ MEANS: Final = "handlers:mean"
 filled messages."""
 EXPRESS_CLOSED: Final = "express:closed"
 """Set while nothing is sent to `express`, because nobody served it."""
-CLOSED_MILLISECONDS: Final = 30_000
+CLOSED_MILLISECONDS: Final = 10_000
+STUCK_SECONDS: Final = 2.0
+"""In which a worker of `express` takes at least one message, if one waits."""
 UNACKED: Final = "unacked"
 """kombu's hash of messages that workers hold."""
 UNACKED_INDEX: Final = "unacked_index"
@@ -45,6 +47,8 @@ class CeleryQueue:
     def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._clock = clock
+        self._following: bytes | None = None
+        self._following_since = 0.0
 
     def lengths(self) -> tuple[int, int]:
         """Return the messages that wait in `handlers` and in `express`; `MOST_WAITING` while `express` is closed."""
@@ -69,6 +73,16 @@ class CeleryQueue:
         """Return event and handler of what waits in `express`."""
         waiting: Any = self._redis.lrange(wire.EXPRESS_QUEUE, 0, -1)
         return {pair for message in map(_read, waiting) for pair in _named_by(message)}
+
+    def is_express_stuck(self) -> bool:
+        """Say whether the message that is next in `express` has been so in each look of the last two seconds.
+
+        A busy worker takes one after the other; only one that is gone, or held up by a handler, takes none.
+        """
+        following: Any = self._redis.lindex(wire.EXPRESS_QUEUE, -1)
+        if following is None or following != self._following:
+            self._following, self._following_since = following, self._clock()
+        return following is not None and self._clock() - self._following_since >= STUCK_SECONDS
 
     def close_express(self) -> None:
         """Move what waits in `express` to `handlers`, and send nothing there for a while: nobody serves it."""
