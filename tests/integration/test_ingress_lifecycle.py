@@ -129,6 +129,8 @@ def test_ctrl_c_reaches_the_whole_group_and_cuts_off_only_bodies_that_never_end(
     ):
         endless.sendall(request(b"never complete")[:-1])
         assert answers(ingress, "/livez")
+        started = "Application startup complete"  # a worker that still imports is interrupted in the middle of that
+        wait_for(lambda: ingress.log.read_text().count(started) == workers, seconds=20)
         for process in (*psutil.Process(ingress.popen.pid).children(), ingress.popen):
             process.send_signal(signal.SIGINT)
         assert ingress.popen.wait(12) == 0
