@@ -226,8 +226,11 @@ def test_headers_that_jsonb_refuses_are_left_out_and_that_is_noted(connection: C
     assert (row["headers"], row["body"], row["notes"][-1]) == ({}, bad.body, "headers left out")
 
 
-def test_a_text_that_cannot_be_sent_at_all_is_refused_alone(connection: Connection) -> None:
-    assert store_batch(connection, [entry("b"), entry("a")._replace(subject="a\0b")]) == Counts(1, 1, 0, 1)
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
+@pytest.mark.parametrize("column", ["subject", "type", "tenant", "secret_label"])
+def test_a_text_that_cannot_be_sent_at_all_is_refused_alone(connection: Connection, column: str, text: str) -> None:
+    odd = entry("a")._replace(**{column: text})  # type: ignore[arg-type]
+    assert store_batch(connection, [entry("b"), odd]) == Counts(1, 1, 0, 1)
 
 
 def test_an_inbox_restored_from_an_old_backup_brings_nothing_twice(connection: Connection) -> None:

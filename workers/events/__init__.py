@@ -146,6 +146,7 @@ def _checked(parse_body: Parse) -> Parse:
             )
         ):
             raise TypeError("parse returns Parsed with texts, aware times and a fingerprint of bytes")
+        "".join([parsed.type, parsed.subject or "", *parsed.notes]).encode()  # raises on lone surrogates
         return parsed
 
     return parse_and_check

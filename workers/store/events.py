@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 StoreError = psycopg.Error
-DATA_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
-"""What is wrong with a row, not with the environment; an index row that is too large is one."""
+DATA_ERRORS: Final = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    UnicodeEncodeError,
+)
+"""What is wrong with a row, not with the environment: an index row that is too large and a lone surrogate are, too."""
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 _QUERIES: Final = Queries("events.sql")
 _ATTEMPTS: Final = 5
@@ -112,14 +117,14 @@ def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
         return _store_refused(connection, batch[0], error)
 
 
-def _store_refused(connection: Connection, entry: Entry, refusal: psycopg.Error) -> Counts:
+def _store_refused(connection: Connection, entry: Entry, refusal: Exception) -> Counts:
     """Store an entry that was refused, with less and less in it that could be refused."""
     try:
         # A partition that was attached this moment refuses a row once, without any fault of the row.
         return _store_patiently(connection, [entry])
     except DATA_ERRORS as error:
         refusal = error
-    code = f"{refusal.sqlstate or ''} {type(refusal).__name__}".strip()
+    code = f"{getattr(refusal, 'sqlstate', None) or ''} {type(refusal).__name__}".strip()
     rejected = entry._replace(
         type=None,
         subject=None,
@@ -144,7 +149,10 @@ def _in_base64(entry: Entry, code: str) -> Entry:
     """Return an entry that any database takes: every field in the body, nothing elsewhere that came from outside."""
     outside = ("provider", "tenant", "secret_label", "received_at", "headers", "body")
     values = {name: getattr(entry, name) for name in outside}
-    raw = {name: value if isinstance(value, bytes) else str(value).encode() for name, value in values.items()}
+    raw = {
+        name: value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
+        for name, value in values.items()
+    }
     body = json.dumps({name: b64encode(value).decode() for name, value in raw.items()}).encode()
     return entry._replace(
         provider=UNKNOWN,

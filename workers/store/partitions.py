@@ -31,6 +31,8 @@ KEYS: Final = {"events": "id", "arrivals": "id", "deliveries_done": "event_id", 
 DAYS_AHEAD: Final = 7
 LOCK_MILLISECONDS: Final = 100
 CALL_SECONDS: Final = 5.0
+LOCK_DEFAULT_SECONDS: Final = 2.0
+"""In which the DEFAULT partition has to be locked after rows were moved, however long that took."""
 _PAUSE: Final = 0.3  # seconds
 _MOST_DAYS: Final = 400
 _RECEIPTS_AT_ONCE: Final = 5000
@@ -92,7 +94,8 @@ def drop_expired(
     receipts_before = today - timedelta(days=min(dedup_days, retention_days))
     values = {"before": receipts_before, "most": _RECEIPTS_AT_ONCE}
     while connection.execute(_QUERIES["delete_receipts"], values).rowcount == _RECEIPTS_AT_ONCE:
-        pass
+        if time.monotonic() >= ends:
+            break
     return dropped
 
 
@@ -158,18 +161,20 @@ def _make(connection: Connection, table: str, day: date, ends: float) -> bool:
         connection.execute(sql.SQL(_QUERIES[query]).format(**names))
 
     with connection.transaction():
-        connection.execute(_QUERIES["lock"])
         _hurry(connection)
+        connection.execute(_QUERIES["lock"])
         if name in _present(connection, table):
             return False
         (row,) = connection.execute(_QUERIES["exists"], {"name": name}).fetchall()
         if not row["exists"]:
             run("create_table")
     with connection.transaction():
-        connection.execute(_QUERIES["lock"])
         _hurry(connection)
+        connection.execute(_QUERIES["lock"])
         if name in _present(connection, table):
             return False
+        with connection.transaction(force_rollback=True):
+            run("lock_default")  # before anything is moved: a long reader would undo it
         run("move_rows")
 
         def lock_default() -> bool:
@@ -177,7 +182,7 @@ def _make(connection: Connection, table: str, day: date, ends: float) -> bool:
                 run("lock_default")
             return True
 
-        if not _patiently(lock_default, ends):
+        if not _patiently(lock_default, max(ends, time.monotonic() + LOCK_DEFAULT_SECONDS)):
             raise psycopg.errors.LockNotAvailable("a long transaction holds the DEFAULT partition")
         run("move_rows")
         run("attach")
@@ -193,8 +198,8 @@ def _drop(connection: Connection, day: date) -> list[str]:
     3. Drop.
     """
     with connection.transaction():
-        connection.execute(_QUERIES["lock"])
         _hurry(connection)
+        connection.execute(_QUERIES["lock"])
         names = [name for table in KEYS for name, its_day in _present(connection, table).items() if its_day == day]
         if not names:
             return []
