@@ -97,7 +97,8 @@ def scaling_block(run: Results, grown: Results) -> str | None:
 
 
 def _rows(figures: Mapping[str, Any], cores: int) -> list[list[str]]:
-    cpu = {name: figures[f"cpu {name}"] * 1e6 for name in SERVERS}  # µs per event, seconds per million
+    measured = (name for name in SERVERS if f"cpu {name}" in figures)  # an older run knew fewer
+    cpu = {name: figures[f"cpu {name}"] * 1e6 for name in measured}  # µs per event, seconds per million
     total = sum(cpu.values())
     rate = cores * 1e6 / total
     parts = ", ".join(f"{name} {value:,.0f}" for name, value in cpu.items())
