@@ -371,7 +371,7 @@ def test_what_postgres_cannot_store_now_is_given_back_uncounted(client: Redis, c
     assert events(connection)[event_id]["state"] == "accepted"
 
 
-def test_a_batch_that_was_read_ahead_is_given_back_with_the_one_that_failed(
+def test_a_full_batch_that_postgres_cannot_store_now_is_given_back_uncounted(
     client: Redis, connection: Connection
 ) -> None:
     for number in range(150):

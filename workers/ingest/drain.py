@@ -1,14 +1,13 @@
 """The drain: from the inbox to Postgres.
 
 Guarantees: an entry is acknowledged only after the commit that stores it; nothing piles up in a drain's hands while
-Postgres is away; what ends a process again and again ends as `poison`, and only that. Refuses nothing: an error of
-Postgres or Redis reaches the caller, and what was taken is given back.
+Postgres is away; what ends a process again and again ends as `poison`, and only that. An error of Postgres or Redis
+reaches the caller, and what was taken is given back.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -96,15 +95,14 @@ def drain(
         redis.RedisError: Redis is away; what was taken will be taken over.
     """
     answer(connection)
-    first_read = min(FIRST_READ, settings.drain_batch)
     idle, fresh = reader.open(
         idle_seconds=settings.reclaim_seconds,
         idle_count=settings.drain_batch,
-        count=first_read,
+        count=min(FIRST_READ, settings.drain_batch),
         most_bytes=READ_BYTES,
     )
     run = _Run(reader, connection, wanting, on_stored, settings=settings, clock=clock)
-    if not (run.take_over(idle) and run.store_fresh(fresh, asked=first_read)):
+    if not (run.take_over(idle) and run.store_fresh(fresh)):
         reader.ring()
     return DrainCounts(
         stored=run.counts.accepted,
@@ -116,11 +114,10 @@ def drain(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Entries that are ours, parsed; `full` if more are there, most likely."""
+    """Entries that are ours, and what was parsed from them."""
 
     received: Sequence[Received]
     entries: Sequence[Entry]
-    full: bool
 
 
 class _Run:
@@ -163,28 +160,18 @@ class _Run:
             idle = self._reader.list_idle(idle_seconds=self._idle_seconds, count=self._most)
         return True
 
-    def store_fresh(self, received: Sequence[Received], *, asked: int) -> bool:
+    def store_fresh(self, received: Sequence[Received]) -> bool:
         """Store what no drain has had yet, until nothing is left; return False if the time is over.
 
         The first of it is there already, or nothing if something was idle.
-
-        While Postgres stores a full batch, a thread reads and parses the next. At rest there is no thread.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="inbox") as pool:
-            batch = self._parse(received, asked=asked) if received else self._next()
-            while batch.received:
-                over = self._clock() >= self._ends
-                ahead = pool.submit(self._next) if batch.full and not over else None
-                try:
-                    self.store(batch)
-                except BaseException:
-                    if ahead:
-                        with suppress(RedisError):
-                            self._give_back(ahead.result().received)
-                    raise
-                if over:
-                    return False
-                batch = ahead.result() if ahead else self._next()
+        batch = self._parse(received) if received else self._next()
+        while batch.received:
+            over = self._clock() >= self._ends
+            self.store(batch)
+            if over:
+                return False
+            batch = self._next()
         return True
 
     def store(self, batch: _Batch) -> None:
@@ -215,9 +202,9 @@ class _Run:
             raise
 
     def _next(self) -> _Batch:
-        return self._parse(self._reader.read(self._most, most_bytes=READ_BYTES), asked=self._most)
+        return self._parse(self._reader.read(self._most, most_bytes=READ_BYTES))
 
-    def _parse(self, received: Sequence[Received], *, asked: int = 0) -> _Batch:
+    def _parse(self, received: Sequence[Received]) -> _Batch:
         entries = [
             parse_entry(
                 each.stream_id,
@@ -228,8 +215,7 @@ class _Run:
             )
             for each in received
         ]
-        is_full = len(received) >= asked or sum(len(entry.body) for entry in entries) >= READ_BYTES
-        return _Batch(received=received, entries=entries, full=is_full)
+        return _Batch(received=received, entries=entries)
 
     def _take_over(self, idle: Mapping[bytes, int]) -> Sequence[Received]:
         return self._reader.take_over(idle, idle_seconds=self._idle_seconds, most_bytes=READ_BYTES)
