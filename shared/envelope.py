@@ -126,6 +126,11 @@ def encode(envelope: Envelope) -> dict[bytes, bytes]:
     }
 
 
+def size(fields: Mapping[bytes, bytes]) -> int:
+    """Return the bytes that one entry counts against its tenant's share of the inbox."""
+    return sum(map(len, fields.values()))
+
+
 def decode(fields: Mapping[bytes, bytes]) -> Envelope:
     """Read one entry.
 

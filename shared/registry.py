@@ -7,7 +7,7 @@ clear text outside the process that uses it. `RegistryError` refuses fields that
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +51,21 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a tenant may send, over all its endpoints; None: any amount.
+
+    Attributes:
+        rate: events a second, counted over all ingress processes.
+        burst: events that may come at once, whatever the rate.
+        inbox_bytes: of its entries in the inbox, while other tenants are active.
+    """
+
+    rate: float | None = None
+    burst: int | None = None
+    inbox_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """Where a provider posts for one tenant.
 
@@ -60,6 +75,7 @@ class Endpoint:
         scheme: name of a signature scheme, or the description of one.
         enabled: a disabled endpoint answers as if it did not exist.
         secrets: any unexpired one may sign.
+        limits: of its tenant.
     """
 
     provider: str
@@ -67,6 +83,7 @@ class Endpoint:
     scheme: str | Mapping[str, Any]
     enabled: bool
     secrets: tuple[Secret, ...]
+    limits: Limits = Limits()
 
 
 def field_of(provider: str, tenant: str) -> bytes:
@@ -88,6 +105,7 @@ def encode(endpoint: Endpoint) -> bytes:
                 }
                 for secret in endpoint.secrets
             ],
+            "limits": {name: value for name, value in asdict(endpoint.limits).items() if value is not None},
         },
         separators=(",", ":"),
     ).encode()
@@ -115,9 +133,18 @@ def decode(field: bytes, value: bytes) -> Endpoint:
                 )
                 for secret in data["secrets"]
             ),
+            limits=_limits(data.get("limits", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegistryError(f"the registry field {field!r} cannot be read: {error!r}") from None
+
+
+def _limits(given: Mapping[str, float]) -> Limits:
+    """Read the limits that this version knows."""
+    known = {name: given[name] for name in ("rate", "burst", "inbox_bytes") if name in given}
+    if any(not isinstance(value, (int, float)) or not value > 0 for value in known.values()):
+        raise ValueError(f"limits are numbers above 0, not {known}")
+    return Limits(**known)  # type: ignore[arg-type] # a burst is written as a whole number
 
 
 class Cipher:

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 INBOX: Final = "inbox"
 """The stream of acknowledged entries; the truth until Postgres has committed."""
+OVERFLOW: Final = "inbox:overflow"
+"""The stream of what a tenant sends beyond its burst; like the inbox in all else. Drains serve it with what the inbox
+leaves them, and with a fifth at least."""
 INBOX_GROUP: Final = "drain"
-"""The consumer group of the drains; created at id 0 when missing."""
+"""The consumer group of the drains, in both streams; created at id 0 when missing."""
+INBOX_BYTES: Final = "inbox:bytes"
+"""A hash: the bytes of each tenant in both streams, of tenants with a share of the inbox only. The ingress adds what it
+appends. Whoever removes entries subtracts them where a tenant has a field, and removes a field that falls to zero."""
 BELL: Final = "inbox:bell"
 """Set while a bell rings; the drain clears it before it reads."""
 INGEST_QUEUE: Final = "ingest"

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.registry import Cipher, Endpoint, RegistryError, Secret, decode, encode, field_of
+from shared.registry import Cipher, Endpoint, Limits, RegistryError, Secret, decode, encode, field_of
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
 SECRETS = st.builds(
@@ -28,6 +28,12 @@ ENDPOINTS = st.builds(
     scheme=st.sampled_from(["moveris", {"header": "X-A", "algorithm": "hmac-sha256"}]),
     enabled=st.booleans(),
     secrets=st.lists(SECRETS, max_size=3).map(tuple),
+    limits=st.builds(
+        Limits,
+        rate=st.none() | st.floats(min_value=0.001, max_value=1e6),
+        burst=st.none() | st.integers(min_value=1),
+        inbox_bytes=st.none() | st.integers(min_value=1),
+    ),
 )
 KEYS = [Fernet.generate_key().decode() for _ in range(3)]
 
@@ -56,11 +62,19 @@ def test_an_endpoint_is_read_back_as_it_was_written(endpoint: Endpoint) -> None:
         json.dumps(
             {"scheme": "a", "enabled": True, "secrets": [{"label": "a", "ciphertext": "a", "expires_at": "soon"}]}
         ).encode(),
+        json.dumps({"scheme": "a", "enabled": True, "secrets": [], "limits": {"rate": "100/s"}}).encode(),
+        json.dumps({"scheme": "a", "enabled": True, "secrets": [], "limits": {"rate": 0}}).encode(),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_names_the_field(value: bytes) -> None:
     with pytest.raises(RegistryError, match="the registry field b'moveris/acme' cannot be read"):
         decode(b"moveris/acme", value)
+
+
+@pytest.mark.parametrize("limits", [{}, {"limits": {}}, {"limits": {"a_later_limit": 1}}])
+def test_fields_of_earlier_and_later_versions_are_read(limits: dict[str, Any]) -> None:
+    value = json.dumps({"scheme": "a", "enabled": True, "secrets": []} | limits).encode()
+    assert decode(b"moveris/acme", value).limits == Limits()
 
 
 @given(field=st.binary(max_size=20), value=st.binary(max_size=40))
