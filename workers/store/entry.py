@@ -1,6 +1,6 @@
 """One inbox entry after parsing: what the tables need.
 
-Guarantees: its texts are fit for a column of a batch. Refuses nothing.
+Guarantees: its texts fit a column of a batch.
 """
 
 from __future__ import annotations

@@ -19,12 +19,11 @@ import psycopg
 from psycopg import rows
 
 from workers.events.model import body_fingerprint
-from workers.store.columns import byte_strings, instants, texts, uuids
 from workers.store.entry import NO_HEADERS, Entry, notes_array
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from workers.store.connect import Connection
 
@@ -41,21 +40,6 @@ _QUERIES: Final = Queries("events.sql")
 _ATTEMPTS: Final = 5
 REFUSED: Final = "refused_by_database"
 UNKNOWN: Final = "unknown"
-_PACKERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "id": uuids,
-    "provider": texts,
-    "tenant": texts,
-    "type": texts,
-    "subject": texts,
-    "occurred_at": instants,
-    "received_at": instants,
-    "headers": texts,
-    "body": byte_strings,
-    "secret_label": texts,
-    "fingerprint": byte_strings,
-    "reject_reason": texts,
-    "notes": texts,
-}
 
 
 class Counts(NamedTuple):
@@ -211,39 +195,38 @@ def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
 def insert_receipts(cursor: Cursor, entries: Sequence[Entry]) -> None:
     """Insert receipts in the order given, inside a transaction; the cursor returns the event ids of new ones."""
     values = {
-        "tenants": texts(entry.tenant for entry in entries),
-        "providers": texts(entry.provider for entry in entries),
-        "fingerprints": byte_strings([entry.fingerprint for entry in entries]),
-        "ids": uuids([entry.id for entry in entries]),
+        "tenants": [entry.tenant for entry in entries],
+        "providers": [entry.provider for entry in entries],
+        "fingerprints": [entry.fingerprint for entry in entries],
+        "ids": [entry.id for entry in entries],
     }
     cursor.execute(_QUERIES["insert_receipts"], values)
 
 
 def _insert_events(cursor: Cursor, fresh: Sequence[Entry]) -> None:
     if fresh:
-        columns = zip(Entry._fields, zip(*fresh, strict=True), strict=True)
-        values = {name: _PACKERS[name](column) for name, column in columns if name in _PACKERS}
-        cursor.execute(_QUERIES["insert_events"], values)
+        columns = map(list, zip(*fresh, strict=True))
+        cursor.execute(_QUERIES["insert_events"], dict(zip(Entry._fields, columns, strict=True)))
 
 
 def insert_deliveries(cursor: Cursor, entries: Sequence[Entry]) -> int:
     """Insert a delivery for each handler of each entry, inside a transaction; return how many."""
     wanted = [(entry.id, handler, entry.tenant) for entry in entries for handler in entry.handlers]
     if wanted:
-        ids, handlers, tenants = zip(*wanted, strict=True)
-        values = {"ids": uuids(ids), "handlers": texts(handlers), "tenants": texts(tenants)}
+        ids, handlers, tenants = map(list, zip(*wanted, strict=True))
+        values = {"ids": ids, "handlers": handlers, "tenants": tenants}
         cursor.execute(_QUERIES["insert_deliveries"], values)
     return len(wanted)
 
 
 def _insert_arrivals(cursor: Cursor, others: Sequence[Entry]) -> int:
     values = {
-        "ids": uuids([entry.id for entry in others]),
-        "tenants": texts(entry.tenant for entry in others),
-        "providers": texts(entry.provider for entry in others),
-        "fingerprints": byte_strings([entry.fingerprint for entry in others]),
-        "received_ats": instants(entry.received_at for entry in others),
-        "secret_labels": texts(entry.secret_label for entry in others),
+        "ids": [entry.id for entry in others],
+        "tenants": [entry.tenant for entry in others],
+        "providers": [entry.provider for entry in others],
+        "fingerprints": [entry.fingerprint for entry in others],
+        "received_ats": [entry.received_at for entry in others],
+        "secret_labels": [entry.secret_label for entry in others],
     }
     row = cursor.execute(_QUERIES["insert_arrivals"], values).fetchone()
     found, arrived = row or (0, 0)
