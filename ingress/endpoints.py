@@ -1,4 +1,4 @@
-"""Step 2: find the endpoint in a snapshot of the registry.
+"""Step 1: find the endpoint in a snapshot of the registry.
 
 Guarantees: a lookup touches memory only; an endpoint is decoded and its secrets decrypted when it is first asked for,
 and again only when it has changed, so that a new snapshot of 10,000 endpoints costs the loop little but its transfer;

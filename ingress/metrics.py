@@ -1,6 +1,6 @@
-"""What the ingress counts, and the port that tells it.
+"""What the ingress counts, and the port that serves it.
 
-Refuses: labels that callers choose (tenant names are ours, paths are theirs).
+No label holds a text that a caller chose: names of tenants are ours, paths are not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Watches Redis four times a second: its memory, the registry's version, the inbox's length.
 
-Guarantees: a registry change is in use within a second of its publication; "full" is known before Redis refuses writes,
-which would stop Celery too; Redis may be away at any time, at the start included. Refuses nothing: it only tells.
+A registry change is in use within a second of its publication. "Full" is known before Redis refuses writes, which would
+stop Celery too. Redis may be away at any time, at the start included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Names in Redis, Celery's messages, and the doorbell. Messages are sent without Celery: its own way takes 1.5 ms.
+"""Names in Redis, Celery's messages, and the doorbell.
 
-Guarantees: one Lua call decides and rings, so that bells do not pile up with workers away; the messages are what Celery
-5.7 itself would send (contract tests compare them). Refuses nothing: a bell that is not rung costs time only.
+Messages are written without Celery, whose own way takes 1.5 ms; they are what Celery 5.7 would send (contract tests
+compare the two). One Lua call decides and rings, so that doorbells do not pile up while no worker runs. A doorbell that
+could not be rung costs time only.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The rest, in reading order:
 - `tasks`, `app`, `process`, `broker`, `drain_timer`, `settings`: the Celery app, its tasks, what a process holds.
 - `ingest/`: inbox to Postgres.
 - `dispatch/`: admit, run, record.
-- `housekeeping/`: what fell between two steps is picked up again.
+- `housekeeping/`: recovers expired leases and lost messages, publishes the registry.
 - `registration`, `errors`, `events/`, `handlers/`: what a handler is, what it raises, what it is given, an example.
 - `team_modules`: how the modules are imported that `HANDLERS` and `EVENTS` name.
 - `store/`: all SQL.

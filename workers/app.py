@@ -1,7 +1,7 @@
 """The Celery app: `celery -A workers.app worker -Q ingest|handlers|housekeeping`, `celery -A workers.app beat`.
 
-Guarantees: a wrong setting or handler ends the start with one line. Refuses payloads in messages, results, and any
-serializer but JSON.
+A wrong setting or handler ends the start with one line. Messages carry ids only, results are not stored, and JSON is
+the only serializer.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def _warn_of_shared_connections(**_: Any) -> None:
 
 @signals.worker_before_create_process.connect
 def _share_memory(**_: Any) -> None:
-    """Let the collector leave alone what comes with the fork: it lives as long as the process, and stays shared so.
+    """Freeze what was imported before the fork, so that the garbage collector does not write to its memory pages.
 
-    This is in the main process: a new one collects while it starts, and its collector writes to all that it looks at.
+    Those pages then stay shared. It is done in the main process, because a child collects before it could do so.
     """
     gc.collect()
     gc.freeze()

@@ -1,10 +1,9 @@
-"""How Celery's processes find Redis and keep to it: they come back soon by themselves, whatever Redis answered with.
+"""Celery's connection to Redis: the options it needs, and how it reconnects.
 
-Guarantees: Celery reaches the Redis that every other part reaches by the same URL, and trusts the same certificates:
-kombu 5.7 knows no `unix://`, and over `rediss://` trusts everybody unless the URL asks for a certificate. While Redis
-refuses (full, read-only, loading) or is away, a worker and beat try again every half second to two seconds, and no
-worker ends because of it; a worker that ends for another reason ends within `END_SECONDS`, so that it can be started
-again. Refuses nothing.
+Celery reaches the same server by the same URL as every other part, and trusts the same certificates: kombu 5.7 knows no
+`unix://`, and accepts any certificate over `rediss://` unless the URL asks for a check. While Redis refuses commands
+(full, read-only, loading) or is away, a worker and beat try again every half second to two seconds, and no worker ends
+because of it. A worker that ends for another reason is gone within `END_SECONDS`, so that it can be restarted.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class _LostChannel:
 
 
 class PatientConnection(Connection):
-    """A connection whose next attempt is never far away, and whose channels may outlive it."""
+    """A connection that tries again at short intervals, and whose channels may be used after it was lost."""
 
     def get_transport_cls(self) -> Any:
         """Return the transport of the URL's scheme with our channel."""
@@ -90,19 +89,19 @@ class PatientConnection(Connection):
         return type("Transport", (transport,), {"Channel": channel})
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """Connect, whenever that becomes possible."""
+        """Connect; while that fails, try again, at most `LONGEST_PAUSE` seconds apart."""
         pauses = {"interval_start": _jitter(0.3, 0.7), "interval_step": 0.3, "interval_max": LONGEST_PAUSE}
         return super().ensure_connection(*args, **{**pauses, **kwargs})
 
 
 class PatientAMQP(AMQP):
-    """What makes the app's connections."""
+    """Celery's factory of connections, with ours."""
 
     Connection = PatientConnection
 
 
 class PatientConsumer(Consumer):
-    """The part of a worker that takes messages; with `broker_channel_error_retry` it outlives what Redis refuses."""
+    """The part of a worker that takes messages; with `broker_channel_error_retry`, no refusal of Redis ends it."""
 
     def start(self) -> None:
         """Take messages until the worker ends."""
@@ -118,24 +117,24 @@ class PatientConsumer(Consumer):
         _pause_if_refused(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Connect anew: at once after a cut, in a moment after a refusal."""
+        """Reconnect: at once after a lost connection, after a pause when Redis has refused a command."""
         super().on_connection_error_after_connected(exc)
         _pause_if_refused(exc)
 
 
 def _pause_if_refused(error: Exception) -> None:
-    """Wait: Redis is there, so nothing else would."""
+    """Pause if Redis answered with a refusal: it can be reached, so reconnecting would not wait."""
     if isinstance(error, ResponseError):
         time.sleep(_jitter(0.3, 0.9))
 
 
 def _jitter(low: float, high: float) -> float:
-    """Return seconds, so that not all processes come at the same moment."""
+    """Return a random number of seconds, so that not all processes try at the same moment."""
     return random.uniform(low, high)  # noqa: S311 - nothing to guess
 
 
 def _end_within(seconds: float) -> None:
-    """End this process, should it not have ended by then; what its children had in hand comes again."""
+    """End this process if it still runs after so many seconds; what its children were running is tried again."""
 
     def end() -> None:
         log.critical("the worker does not end by itself after its error", extra={"code": "worker_stuck"})

@@ -27,7 +27,7 @@ EVERY_SECONDS: Final = 2.0
 
 
 class DrainTimer(bootsteps.StartStopStep):
-    """A part of Celery's consumer, in workers that consume the queue `ingest`; subclassed with what it needs.
+    """A bootstep of Celery's consumer, in workers that consume the queue `ingest`; a subclass sets the attributes.
 
     Attributes:
         redis_url: of the inbox.
@@ -46,13 +46,13 @@ class DrainTimer(bootsteps.StartStopStep):
         self._redis: Redis | None = None
 
     def start(self, consumer: Any) -> None:
-        """Begin to look."""
+        """Start the timer."""
         if wire.INGEST_QUEUE in consumer.app.amqp.queues.consume_from:
             self._redis = Redis.from_url(self.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
             self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._look, (consumer,))
 
     def stop(self, consumer: Any) -> None:
-        """Stop looking."""
+        """Stop the timer."""
         del consumer
         if self._timer is not None:
             self._timer.cancel()

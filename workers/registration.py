@@ -166,7 +166,7 @@ def handler(
         serial_by: "subject": of the deliveries of a tenant and a subject, such as a session, run one at a time, oldest
             first by arrival. One that fails holds only its own subject back, until it succeeds or is dead. Holds for
             events that are stored from then on.
-        **unknown: nothing; the refusal of a misspelt parameter lists those that there are.
+        **unknown: refused; the error lists the parameters that there are.
 
     Raises:
         RegistrationError: the name is taken, or a parameter is unknown or wrong.

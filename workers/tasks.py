@@ -1,6 +1,6 @@
-"""The Celery tasks: the drain, one per handler, and the sweeper's. They only wire the steps together.
+"""The Celery tasks: the drain, one per handler, and those of housekeeping. The steps themselves are elsewhere.
 
-Guarantees: each bears being run twice or not at all. A task of a handler ends in RETRY or FAILURE, with the traceback,
+Every task may run twice, or be lost, without harm. The task of a handler ends in RETRY or FAILURE, with the traceback,
 when any of its deliveries did.
 """
 
@@ -166,7 +166,7 @@ _schema_told_at = float("-inf")
 
 
 def _tell_schema(error: SchemaMissingError) -> None:
-    """Log a missing schema, once a minute: ticks come every second, and all is done once it is there."""
+    """Log that the schema is missing, at most once a minute: the sweeper runs every second."""
     global _schema_told_at  # noqa: PLW0603 - of this process
     if time.monotonic() - _schema_told_at >= SCHEMA_TOLD_SECONDS:
         _schema_told_at = time.monotonic()

@@ -1,7 +1,7 @@
 """HTTP as a provider speaks it, and as no provider would: bodies, signatures, one kept connection, raw bytes.
 
-Guarantees: every request ends as exactly one of: a status, refused (nobody listened), cut (the connection ended before
-the answer), hung (no answer in time). Refuses nothing.
+Every request ends as exactly one of: a status, refused (nobody listened), cut (the connection ended before the answer),
+hung (no answer in time).
 """
 
 from __future__ import annotations

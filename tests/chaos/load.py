@@ -1,7 +1,7 @@
 """An open-loop load of signed events: sent at their time, whatever has become of those before.
 
-Guarantees: every request and its answer is kept; what is a duplicate, what is malformed and what is signed wrongly is
-chosen by the seed. Refuses nothing; when more wait than a provider would have open, the oldest are waited for.
+Every request and its answer is kept. The seed decides what is a duplicate, what is malformed and what is signed
+wrongly. When more wait than a provider would have open, the oldest are waited for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The timeline of a run as an SVG: acknowledged, stored and handled per second, the backlog, the faults.
 
-Written by hand, because a plotting library would weigh more than everything else that the tests need. Guarantees: one
-file without anything from outside. Refuses nothing.
+Written by hand, because a plotting library would weigh more than everything else that the tests need. The file refers
+to nothing outside itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A TCP proxy that cuts, delays, silences, and ends a client's process at a chosen moment of its conversation.
 
-It stands between every process of the pipeline and a server. Guarantees: bytes keep their order; untouched, it adds
-well under a millisecond. Refuses nothing.
+It stands between every process of the pipeline and a server. Bytes keep their order; untouched, it adds well under a
+millisecond.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every response compared with Postgres.
 
-Guarantees: each acknowledged id is looked for by itself, with the body that was sent for it; every body is looked for
-by its digest. Refuses nothing: what does not fit is counted under the name of what it is.
+Each acknowledged id is looked for by itself, with the body that was sent for it; every body is looked for by its
+digest. What does not fit is counted under the name of what it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The report of a run: a table for people, JSON for programs.
 
-Guarantees: a run with any violation says so in its last line. Refuses nothing.
+The last line of a run with any violation says so.
 """
 
 from __future__ import annotations

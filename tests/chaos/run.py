@@ -1,7 +1,7 @@
 """One run: load, faults at random moments, quiet, reconciliation.
 
-Guarantees: the seed decides faults, moments and load (the machine decides the rest); the next faults come when the
-pipeline has recovered from those before. Refuses nothing.
+The seed decides faults, moments and load (the machine decides the rest). The next faults come when the pipeline has
+recovered from those before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Postgres and Valkey from their wheels, to be stopped, killed and started again by the faults.
 
-Guarantees: configured as the shipped ones where it matters (append-only file synced always, no eviction); a run that is
-killed takes its servers with it on Linux. Refuses nothing.
+They are configured as the shipped ones where it matters (append-only file synced always, no eviction). A run that is
+killed takes its servers with it on Linux.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Slow clients beside normal traffic: connections with no data, half a header, half a body, or a drip.
 
-Guarantees: the same normal traffic is measured without them and beside them, in turns, half of the time without them
-before and half of it after, so that what changes by itself changes both. Refuses nothing.
+The same normal traffic is measured without them and beside them, in turns, half of the time without them before and
+half of it after, so that what changes by itself changes both.
 """
 
 from __future__ import annotations

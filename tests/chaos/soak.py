@@ -7,8 +7,8 @@ tenth of the half to the last, the level itself may rise by a twentieth, or 2 MB
 may instead fall back to where they were: its background writer opens the files that it writes, a hundred of them, and
 closes all at each checkpoint. The first half is left for pools, caches and arenas to fill. Connections that a client of
 the ingress holds open are not counted: they follow the load, which keeps as many as it ever needed at once; one that
-its client has closed and the ingress has not is. Guarantees: every process of the pipeline and both servers are
-watched; none of the pipeline may end. Refuses nothing.
+its client has closed and the ingress has not is. Every process of the pipeline and both servers are watched; none
+of the pipeline may end.
 """
 
 from __future__ import annotations

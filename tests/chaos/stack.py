@@ -1,7 +1,7 @@
 """The stack that the faults are injected into: `pipeline up` between two proxies, and an ingress with its own clock.
 
-Guarantees: a folder and ports of its own; what dies is started again, by the supervisor of `pipeline up` or, for what
-it does not know, by us; `stop` leaves nothing. Refuses nothing.
+It has a folder and ports of its own. What dies is started again, by the supervisor of `pipeline up` or, for what that
+does not know, here. `stop` leaves nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Requests that no provider sends: structured ones drawn by hypothesis, raw ones built from a seed.
 
-Guarantees: the seed decides each of them. Refuses nothing.
+The seed decides each of them.
 """
 
 from __future__ import annotations

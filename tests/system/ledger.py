@@ -1,6 +1,6 @@
 """What became of acknowledged events, read from Postgres.
 
-Guarantees: every id counts, those of duplicates through the event that came first. Refuses nothing.
+Every id counts; the id of a duplicate counts through the event that came first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A whole stack for a test: `pipeline up` in a folder of its own, on free ports, with the tests' handlers.
 
-It is used from outside only: HTTP, SQL, Redis, signals and the command `pipeline`. Guarantees: `stop` takes everything
-down, and fails when a process was left; a test run that is killed takes its stack with it (on Linux). Refuses nothing.
+It is used from outside only: HTTP, SQL, Redis, signals and the command `pipeline`. `stop` takes everything down, and
+fails when a process was left. A test run that is killed takes its stack with it (on Linux).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A handler's timeout, enforced in its own process.
 
-Guarantees: `TimedOut` is raised in the main thread when the time is over, also in the middle of a query or a sleep, and
-again each second while it is swallowed. Refuses: threads (signals reach only the main one). C code that
-never returns to Python is left to Celery's hard limit.
+`TimedOut` is raised in the main thread when the time is over, even in the middle of a query or a sleep, and again each
+second if the handler swallows it. Signals reach only the main thread, so it works nowhere else. C code that never
+returns to Python is left to Celery's hard limit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The Celery queue of handler tasks, and what Redis knows about it: the rim of admission and of the sweeper.
+"""The Celery queues `handlers` and `express`: sends messages, and tells which deliveries they still name.
 
-Guarantees: messages carry ids only. Refuses nothing: an error of Redis reaches the caller.
+Messages carry ids only. Errors of Redis reach the caller.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class CeleryQueue:
         return {pair for message in map(_read, waiting) for pair in _named_by(message)}
 
     def is_express_stuck(self) -> bool:
-        """Say whether the message that is next in `express` has been so in each look of the last two seconds.
+        """Return whether the first message in `express` has been the same one for two seconds.
 
         A busy worker takes one after the other; only one that is gone, or held up by a handler, takes none.
         """

@@ -122,7 +122,7 @@ def load_modules(names: Sequence[str]) -> None:
 
 
 def _register(module: Any, parse_body: Parse) -> None:
-    """Let a module read its provider's bodies, and forget who read them before."""
+    """Register a module for its provider, in place of the one that was registered before."""
     for key in [key for key in _loaders if key[0] == module.PROVIDER]:
         del _loaders[key]
     _parsers[module.PROVIDER] = parse_body
@@ -130,7 +130,7 @@ def _register(module: Any, parse_body: Parse) -> None:
 
 
 def _checked(parse_body: Parse) -> Parse:
-    """Return a parser of a team that raises TypeError where it returns what could not be stored."""
+    """Wrap a team's parser: raise TypeError if what it returns could not be stored."""
 
     def parse_and_check(provider: str, body: bytes, headers: Headers) -> Parsed:
         parsed = parse_body(provider, body, headers)

@@ -2,7 +2,7 @@
 
 GitHub signs the body alone. Its delivery id and its event name are headers that anybody on the way could change, so the
 identity is the SHA-256 of the body: a redelivery, which has the same bytes, is a duplicate whatever its headers say,
-and the type that counts is the first one. The body says when nothing.
+and the type that counts is the first one. The body holds no time of the event.
 
 Handlers get `event.json()` and the exact bytes. `Rejected` refuses what `strict_json` refuses, and the
 content type `application/x-www-form-urlencoded`, which GitHub offers too.

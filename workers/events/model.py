@@ -1,7 +1,7 @@
 """What parsing returns, and what a handler is given.
 
-Every event has a provider and a type, and what a provider's model does not know stays reachable. `Rejected` says why a
-body must not reach a handler.
+Every event has a provider and a type. Fields that the provider's model does not know stay reachable. `Rejected` says
+why a body must not reach a handler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An example of what a team writes: one handler that every tenant of the demo gets."""
+"""An example handler: it runs for every event of every tenant."""
 
 from __future__ import annotations
 

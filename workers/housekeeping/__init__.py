@@ -1,4 +1,4 @@
-"""What fell between two steps is picked up again.
+"""Housekeeping: every second, recovers what a crash or a lost message has left behind.
 
 - `sweeper`: expired leases, lost messages.
 - `publishing`: the registry, from Postgres to Redis.

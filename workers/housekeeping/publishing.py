@@ -1,8 +1,7 @@
 """Publishes the registry from Postgres to Redis, where the ingress reads it.
 
-Guarantees: only a newer version replaces what lies there, however many publish at once; the endpoints published under
-a version are exactly those of that version. Refuses nothing: what Postgres or Redis raise goes to the caller, who may
-simply come again, as the sweeper does every second.
+Only a newer version replaces what Redis holds, however many publish at once; the endpoints published under a version
+are exactly those of that version. Errors of Postgres and Redis reach the caller; the sweeper tries again each second.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The sweeper: whatever fell between two arrows is picked up again.
+"""The sweeper: finds deliveries whose worker died or whose message was lost, and makes them due again.
 
-Guarantees: any number of sweepers may run at the same time. Refuses nothing; a step that fails leaves its work for the
-next tick.
+Any number of sweepers may run at the same time. A step that fails leaves its work for the next sweep.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
 
     1. Lock them; what another sweeper holds is its own.
     2. Lost alone: a counted attempt, tried again by the schedule or dead.
-    3. Lost in company: uncounted, and alone from now on.
+    3. Lost together with others: not counted, and each runs alone from now on.
     """
     with connection.transaction():
         expired = recovery.list_expired(connection)

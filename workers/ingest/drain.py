@@ -1,8 +1,8 @@
 """The drain: from the inbox to Postgres.
 
-Guarantees: an entry is acknowledged only after the commit that stores it; nothing piles up in a drain's hands while
-Postgres is away; what ends a process again and again ends as `poison`, and only that. An error of Postgres or Redis
-reaches the caller, and what was taken is given back.
+An entry is acknowledged only after the commit that stores it. While Postgres is away, nothing is taken. An entry that
+ends its process again and again is rejected as `poison`, and only that one. An error of Postgres or Redis reaches the
+caller, and what was taken is given back.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class _Run:
     def store_fresh(self, received: Sequence[Received]) -> bool:
         """Store what no drain has had yet, until nothing is left; return False if the time is over.
 
-        The first of it is there already, or nothing if something was idle.
+        `open` has read the first entries already, unless there were idle ones.
         """
         batch = self._parse(received) if received else self._next()
         while batch.received:

@@ -1,9 +1,9 @@
-"""The inbox as the drains read it: the only file of the ingest side that speaks Redis.
+"""The inbox as the drains read it: the only file of `workers.ingest` that uses Redis.
 
-Guarantees: an entry stays in the inbox until it is acknowledged; entries of dead consumers are taken over, suspects
-(delivered several times) one by one, so that only what ends its process again and again is counted so often. A missing
-group is created at the beginning of the stream, whenever it is found missing. Refuses nothing: an unreachable Redis is
-redis-py's `ConnectionError` or `TimeoutError`.
+An entry stays in the inbox until it is acknowledged. Entries of dead consumers are taken over; suspects (delivered
+several times) one by one, so that only the entry that ends its process reaches the limit. A missing consumer group is
+created at the beginning of the stream, whenever it is found missing. While Redis is unreachable, calls raise redis-py's
+`ConnectionError` or `TimeoutError`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What becomes of one inbox entry: accepted for which handlers, or rejected for which reason.
+"""Decides what one inbox entry becomes: accepted for which handlers, or rejected for which reason.
 
-Guarantees: any entry whatever is judged, so that none can block the inbox; the body is passed on exactly as received.
-Refuses nothing.
+Every entry gets an outcome, whatever it holds, so that none can block the inbox. The body is passed on exactly as
+received.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def rejected(envelope: Envelope, rejection: Rejected) -> Entry:
 
 
 def _broken(stream_id: bytes, fields: Mapping[bytes, bytes], error: EnvelopeError) -> Entry:
-    """Return the entry of what is no envelope, under an id that follows from it: read again, it is the same event."""
+    """Return the entry of what is no envelope. Its id is derived from it: read again, it is the same event."""
     body = json.dumps({name.decode("latin-1"): b64encode(value).decode() for name, value in fields.items()}).encode()
     milliseconds = min(int(stream_id.partition(b"-")[0]), _LAST_MILLISECOND)
     number = (milliseconds << 80) | int.from_bytes(sha256(stream_id + body).digest()[:10])

@@ -1,7 +1,7 @@
 """Parses rejected events again after a fix; a resend by the provider would be rejected or a duplicate.
 
-Guarantees: an event that is now understood is accepted with its deliveries, once; each is parsed in a transaction of
-its own, so that a long list may be interrupted. Refuses nothing: every event has an outcome.
+An event that is now understood is accepted with its deliveries, once. Each event has a transaction and an outcome of
+its own, so that a long list may be interrupted.
 """
 
 from __future__ import annotations

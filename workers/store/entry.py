@@ -1,7 +1,4 @@
-"""One inbox entry after parsing: what the tables need.
-
-Guarantees: its texts fit a column of a batch.
-"""
+"""One inbox entry after parsing, in the form that the tables need; Postgres can store all its texts."""
 
 from __future__ import annotations
 

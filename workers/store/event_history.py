@@ -1,7 +1,6 @@
-"""What people read: the story of one event, and lists, newest first.
+"""What people read: the history of one event, and lists of events and deliveries, newest first.
 
-Guarantees: what could be long is bounded; a body is read only where exactly that was asked for. Refuses nothing: what
-is unknown is None.
+Lists and texts are bounded in length. A body is read only by `read_body`. What is unknown is None.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def find_event(connection: Connection, event_id: UUID) -> UUID:
 
 
 def read_history(connection: Connection, event_id: UUID) -> EventHistory | None:
-    """Return the whole story of one event, None if it is not stored."""
+    """Return the whole history of one event, None if it is not stored."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         key = {"id": event_id}

@@ -1,8 +1,8 @@
-"""Transitions by hand: dead deliveries tried again, open ones cancelled, deliveries of a later handler made.
+"""Changes of deliveries by hand: retry dead ones, cancel open ones, make those of a handler that was deployed later.
 
-Guarantees: each batch is one transaction, and moving a delivery is one statement, so that it is open or finished and
-never both; fences never fall; what became dead again meanwhile is not taken twice; two backfills at once make each
-delivery once. Refuses nothing: an empty selection selects everything, and its caller decides whether that is meant.
+Each batch is one transaction, and moving a delivery is one statement, so that it is open or finished and never both.
+Fences never fall. What became dead again meanwhile is not taken twice; two backfills at once make each delivery once.
+An empty selection selects everything: the caller decides whether that is meant.
 """
 
 from __future__ import annotations

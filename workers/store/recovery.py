@@ -1,7 +1,7 @@
-"""What the sweeper finds of open work: leases that ended, messages that were lost, handlers that nobody knows.
+"""What the sweeper recovers: expired leases, lost messages, deliveries of handlers that no worker knows.
 
-Guarantees: as in `workers.store.deliveries`; what another sweeper holds is left to it. Queries are in
-`recovery.sql`.
+Transitions are conditional, as in `workers.store.deliveries`; rows that another sweeper has locked are skipped. Queries
+are in `recovery.sql`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def list_expired(connection: Connection) -> list[dict[str, Any]]:
 
 
 def return_uncharged(connection: Connection, lost: Sequence[dict[str, Any]], *, error: str) -> None:
-    """Return what was lost in company: uncounted, and alone from now on."""
+    """Return deliveries that were lost together: the attempt is not counted, and each runs alone from now on."""
     parameters = {
         "event_ids": [row["event_id"] for row in lost],
         "handlers": [row["handler"] for row in lost],

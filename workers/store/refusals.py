@@ -1,7 +1,4 @@
-"""Why a change of the registry was refused: a small closed family, each with one line for the person who asked.
-
-Guarantees: the text says what is wrong and what to do. Refuses nothing.
-"""
+"""Why a change of the registry was refused; the text says what is wrong and what to do."""
 
 from __future__ import annotations
 

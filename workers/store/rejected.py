@@ -1,7 +1,7 @@
 """Rejected events that are parsed again after a fix.
 
-Guarantees: an event becomes accepted once, with its deliveries, in one transaction; what turns out to be another
-event's duplicate stays rejected. Refuses nothing: an error of Postgres reaches the caller.
+An event becomes accepted once, with its deliveries, in one transaction. One that turns out to be another event's
+duplicate stays rejected. Errors of Postgres reach the caller.
 """
 
 from __future__ import annotations

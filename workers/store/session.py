@@ -116,7 +116,7 @@ class DeliveryConnection(psycopg.Connection[Any]):
         )
 
     def __del__(self) -> None:  # type: ignore[override]
-        """Leave the session open: the next delivery's object is around it."""
+        """Leave the session open: the object of the next delivery uses it."""
 
 
 class HandlerSession:

@@ -1,7 +1,7 @@
-"""Figures of the moment: what became of acknowledged ids, the work of each tenant, events lately received.
+"""Current figures: what became of acknowledged ids, the work of each tenant, events received in the last hour.
 
-Guarantees: nothing scans history; counting stops at a bound, and a figure of that size means "that or more". Refuses
-nothing. Queries are in `stats.sql`.
+Nothing scans history. Counting stops at a bound; a figure of that size means "that or more". Queries are in
+`stats.sql`.
 """
 
 from __future__ import annotations

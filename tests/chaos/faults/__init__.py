@@ -1,8 +1,8 @@
-"""Everything that is done to the stack, by name.
+"""Every fault that is injected into the stack, by name.
 
 A fault is a coroutine that injects and, where it lasts, takes back; it returns when nothing of it is left but its
-consequences. Guarantees: what it decides, it decides by the given chance. Refuses nothing: a fault whose victim is away
-at the moment does nothing and says so by `Missed`.
+consequences. What is left to chance is drawn from the given generator. A fault whose victim is not running does nothing
+and raises `Missed`.
 """
 
 from __future__ import annotations
