@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
-from ingress.schemes import UnknownSchemeError, find
+from ingress.schemes import find
+from ingress.schemes.declared import BadSchemeError
 from ingress.schemes.scheme import Handshake, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 
@@ -127,8 +128,8 @@ class Endpoints:
             if not described.enabled:
                 return UNKNOWN_ENDPOINT
             scheme = find(described.scheme)
-        except (RegistryError, UnknownSchemeError) as error:
-            log.error("%s", error, extra={"code": ENDPOINT_UNREADABLE.code})  # noqa: TRY400 the text says it all
+        except (RegistryError, BadSchemeError) as error:
+            log.error("the endpoint %s: %s", field.decode(), error, extra={"code": ENDPOINT_UNREADABLE.code})  # noqa: TRY400 the text says it all
             return ENDPOINT_UNREADABLE
         keys: list[Key] = []
         unreadable_until = 0.0

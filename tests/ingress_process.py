@@ -20,7 +20,7 @@ import httpx
 import redis
 
 from deploy.local.servers import free_port, prepare_valkey
-from ingress.schemes import moveris
+from ingress.schemes import find
 from shared.envelope import Envelope, decode
 from shared.registry import PUBLISH, REGISTRY, Cipher, Endpoint, Secret, encode, field_of
 from shared.wire import INBOX
@@ -30,6 +30,8 @@ from tests.launching import spawn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
+
+moveris = find("moveris")
 
 SECRET = b"It's a Secret to Everybody"
 PATH = "/webhooks/moveris/acme"

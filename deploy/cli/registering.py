@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploy.cli.arguments import read_secret
 from deploy.cli.errors import CommandError
-from ingress.schemes import DECLARED, PRESETS, UnknownSchemeError, compose, find
+from ingress.schemes import DECLARED, PRESETS, compose, find
 from ingress.schemes.declared import BadSchemeError, Declared
 from ingress.schemes.handshakes import verify_token
 from ingress.schemes.scheme import Handshake, WrongSecretError
@@ -120,8 +120,10 @@ def scheme_of(scheme: str | Mapping[str, Any]) -> Scheme:
     """Return the scheme that an endpoint of the registry has."""
     try:
         return find(scheme)
-    except UnknownSchemeError as error:
-        raise CommandError(f"{error}; this version of the command is older than the endpoint") from None
+    except BadSchemeError as error:
+        raise CommandError(
+            f"the scheme cannot be used: {error}; this version of the command is older than the endpoint"
+        ) from None
 
 
 def name_of(scheme: str | Mapping[str, Any]) -> str:

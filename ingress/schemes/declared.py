@@ -29,15 +29,8 @@ MAX_SIGNATURES: Final = 8
 """In one request; providers send two while a secret is rotated. Each may cost an Ed25519 verification."""
 
 
-def declare(**given: Any) -> Declared:
-    """Return the scheme of a description.
-
-    Args:
-        **given: the keys of `Description`, values as TOML has them.
-
-    Raises:
-        BadSchemeError: the text names the key at fault.
-    """
+def declare(given: Mapping[str, Any]) -> Declared:
+    """Return the scheme of a description, by key, values as TOML has them. Raises BadSchemeError."""
     return Declared(read_description(given), given)
 
 

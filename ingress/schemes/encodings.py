@@ -7,35 +7,19 @@ so that two texts could otherwise stand for one Ed25519 signature.
 from __future__ import annotations
 
 import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def _hex(digest: bytes) -> bytes:
-    return digest.hex().encode()
-
-
-def _hex_upper(digest: bytes) -> bytes:
-    return digest.hex().upper().encode()
-
-
-def _base64(digest: bytes) -> bytes:
-    return binascii.b2a_base64(digest, newline=False)
-
-
-def _base64url_unpadded(digest: bytes) -> bytes:
-    return urlsafe_b64encode(digest).rstrip(b"=")
-
-
 ENCODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    "hex": _hex,
-    "hex-upper": _hex_upper,
-    "base64": _base64,
+    "hex": lambda digest: digest.hex().encode(),
+    "hex-upper": lambda digest: digest.hex().upper().encode(),
+    "base64": b64encode,
     "base64url": urlsafe_b64encode,
-    "base64url-unpadded": _base64url_unpadded,
+    "base64url-unpadded": lambda digest: urlsafe_b64encode(digest).rstrip(b"="),
 }
 
 

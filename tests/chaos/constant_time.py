@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 # Runs in a process of its own, with the pipeline's own verification; the control ends at the first difference.
 _INSIDE: Final = """
 import hashlib, hmac, json, random, sys, time
-from ingress.schemes import moveris
+from ingress.schemes import find
 from ingress.schemes.scheme import Key
+moveris = find("moveris")
 
 pairs, chance = int(sys.argv[1]), random.Random(int(sys.argv[2]))
 secret, body = b"the secret", b'{"event": "verification.completed"}' * 8

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from ingress.schemes import github, meta
+from ingress.schemes import find
 from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
     from ingress.schemes import Scheme
+
+github, meta = find("github"), find("meta")
 
 KEY: Final = Key(label="a", secret=b"It's a Secret to Everybody")
 RECORDED: Final = Path(__file__).parent / "fixtures" / "github.jsonl.gz"
@@ -26,7 +28,7 @@ def headers(signature: str) -> list[tuple[bytes, bytes]]:
     return [(b"x-hub-signature", b"sha1=" + b"0" * 40), (b"x-hub-signature-256", signature.encode())]
 
 
-@pytest.mark.parametrize("scheme", [github.SCHEME, meta.SCHEME])
+@pytest.mark.parametrize("scheme", [github, meta])
 def test_the_published_vector_verifies(scheme: Scheme) -> None:
     assert scheme.verify(keys=[KEY], headers=headers(PUBLISHED), body=b"Hello, World!", now=0) is KEY
     assert scheme.sign(KEY.secret, b"Hello, World!", now=0, event_id="") == {"X-Hub-Signature-256": PUBLISHED}

@@ -7,8 +7,10 @@ import hmac
 
 import pytest
 
-from ingress.schemes import find, moveris
+from ingress.schemes import PRESETS, find
 from ingress.schemes.scheme import BadSignature, Key
+
+moveris = find("moveris")
 
 KEY = Key(label="portal", secret=b"It's a Secret to Everybody")
 BODY = b"Hello, World!"
@@ -36,7 +38,7 @@ def test_the_header_is_the_hmac_of_the_raw_body() -> None:
 
 
 def test_moveris_is_found_by_its_name() -> None:
-    assert find("moveris") is moveris.SCHEME
+    assert moveris is PRESETS["moveris"]
 
 
 @pytest.mark.parametrize("values", [(), (b"",)], ids=["absent", "empty"])

@@ -6,8 +6,10 @@ from typing import Final
 
 import pytest
 
-from ingress.schemes import shopify
+from ingress.schemes import find
 from ingress.schemes.scheme import BadSignature, Key
+
+shopify = find("shopify")
 
 # From the tests of SQLPage (MIT), which compute it in Rust for this very header.
 SECRET: Final = b"test-webhook-secret"

@@ -7,8 +7,10 @@ from typing import Final
 import pytest
 from slack_sdk.signature import Clock, SignatureVerifier
 
-from ingress.schemes import slack
+from ingress.schemes import find
 from ingress.schemes.scheme import BadSignature, Key
+
+slack = find("slack")
 
 NOW: Final = 1_531_420_618
 SECRET: Final = "8f742231b10e8888abcd99yyyzzz85a5"

@@ -9,11 +9,13 @@ import pytest
 import standardwebhooks
 import svix.webhooks
 
-from ingress.schemes import standard_webhooks as scheme
+from ingress.schemes import find
 from ingress.schemes.scheme import BadSignature, Key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+scheme = find("standard-webhooks")
 
 SECRET: Final = b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PUBLIC: Final = b"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
@@ -28,7 +30,7 @@ PREFIXES: Final = pytest.mark.parametrize("prefix", ["webhook", "svix"])
 
 
 def key(text: bytes) -> Key:
-    return scheme.SCHEME.read_key(label=text.decode(), text=text)
+    return scheme.read_key(label=text.decode(), text=text)
 
 
 def headers(signature: str, *, prefix: str = "webhook", event_id: str = ID) -> list[tuple[bytes, bytes]]:

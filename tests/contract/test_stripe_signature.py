@@ -8,8 +8,10 @@ from typing import Final
 import pytest
 import stripe
 
-from ingress.schemes import stripe as scheme
+from ingress.schemes import find
 from ingress.schemes.scheme import BadSignature, Key
+
+scheme = find("stripe")
 
 NOW: Final = 1_533_204_620
 SECRET: Final = "whsec_test"

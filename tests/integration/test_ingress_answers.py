@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from ingress.schemes import moveris
+from ingress.schemes import find
 from shared.wire import INGEST_QUEUE
 from tests.ingress_process import (
     PATH,
@@ -28,6 +28,8 @@ from tests.ingress_process import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+moveris = find("moveris")
 
 HEADER = "X-Webhook-Signature"
 MAX_BODY = 100_000

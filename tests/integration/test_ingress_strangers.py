@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from ingress.schemes import moveris
+from ingress.schemes import find
 from tests.ingress_process import (
     PATH,
     SECRET,
@@ -28,6 +28,8 @@ from tests.ingress_process import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+moveris = find("moveris")
 
 MB = 2**20
 CHUNKED = f"POST {PATH} HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n"

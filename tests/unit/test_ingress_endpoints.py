@@ -12,8 +12,10 @@ from cryptography.fernet import Fernet
 from ingress import endpoints as known
 from ingress.endpoints import Endpoints
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
-from ingress.schemes import moveris
+from ingress.schemes import find
 from shared.registry import Cipher, Endpoint, Secret, encode, field_of
+
+moveris = find("moveris")
 
 CIPHER = Cipher([Fernet.generate_key().decode()])
 OTHER_CIPHER = Cipher([Fernet.generate_key().decode()])
@@ -43,7 +45,7 @@ def test_before_a_registry_was_loaded_nothing_is_unknown() -> None:
 
 def test_an_endpoint_is_found_with_its_keys_in_clear() -> None:
     found = found_in(snapshot(secret("a"), secret("b")))
-    assert (found.provider, found.tenant, found.scheme) == ("moveris", "acme", moveris.SCHEME)
+    assert (found.provider, found.tenant, found.scheme) == ("moveris", "acme", moveris)
     assert [(key.label, key.secret) for key in found.alive(0)] == [("a", b"a"), ("b", b"b")]
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ingress.schemes import UnknownSchemeError, find
+from ingress.schemes import find
+from ingress.schemes.declared import BadSchemeError
 from ingress.schemes.scheme import BadSignature, Key
 
 SCHEMES = pytest.mark.parametrize("name", ["moveris"])
@@ -58,7 +59,7 @@ def test_any_changed_byte_is_refused(name: str, secret: bytes, body: bytes, data
 
 
 def test_an_unknown_scheme_names_those_there_are() -> None:
-    with pytest.raises(UnknownSchemeError, match=r"there are: .*moveris"):
+    with pytest.raises(BadSchemeError, match=r"there are: .*moveris"):
         find("morse")
 
 

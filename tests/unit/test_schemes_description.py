@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress.schemes import DECLARED, PRESETS, UnknownSchemeError, compose, find
+from ingress.schemes import DECLARED, PRESETS, compose, find
 from ingress.schemes.description import KEYS, BadSchemeError
 from ingress.schemes.scheme import BadSignature, Handshake, WrongSecretError
 
@@ -82,7 +82,7 @@ def test_a_wrong_description_is_refused_with_a_line_that_says_what(description: 
         compose(description)
     assert str(caught.value).startswith(line) or line in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UnknownSchemeError):
+    with pytest.raises(BadSchemeError):
         find(description)
 
 
