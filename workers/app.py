@@ -24,8 +24,8 @@ from workers.store.connect import UnfitDatabaseError, require_readable
 log = logging.getLogger(__name__)
 
 COLLECT_EVERY: Final = 50_000
-"""Allocations after which a worker process looks for cyclic garbage. A drain makes that many in a batch and soon needs
-none of them: with Python's default, 700, the collector takes a tenth of its CPU time."""
+"""Allocations after which a worker process looks for cyclic garbage. A batch makes that many and soon needs none of
+them: with Python's default, 700, workers for handlers take 1.23 times the CPU, those for ingest 1.08 (5 pairs)."""
 
 try:
     settings = load(WorkerSettings)
