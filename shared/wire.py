@@ -1,6 +1,6 @@
 """Names in Redis, Celery's messages, and the doorbell.
 
-Messages are written without Celery: one costs 0.06 ms of CPU, 0.30 with `send_task`. They are what Celery 5.7 would send
+Messages are made without Celery: one costs 0.06 ms of CPU, 0.30 with `send_task`. They are what Celery 5.7 would send
 (contract tests compare the two). One Lua call decides and rings, so that doorbells do not pile up while no worker runs.
 A doorbell that could not be rung costs time only.
 """
