@@ -38,7 +38,8 @@ def main() -> None:
         sys.stderr.write(f"ingress: {error}\n")
         raise SystemExit(2) from None
     configure(settings.log_level)
-    allow_many_connections()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the soft limit is often 1024, and a socket is a file
     config = Config(
         "ingress.asgi:app",
         interface="asgi3",
@@ -77,12 +78,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingError(
             f"cannot listen on {host} port {port}: {reason}; stop what uses it, or set INGRESS_PORT"
         ) from None
-
-
-def allow_many_connections() -> None:
-    """Raise the soft limit of open files to the hard one: it is often 1024, and a socket is a file."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leave(_: int, __: FrameType | None) -> None:

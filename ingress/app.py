@@ -19,13 +19,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ingress import health
 from ingress.body import BodyReader
 from ingress.endpoints import Endpoints
 from ingress.errors import INTERNAL_ERROR
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics, serve
-from ingress.refusals import RefusalLog
 from ingress.watch import Watch
 from ingress.webhooks import Webhooks
 from shared.registry import Cipher
@@ -60,13 +58,13 @@ def make_app(settings: IngressSettings) -> Starlette:
         metrics=metrics,
     )
     reader = BodyReader(max_bytes=settings.max_body_bytes, seconds=settings.body_timeout, budget=settings.bodies_bytes)
-    webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, metrics=metrics, refusal_log=RefusalLog())
+    webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, metrics=metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         """Run what runs beside the requests; uvicorn calls the end of it when the last request is answered."""
         _end_with_parent(asyncio.get_running_loop())
-        serving = asyncio.create_task(_serve_metrics(metrics, settings), name="metrics")
+        serving = asyncio.create_task(serve(metrics, settings), name="metrics")
         inbox.start()
         await watch.start()
         _settle_memory()
@@ -77,7 +75,7 @@ def make_app(settings: IngressSettings) -> Starlette:
         await asyncio.wait([serving])
 
     app = Starlette(
-        routes=[*webhooks.routes(), *health.routes(endpoints=endpoints, watch=watch)],
+        routes=[*webhooks.routes(), *watch.routes()],
         lifespan=lifespan,
         exception_handlers={HTTPException: webhooks.refuse, Exception: _fail},  # type: ignore[dict-item]
     )
@@ -100,11 +98,6 @@ def _end_with_parent(loop: asyncio.AbstractEventLoop) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     loop.add_reader(parent.sentinel, stop)
-
-
-async def _serve_metrics(metrics: Metrics, settings: IngressSettings) -> None:
-    if settings.metrics_port:
-        await serve(metrics, host=settings.host, first_port=settings.metrics_port, workers=settings.workers)
 
 
 def _settle_memory() -> None:

@@ -1,16 +1,15 @@
 """Step 2: read the body, under a cap of bytes, of time, and of what all unfinished bodies hold together.
 
-Guarantees: no more than the cap is ever held of one body, whatever `Content-Length` claims and for chunked bodies too;
-all bodies that are still arriving hold no more than their budget, a part of which is kept for small ones; a client that
-is slow or silent gets an answer. Refuses: 413 for too many bytes, 408 for too many seconds, 503 `too_busy` for the body
-that has held most for longest when the budget is used up.
+Guarantees: no more than the cap is ever held of one body, whatever `Content-Length` claims and for chunked bodies too.
+Refuses: 413 for too many bytes, 408 for too many seconds, and 503 `too_busy`, when all unfinished bodies together hold
+more than their budget, for the one that has held most for longest. A part of the budget is kept for small bodies.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from ingress.errors import BODY_TIMEOUT, BODY_TOO_LARGE, TOO_BUSY, Refusal
@@ -32,24 +31,11 @@ _TICK_SECONDS: Final = 0.25
 _LONGEST_NUMBER: Final = 18
 
 
-class Gone(Enum):
-    """The client closed the connection before its body was complete."""
-
-    GONE = "gone"
-
-
-GONE: Final = Gone.GONE
-
-
 @dataclass(slots=True, eq=False)
 class _Body:
-    """A body that is being read.
+    """A body that is being read, by a task that waits in `receive` and nowhere else, since `began` in the loop's time.
 
-    Attributes:
-        task: that reads it, waiting in `receive` and nowhere else.
-        began: in the loop's time.
-        held: bytes that have arrived, if there are more to come.
-        refusal: why its reading was ended from outside.
+    `held` are the bytes that have arrived, if there are more to come; `refusal` is why its reading was ended.
     """
 
     task: asyncio.Task[Any]
@@ -71,14 +57,8 @@ class BodyReader:
     """
 
     def __init__(self, *, max_bytes: int, seconds: float, budget: int) -> None:
-        """Make a reader.
-
-        Args:
-            max_bytes: of one body.
-            seconds: from the headers to the end of the body.
-            budget: bytes that all unfinished bodies may hold together.
-        """
-        self.max_bytes = max_bytes
+        """Make a reader for bodies of `max_bytes` within `seconds`; unfinished ones hold `budget` bytes at most."""
+        self._max_bytes = max_bytes
         self._seconds = seconds
         self._budget = budget
         self._held = 0
@@ -87,12 +67,10 @@ class BodyReader:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def read(self, receive: Receive, headers: Sequence[tuple[bytes, bytes]]) -> bytes | Refusal | Gone:
-        """Return the whole body, or why there is none.
+    async def read(self, receive: Receive, headers: Sequence[tuple[bytes, bytes]]) -> bytes | Refusal | None:
+        """Return the whole body, why it is refused, or None if the client has gone.
 
-        Args:
-            receive: of the ASGI request; nothing has been received from it yet.
-            headers: of the request; an honest `content-length` saves reading a body that is too large anyway.
+        An honest `content-length` in the headers saves reading a body that is too large anyway.
         """
         for name, value in headers:
             if name == b"content-length" and self._is_too_large(value):
@@ -108,16 +86,16 @@ class BodyReader:
         finally:
             self._forget(body)
 
-    async def _read(self, receive: Receive, body: _Body) -> bytes | Refusal | Gone:
+    async def _read(self, receive: Receive, body: _Body) -> bytes | Refusal | None:
         chunks: list[bytes] = []
         size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return GONE
+                return None
             chunk: bytes = message.get("body", b"")
             size += len(chunk)
-            if size > self.max_bytes:
+            if size > self._max_bytes:
                 return BODY_TOO_LARGE
             if not message.get("more_body", False):
                 return b"".join((*chunks, chunk)) if chunks else chunk
@@ -171,31 +149,29 @@ class BodyReader:
 
     async def discard(self, receive: Receive) -> bool:
         """Read a body that nobody wants, holding none of it; return whether its end was reached within the limits."""
-        return await _discard(receive, self.max_bytes, self._seconds)
-
-    async def linger(self, receive: Receive) -> None:
-        """Discard the rest of a body after an early response (at most `LINGER_SECONDS`)."""
-        await _discard(receive, LINGER_BYTES, LINGER_SECONDS)
+        return await _discard(receive, self._max_bytes, self._seconds)
 
     def _is_too_large(self, content_length: bytes) -> bool:
         """Judge a `Content-Length`; what is no number is judged by the bytes that arrive."""
         if len(content_length) > _LONGEST_NUMBER:  # int() raises on thousands of digits
             return True
-        return content_length.isdigit() and int(content_length) > self.max_bytes
+        return content_length.isdigit() and int(content_length) > self._max_bytes
+
+
+async def linger(receive: Receive) -> None:
+    """Discard the rest of a body after an early response, within `LINGER_BYTES` and `LINGER_SECONDS`."""
+    await _discard(receive, LINGER_BYTES, LINGER_SECONDS)
 
 
 async def _discard(receive: Receive, at_most: int, seconds: float) -> bool:
     size = 0
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while True:
+            while size <= at_most:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return False
                 size += len(message.get("body", b""))
-                if size > at_most:
-                    return False
                 if not message.get("more_body", False):
-                    return True
-    except TimeoutError:
-        return False
+                    return size <= at_most
+    return False

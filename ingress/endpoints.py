@@ -9,23 +9,24 @@ decrypted here is kept apart, so that it is answered 503 and never 401, which a 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import find
 from ingress.schemes.declared import BadSchemeError
-from ingress.schemes.scheme import Handshake, Key, WrongSecretError
+from ingress.schemes.scheme import NEVER, Handshake, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ingress.schemes import Scheme
 
 log: Final = logging.getLogger(__name__)
 
-NEVER: Final = float("inf")
 TRIED_SECRETS: Final = 100
 """How many secrets are tried before `SECRETS_KEY` is taken for a wrong one."""
 
@@ -35,9 +36,6 @@ class Endpoint:
     """One enabled endpoint, ready to verify.
 
     Attributes:
-        provider: first segment of its path.
-        tenant: second segment.
-        scheme: how its provider signs.
         keys: the secrets that could be decrypted, expired ones included.
         has_challenge: a signed request may be no event but a question that is answered at once.
         unreadable_until: Unix seconds until which a secret that could not be decrypted may be the one that signed; 0 if
@@ -104,22 +102,17 @@ class Endpoints:
         return endpoint
 
     def _opens_nothing(self) -> bool:
-        failures = 0
+        has_secrets = False
+        for secret in islice(self._secrets(), TRIED_SECRETS):
+            if self._cipher.opens(secret):
+                return False
+            has_secrets = True
+        return has_secrets
+
+    def _secrets(self) -> Iterator[Secret]:
         for field, value in self._fields.items():
-            try:
-                secrets = decode(field, value).secrets if field != VERSION_FIELD.encode() else ()
-            except RegistryError:
-                continue
-            for secret in secrets:
-                try:
-                    self._cipher.decrypt(secret)
-                except RegistryError:
-                    failures += 1
-                else:
-                    return False
-            if failures >= TRIED_SECRETS:
-                break
-        return failures > 0
+            with suppress(RegistryError):
+                yield from decode(field, value).secrets if field != VERSION_FIELD.encode() else ()
 
     def _open(self, field: bytes, value: bytes) -> Endpoint | Refusal:
         """Decode and decrypt one endpoint; called once for each state of it."""
@@ -134,13 +127,15 @@ class Endpoints:
         keys: list[Key] = []
         unreadable_until = 0.0
         for secret in described.secrets:
-            expires_at = _expiry(secret)
+            expires_at = secret.expires_at.timestamp() if secret.expires_at else NEVER
             try:
-                keys.append(self._key(scheme, secret, expires_at))
-            except RegistryError as error:
+                text = self._cipher.decrypt(secret)
+                keys.append(scheme.read_key(label=secret.label, text=text, expires_at=expires_at))
+            except (RegistryError, WrongSecretError) as error:
                 unreadable_until = max(unreadable_until, expires_at)
                 about = {"code": ENDPOINT_UNREADABLE.code, "provider": described.provider, "tenant": described.tenant}
-                log.error("%s", error, extra=about)  # noqa: TRY400 the text says it all
+                named = "" if isinstance(error, RegistryError) else f"the secret {secret.label!r} cannot be used: "
+                log.error("%s%s", named, error, extra=about)  # noqa: TRY400 the text says it all
         return Endpoint(
             provider=described.provider,
             tenant=described.tenant,
@@ -150,13 +145,3 @@ class Endpoints:
             has_expiries=any(key.expires_at != NEVER for key in keys),
             has_challenge=scheme.handshake is Handshake.URL_VERIFICATION,
         )
-
-    def _key(self, scheme: Scheme, secret: Secret, expires_at: float) -> Key:
-        try:
-            return scheme.read_key(label=secret.label, text=self._cipher.decrypt(secret), expires_at=expires_at)
-        except WrongSecretError as error:
-            raise RegistryError(f"the secret {secret.label!r} cannot be used: {error}") from None
-
-
-def _expiry(secret: Secret) -> float:
-    return secret.expires_at.timestamp() if secret.expires_at else NEVER

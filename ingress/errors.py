@@ -1,19 +1,27 @@
-"""Every answer but 200, as one closed family: a status, a code, a sentence.
+"""Every answer but 200, as one closed family, and the log lines about them.
 
 Guarantees: each is JSON, `{"error": {"code": ..., "message": ...}}`; logs and metrics use the same code; no answer
-tells a caller anything about the inside.
+tells a caller anything about the inside; every 503 has `Retry-After`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Message, Send
 
+log: Final = logging.getLogger(__name__)
+
+LOG_EVERY_SECONDS: Final = 60.0
+"""Between two log lines about the same endpoint and code."""
 RETRY_AFTER_SECONDS: Final = 5
 
 Header = tuple[bytes, bytes]
@@ -29,7 +37,6 @@ class Refusal:
         message: a sentence for the person at the other end.
         headers: what the status asks for beside type and length.
         closes: whether the rest of the connection is worth nothing.
-        body: the JSON of the answer.
     """
 
     status: int
@@ -44,9 +51,11 @@ class Refusal:
         """Build the messages once: a refusal costs no more than an acknowledgement."""
         body = json.dumps({"error": {"code": self.code, "message": self.message}}, separators=(",", ":")).encode()
         headers = [*json_headers(len(body)), *self.headers]
-        closing = [*headers, (b"connection", b"close")]
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
         keeps, closes = (
-            {"type": "http.response.start", "status": self.status, "headers": h} for h in (headers, closing)
+            {"type": "http.response.start", "status": self.status, "headers": [*headers, *more]}
+            for more in ((), ((b"connection", b"close"),))
         )
         object.__setattr__(self, "body", body)
         object.__setattr__(self, "_starts", (closes if self.closes else keeps, closes))
@@ -73,7 +82,30 @@ def json_headers(length: int) -> list[Header]:
     return [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
 
 
-_RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
+class RefusalLog:
+    """Logs refusals of registered endpoints, at most one line a minute for each endpoint and code.
+
+    A stranger who knows a path can cause lines, but their number is bounded by the registry, not by requests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
+        """When the last line was logged, and the refusals since then, by provider, tenant and code."""
+
+    def add(self, refusal: Refusal, *, provider: str, tenant: str) -> None:
+        """Count one refusal of a registered endpoint; log a line if none was logged lately."""
+        key = (provider, tenant, refusal.code)
+        now = self._clock()
+        logged_at, unlogged = self._seen.get(key, (float("-inf"), 0))
+        if now - logged_at < LOG_EVERY_SECONDS:
+            self._seen[key] = logged_at, unlogged + 1
+            return
+        self._seen[key] = now, 0
+        more = f", and {unlogged} since the last such line" if unlogged else ""
+        about = {"provider": provider, "tenant": tenant, "code": refusal.code}
+        log.warning("refused a request for %s/%s: %s%s", *about.values(), more, extra=about)
+
 
 MALFORMED_REQUEST: Final = Refusal(
     status=400, code="malformed_request", message="This is not an HTTP request that can be read.", closes=True
@@ -110,25 +142,18 @@ INBOX_UNAVAILABLE: Final = Refusal(
     status=503,
     code="inbox_unavailable",
     message="The event cannot be stored now; nothing was accepted, send it again later.",
-    headers=_RETRY,
 )
 ENDPOINT_UNREADABLE: Final = Refusal(
     status=503,
     code="endpoint_unreadable",
     message="The endpoint's configuration cannot be read by this server; send the event again later.",
-    headers=_RETRY,
 )
 TOO_BUSY: Final = Refusal(
-    status=503,
-    code="too_busy",
-    message="Too many bodies are on their way; send the event again later.",
-    headers=_RETRY,
-    closes=True,
+    status=503, code="too_busy", message="Too many bodies are on their way; send the event again later.", closes=True
 )
 TOO_MANY_CONNECTIONS: Final = Refusal(
     status=503,
     code="too_many_connections",
     message="Too many connections are open; send the event again later.",
-    headers=_RETRY,
     closes=True,
 )

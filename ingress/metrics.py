@@ -1,46 +1,30 @@
-"""What the ingress counts, and the port that serves it.
-
-No label holds a text that a caller chose: names of tenants are ours, paths are not.
-"""
+"""What the ingress counts, and the port that tells it. No label is one that callers choose, such as a path."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 from prometheus_client.process_collector import ProcessCollector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from threading import Thread
-    from wsgiref.simple_server import WSGIServer
+    from ingress.settings import IngressSettings
 
 log: Final = logging.getLogger(__name__)
 
 ACCEPTED: Final = "accepted"
 HANDSHAKES: Final = "handshake"
+GONE: Final = "gone"
 
 AGAIN_SECONDS: Final = 1.0
 """Between two attempts to find a free port."""
 
 
 class Metrics:
-    """The figures of one process.
-
-    Attributes:
-        requests: answers by code; "accepted" are the acknowledged ones, "handshake" the answers to questions of
-            providers, "gone" the clients that left before.
-        silent_bells: doorbells that Redis refused to ring; the sweeper makes up for them.
-    """
+    """The figures of one process. `requests` counts answers by the codes of refusals and the three above."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -67,35 +51,27 @@ class Metrics:
         )
 
 
-async def serve(metrics: Metrics, *, host: str, first_port: int, workers: int) -> None:
-    """Serve `/metrics` on the first free port of `workers` many, until cancelled.
+async def serve(metrics: Metrics, settings: IngressSettings) -> None:
+    """Serve `/metrics` on the first free port of as many as there are workers, until cancelled.
 
     Each process has a port of its own, so that a figure is never a mixture and none outlives its process. If none is
     free, one will be: a predecessor that still answers its last requests has it.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    ports = range(first_port, first_port + workers)
+    ports = range(settings.metrics_port, settings.metrics_port + settings.workers) if settings.metrics_port else ()
     is_told = False
-    while (taken := _take(metrics, host, ports)) is None:
+    while ports:
+        for port in ports:
+            with suppress(OSError):
+                server, thread = start_http_server(port, settings.host, metrics.registry)
+                log.info("metrics on port %d", port)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    server.shutdown()
+                    server.server_close()
+                    thread.join()
         if not is_told:
             log.error("no port for metrics: %d to %d are taken; trying again", ports[0], ports[-1])
         is_told = True
         await asyncio.sleep(AGAIN_SECONDS)
-    server, thread = taken
-    try:
-        await asyncio.Event().wait()
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _take(metrics: Metrics, host: str, ports: Iterable[int]) -> tuple[WSGIServer, Thread] | None:
-    for port in ports:
-        try:
-            taken = start_http_server(port, host, metrics.registry)
-        except OSError:
-            continue
-        log.info("metrics on port %d", port)
-        return taken
-    return None

@@ -25,19 +25,10 @@ _NOTHING: Final = object()
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection that somebody else has opened.
-
-    Attributes:
-        is_open: commands may be sent.
-    """
+    """A connection that somebody else has opened; while it `is_open`, commands may be sent."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
-        """Take the connection over.
-
-        Args:
-            writer: of the connection; kept, because it closes the connection when it is forgotten.
-        """
-        self._writer = writer
+        self._writer = writer  # kept, because it closes the connection when it is forgotten
         self._transport = cast("asyncio.Transport", writer.transport)
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(notEnoughData=_NOTHING)
@@ -48,12 +39,7 @@ class RedisConnection(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     async def exchange(self, commands: bytes, replies: list[object], *, count: int) -> None:
-        """Send packed commands and wait for their replies.
-
-        Args:
-            commands: to send.
-            replies: takes the replies as they come, errors of Redis as `hiredis.ReplyError`.
-            count: of the commands.
+        """Send `count` packed commands and wait for their replies, errors of Redis as `hiredis.ReplyError`.
 
         Raises:
             OSError: the connection was lost; `replies` has what came before.
@@ -77,32 +63,31 @@ class RedisConnection(asyncio.Protocol):
             while (reply := self._reader.gets()) is not _NOTHING:
                 self._replies.append(reply)
         except ProtocolError as error:
-            self._end(ConnectionResetError(f"Redis sent no Redis protocol: {error}"))
+            self._end(f"Redis sent no Redis protocol: {error}")
             return
         if len(self._replies) > self._expected:
-            self._end(ConnectionResetError("Redis sent a reply to no command"))
+            self._end("Redis sent a reply to no command")
         elif len(self._replies) == self._expected and self._done is not None and not self._done.done():
             self._done.set_result(None)
 
     def eof_received(self) -> None:
         """Close at once: what is written from here on would be lost."""
-        self._end(ConnectionResetError("Redis closed the connection"))
+        self._end("Redis closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits for replies."""
-        self._end(exc or ConnectionResetError("Redis closed the connection"))
+        self._end(str(exc or "Redis closed the connection"))
 
-    def _end(self, reason: Exception) -> None:
+    def _end(self, reason: str) -> None:
         self.close()
         if self._done is not None and not self._done.done():
-            self._done.set_exception(reason)
+            self._done.set_exception(ConnectionResetError(reason))
 
 
 def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
-    """Return what makes connections.
+    """Return what makes connections, one attempt each: redis-py's own retries would write an entry twice.
 
-    One attempt for each command: the client's own retries would write an entry twice and double the wait. Replies have
-    no timeout here: the inbox keeps it, over the whole round trip.
+    Replies have no timeout here: the inbox keeps it, over the whole round trip.
     """
     pool = ConnectionPool.from_url(
         redis_url,

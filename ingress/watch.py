@@ -15,11 +15,16 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from shared.registry import REGISTRY, VERSION_FIELD
 from shared.wire import INBOX
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
     from ingress.endpoints import Endpoints
     from ingress.inbox import Inbox
     from ingress.metrics import Metrics
@@ -47,13 +52,34 @@ class Watch:
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
-        self.redis_answers = False
         self._is_full = False
         self._has_bad_policy = False
-        self._silence = ""
-        """Why Redis does not answer, as it was told."""
+        self._silence = "it has not been asked yet"
+        """Why Redis does not answer; empty if it does."""
+        metrics.redis_answers.set_function(lambda: not self._silence)
         self._is_over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def routes(self) -> list[Route]:
+        """Return the routes of health; a full Redis does not make the ingress unready.
+
+        Taking it out of a load balancer would turn 503 with `Retry-After` into an error of the balancer's own.
+        """
+
+        async def livez(_: Request) -> Response:
+            return JSONResponse({"status": "alive"})
+
+        async def readyz(_: Request) -> Response:
+            found = {
+                "redis_away": bool(self._silence),
+                "no_registry": self._endpoints.version is None,
+                "wrong_secrets_key": self._endpoints.opens_nothing,
+            }
+            if reasons := [reason for reason, is_found in found.items() if is_found]:
+                return JSONResponse({"status": "not_ready", "reasons": reasons}, status_code=503)
+            return JSONResponse({"status": "ready", "registry_version": self._endpoints.version})
+
+        return [Route("/livez", livez), Route("/readyz", readyz)]
 
     async def start(self) -> None:
         """Look once, so that the first request already finds a registry, then go on looking."""
@@ -95,18 +121,12 @@ class Watch:
             reason = str(error) or type(error).__name__
             if reason != self._silence:
                 log.warning("Redis does not answer: %s", reason)
-            self._silence = reason
-            self._mark(is_answering=False)
-            return
-        self._silence = ""
-        self._mark(is_answering=True)
-        self._metrics.inbox_length.set(length)
-        if self._endpoints.version is not None and self._endpoints.version.isdecimal():
-            self._metrics.registry_version.set(int(self._endpoints.version))
-
-    def _mark(self, *, is_answering: bool) -> None:
-        self.redis_answers = is_answering
-        self._metrics.redis_answers.set(is_answering)
+        else:
+            reason = ""
+            self._metrics.inbox_length.set(length)
+            if self._endpoints.version is not None and self._endpoints.version.isdecimal():
+                self._metrics.registry_version.set(int(self._endpoints.version))
+        self._silence = reason
 
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)

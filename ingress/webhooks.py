@@ -21,48 +21,34 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from ingress.errors import (
-    BODY_TIMEOUT,
-    ENDPOINT_UNREADABLE,
-    INBOX_UNAVAILABLE,
-    INVALID_SIGNATURE,
-    METHOD_NOT_ALLOWED,
-    MISSING_SIGNATURE,
-    STALE_SIGNATURE,
-    UNKNOWN_ENDPOINT,
-    WRONG_VERIFY_TOKEN,
-    Refusal,
-    json_headers,
-)
-from ingress.metrics import ACCEPTED, HANDSHAKES
+from ingress import errors
+from ingress.body import linger
+from ingress.errors import Refusal
+from ingress.metrics import ACCEPTED, GONE, HANDSHAKES
 from ingress.schemes import unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
 from ingress.schemes.scheme import BadSignature, Handshake
 from shared.envelope import SIGNED_ID, Envelope, keep, new_event_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ingress.body import BodyReader, Gone
+    from ingress.body import BodyReader
     from ingress.endpoints import Endpoint, Endpoints
-    from ingress.errors import Header
     from ingress.inbox import Inbox
     from ingress.metrics import Metrics
-    from ingress.refusals import RefusalLog
 
 _REFUSALS: Final = {
-    BadSignature.MISSING: MISSING_SIGNATURE,
-    BadSignature.INVALID: INVALID_SIGNATURE,
-    BadSignature.STALE: STALE_SIGNATURE,
-    BadSignature.NO_PATH: UNKNOWN_ENDPOINT,
+    BadSignature.MISSING: errors.MISSING_SIGNATURE,
+    BadSignature.INVALID: errors.INVALID_SIGNATURE,
+    BadSignature.STALE: errors.STALE_SIGNATURE,
+    BadSignature.NO_PATH: errors.UNKNOWN_ENDPOINT,
 }
 _ACCEPTED: Final[Message] = {
     "type": "http.response.start",
     "status": 200,
-    "headers": json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}')),
+    "headers": errors.json_headers(len('{"id":"00000000-0000-7000-8000-000000000000"}')),
 }
 _PLAIN_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
 _NOT_ALLOWED: Final = 405
@@ -71,15 +57,13 @@ _NOT_ALLOWED: Final = 405
 class Webhooks:
     """The routes of webhooks, and the form that every refusal has."""
 
-    def __init__(
-        self, *, reader: BodyReader, endpoints: Endpoints, inbox: Inbox, metrics: Metrics, refusal_log: RefusalLog
-    ) -> None:
+    def __init__(self, *, reader: BodyReader, endpoints: Endpoints, inbox: Inbox, metrics: Metrics) -> None:
         self._reader = reader
         self._endpoints = endpoints
         self._inbox = inbox
         self._requests = metrics.requests
         self._accepted = metrics.requests.labels(ACCEPTED)
-        self._refusal_log = refusal_log
+        self._refusal_log = errors.RefusalLog()
 
     def routes(self) -> list[Route]:
         """Return the routes: a webhook, its provider's question by GET, and one whose path ends in a token."""
@@ -109,14 +93,14 @@ class Webhooks:
             raise HTTPException(_NOT_ALLOWED)
         challenge = answer_hub_challenge(scope["query_string"], endpoint.alive(time.time()))
         if challenge is None:
-            await self.refuse_unread(WRONG_VERIFY_TOKEN, receive, send)
+            await self.refuse_unread(errors.WRONG_VERIFY_TOKEN, receive, send)
         else:
             await self._answer_challenge(challenge, send)
 
     async def refuse(self, request: Request, error: Exception) -> ASGIApp:
         """Put Starlette's own refusals, 404 and 405, into our form; an exception handler of the application."""
         is_method = isinstance(error, HTTPException) and error.status_code == _NOT_ALLOWED
-        refusal = METHOD_NOT_ALLOWED if is_method else UNKNOWN_ENDPOINT
+        refusal = errors.METHOD_NOT_ALLOWED if is_method else errors.UNKNOWN_ENDPOINT
         del request
 
         async def answer(_: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +120,7 @@ class Webhooks:
         try:
             outcome = await self._accept(endpoint, scope["headers"], receive)
         except asyncio.CancelledError:
-            outcome = INBOX_UNAVAILABLE  # the server stops and this client took too long
+            outcome = errors.INBOX_UNAVAILABLE  # the server stops and this client took too long
         if isinstance(outcome, Envelope):
             self._accepted.inc()
             await send(_ACCEPTED)
@@ -147,12 +131,12 @@ class Webhooks:
         elif isinstance(outcome, bytes):
             await self._answer_challenge(outcome, send)
         else:
-            self._requests.labels(outcome.value).inc()
+            self._requests.labels(GONE).inc()
 
     async def _accept(
-        self, endpoint: Endpoint, headers: list[Header], receive: Receive
-    ) -> Envelope | bytes | Refusal | Gone:
-        """Return the event once the inbox has it, the answer to a provider's question, or why there is neither."""
+        self, endpoint: Endpoint, headers: list[errors.Header], receive: Receive
+    ) -> Envelope | bytes | Refusal | None:
+        """Return the event once the inbox has it, the answer to a question, a refusal, or None for a client gone."""
         body = await self._reader.read(receive, headers)
         if not isinstance(body, bytes):
             return body
@@ -160,7 +144,7 @@ class Webhooks:
         if not isinstance(verified, Envelope):
             return verified
         stored = self._inbox.append(verified)
-        return verified if stored is not None and await stored else INBOX_UNAVAILABLE
+        return verified if stored is not None and await stored else errors.INBOX_UNAVAILABLE
 
     def _find_by_token(self, scope: Scope) -> Endpoint | Refusal:
         """Return an unsigned endpoint whose path ends in one of its tokens; any other has no such path."""
@@ -168,9 +152,9 @@ class Webhooks:
         if isinstance(endpoint, Refusal):
             return endpoint
         if endpoint.scheme is not unsigned.SCHEME:
-            return UNKNOWN_ENDPOINT
+            return errors.UNKNOWN_ENDPOINT
         key = unsigned.find_token(endpoint.alive(time.time()), scope["path_params"]["token"])
-        return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else UNKNOWN_ENDPOINT
+        return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else errors.UNKNOWN_ENDPOINT
 
     async def _answer_challenge(self, challenge: bytes, send: Send) -> None:
         self._requests.labels(HANDSHAKES).inc()
@@ -181,9 +165,9 @@ class Webhooks:
     async def _refuse(self, refusal: Refusal, receive: Receive, send: Send, *, close: bool) -> None:
         """Answer; while a body that nobody wants still arrives, keep the connection open after the answer."""
         self._requests.labels(refusal.code).inc()
-        if close and refusal is not BODY_TIMEOUT:
+        if close and refusal is not errors.BODY_TIMEOUT:
             await refusal.start(send)
-            await self._reader.linger(receive)
+            await linger(receive)
             await send({"type": "http.response.body"})
         else:
             await refusal.answer(send, close=close)
@@ -199,18 +183,19 @@ class _Asgi:
         await self._application(scope, receive, send)
 
 
-def verify_request(endpoint: Endpoint, headers: list[Header], body: bytes) -> Envelope | bytes | Refusal:
+def verify_request(endpoint: Endpoint, headers: list[errors.Header], body: bytes) -> Envelope | bytes | Refusal:
     """Verify one request; return what is to be stored, or the answer to a provider's question."""
     now = time.time()
     key = endpoint.scheme.verify(keys=endpoint.alive(now), headers=headers, body=body, now=now)
     if isinstance(key, BadSignature):
         is_our_fault = key is BadSignature.INVALID and now < endpoint.unreadable_until
-        return ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
+        return errors.ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
     if endpoint.has_challenge and (challenge := answer_url_verification(body)) is not None:
         return challenge
     kept = keep(headers)
     if endpoint.scheme.signed_ids:
-        kept = (*kept, (SIGNED_ID, first(headers, endpoint.scheme.signed_ids)))
+        found = dict(headers)
+        kept = (*kept, (SIGNED_ID, next(found[name] for name in endpoint.scheme.signed_ids if name in found)))
     received_at = datetime.fromtimestamp(now, UTC)
     return Envelope(
         id=new_event_id(received_at),
@@ -221,12 +206,6 @@ def verify_request(endpoint: Endpoint, headers: list[Header], body: bytes) -> En
         headers=kept,
         body=body,
     )
-
-
-def first(headers: list[Header], names: Sequence[bytes]) -> bytes:
-    """Return the value of the first of these headers that is there, as the schemes choose it."""
-    found = dict(headers)
-    return next(found[name] for name in names if name in found)
 
 
 def _name(scope: Scope) -> str:

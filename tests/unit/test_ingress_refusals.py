@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ingress.errors import INVALID_SIGNATURE, MISSING_SIGNATURE
-from ingress.refusals import EVERY_SECONDS, RefusalLog
+from ingress.errors import INVALID_SIGNATURE, LOG_EVERY_SECONDS, MISSING_SIGNATURE, RefusalLog
 
 if TYPE_CHECKING:
     import pytest
@@ -20,7 +19,7 @@ def test_one_line_a_minute_for_each_endpoint_and_code_and_the_next_tells_how_man
         log.add(INVALID_SIGNATURE, provider="moveris", tenant="acme")
     log.add(MISSING_SIGNATURE, provider="moveris", tenant="acme")
     log.add(INVALID_SIGNATURE, provider="moveris", tenant="other")
-    now = EVERY_SECONDS
+    now = LOG_EVERY_SECONDS
     log.add(INVALID_SIGNATURE, provider="moveris", tenant="acme")
     assert [record.getMessage() for record in caplog.records] == [
         "refused a request for moveris/acme: invalid_signature",
