@@ -28,6 +28,10 @@ def require_packages(*names: str) -> None:
 def main() -> None:
     """Run the command `pipeline`."""
     require_packages("shared", "ingress", "workers", "deploy")
+    if sys.argv[1:2] == ["health"]:  # probes run it every few seconds, also where only the ingress is installed
+        from deploy.health import main as check_health  # noqa: PLC0415 - after the check
+
+        check_health(sys.argv[2:])
     try:
         from deploy.cli.main import main as run  # noqa: PLC0415 - after the check
     except ModuleNotFoundError as error:

@@ -26,6 +26,7 @@ from ingress.inbox import Inbox
 from ingress.metrics import Metrics, serve
 from ingress.watch import Watch
 from ingress.webhooks import Webhooks
+from shared.heartbeat import EVERY_SECONDS, Heartbeat
 from shared.registry import Cipher
 
 if TYPE_CHECKING:
@@ -67,12 +68,16 @@ def make_app(settings: IngressSettings) -> Starlette:
         serving = asyncio.create_task(serve(metrics, settings), name="metrics")
         inbox.start()
         await watch.start()
+        heartbeat = Heartbeat(folder=settings.heartbeat_dir, name=f"ingress-{settings.port}", duties=["ingress"])
+        beating = asyncio.create_task(_keep_beating(heartbeat), name="heartbeat")
         _settle_memory()
         yield {"settings": settings}  # `ingress.connections` reads it
         await watch.stop()
         await inbox.stop()
         serving.cancel()
-        await asyncio.wait([serving])
+        beating.cancel()
+        await asyncio.wait([serving, beating])
+        heartbeat.remove()
 
     app = Starlette(
         routes=[*webhooks.routes(), *watch.routes()],
@@ -98,6 +103,12 @@ def _end_with_parent(loop: asyncio.AbstractEventLoop) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     loop.add_reader(parent.sentinel, stop)
+
+
+async def _keep_beating(heartbeat: Heartbeat) -> None:
+    while True:
+        heartbeat.beat()
+        await asyncio.sleep(EVERY_SECONDS)
 
 
 def _settle_memory() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -134,6 +135,11 @@ def address(text: str) -> str:
     return text
 
 
+def folder(text: str) -> Path | None:
+    """Parse a folder; it need not exist. None for an empty text."""
+    return Path(text).expanduser().absolute() if text else None
+
+
 def port(text: str) -> int:
     """Parse a TCP port."""
     number = integer(at_least=1)(text)
@@ -248,6 +254,11 @@ def fernet_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+HEARTBEAT_DIR_ABOUT: Final = (
+    "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedSettings:
     """What ingress and workers must agree on."""
@@ -259,3 +270,4 @@ class SharedSettings:
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
+    heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)

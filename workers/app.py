@@ -15,7 +15,7 @@ from celery import Celery, signals
 
 from shared import telemetry, wire
 from shared.settings import SettingError, load
-from workers import events, registration, team_modules
+from workers import events, heartbeat, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
@@ -78,7 +78,7 @@ app.conf.update(
     timezone="UTC",
     enable_utc=True,
     # Ticks are cheap to repeat and never worth remembering.
-    beat_scheduler="celery.beat:Scheduler",
+    beat_scheduler="workers.heartbeat:BeatingScheduler",
     beat_max_loop_interval=1.0,
     beat_schedule={
         "sweep": {"task": "housekeeping.sweep", "schedule": 1.0, "options": {"expires": 10}},
@@ -86,6 +86,9 @@ app.conf.update(
         "keep": {"task": "housekeeping.keep_days", "schedule": 600.0, "options": {"expires": 60}},
     },
 )
+
+heartbeat.connect_signals(settings.heartbeat_dir)
+app.steps["consumer"].add(heartbeat.HeartbeatTimer)
 
 
 @signals.setup_logging.connect

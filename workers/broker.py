@@ -23,6 +23,7 @@ from kombu.connection import Connection
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own name
 
 from shared.settings import REDIS_OPTIONS
+from workers.heartbeat import beat
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,14 @@ def broker_options(redis_url: str) -> dict[str, Any]:
 class _LostChannel:
     """Makes the use of a channel whose connection was closed a connection error, which Celery recovers from.
 
-    kombu 5.7 looks for the connection's host then, and ends the worker with an AttributeError (kombu#582).
+    kombu 5.7 looks for the connection's host then, and ends the worker with an AttributeError (kombu#582). It keeps the
+    heartbeat going, too, while Redis is away.
     """
 
     connection: Any
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        beat()  # each attempt to connect comes through here, and while they fail no loop runs
         if self.connection is None or self.connection.client is None:
             raise ConnectionError("the connection to the broker was closed")
         return super()._connparams(*args, **kwargs)  # type: ignore[misc]

@@ -12,6 +12,7 @@ import typer
 
 from deploy.cli import deliveries, endpoints, events, handlers, secrets, tenants
 from deploy.cli.errors import explain
+from deploy.cli.health import health
 from deploy.cli.send import send
 from deploy.cli.setup import env, keygen, migrate
 from deploy.cli.stats import stats
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, migrate, env, send, verify, stats, keygen):
+for command in (up, migrate, env, send, verify, stats, health, keygen):
     app.command()(command)
 for name, group in (
     ("tenants", tenants),

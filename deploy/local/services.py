@@ -17,6 +17,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from deploy.flower.settings import FlowerSettings
+from deploy.health import HEARTBEATS
 from deploy.local.service import Service
 from deploy.local.state import StackError
 from ingress.settings import IngressSettings
@@ -65,7 +66,7 @@ def check_settings(environ: Mapping[str, str]) -> None:
 
 def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> list[Service]:
     """Return the pipeline's own services; `environ` is the whole environment, servers and key included."""
-    with_key = environ
+    with_key = environ = {**environ, "HEARTBEAT_DIR": str(settings.home / HEARTBEATS)}
     environ = {name: value for name, value in environ.items() if name != "SECRETS_KEY"}
     ingress = {"INGRESS_HOST": "127.0.0.1", "INGRESS_PORT": str(settings.ingress_port)}
     flower = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(settings.flower_port)}

@@ -10,6 +10,7 @@ import typer.main
 
 from deploy.cli.main import app
 from deploy.flower.settings import FlowerSettings
+from deploy.health import HealthSettings
 from deploy.local.settings import GivenSettings, StackSettings
 from ingress.schemes import PRESETS
 from ingress.settings import IngressSettings
@@ -24,7 +25,7 @@ SETTINGS = (ROOT / "deploy" / "SETTINGS.md").read_text()
 def settings() -> dict[str, Described]:
     """All settings; where two classes read one variable, the first speaks for it."""
     found: dict[str, Described] = {}
-    for kind in (IngressSettings, WorkerSettings, StackSettings, FlowerSettings, GivenSettings):
+    for kind in (IngressSettings, WorkerSettings, StackSettings, FlowerSettings, GivenSettings, HealthSettings):
         for described in describe(kind):
             found.setdefault(described.variable, described)
     return found
@@ -36,6 +37,7 @@ READERS = {
     "make run": StackSettings,
     "Flower": FlowerSettings,
     "pipeline": GivenSettings,
+    "pipeline health": HealthSettings,
 }
 
 

@@ -1,0 +1,88 @@
+"""`pipeline health`: whether the processes of this machine or container go on, for probes, systemd and people.
+
+Each process keeps a heartbeat (`shared.heartbeat`). One whose loop stands still for HEALTH_SECONDS, or that is gone, is
+unhealthy: a restart helps. With Redis or Postgres away every process goes on trying, and none is unhealthy. The exit
+code is 0 or 1, and 2 for a question that cannot be answered. `python -m deploy.health` is the same; it imports next to
+nothing, since probes run every few seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from shared.heartbeat import Beat, default_folder, read_beats
+from shared.settings import HEARTBEAT_DIR_ABOUT, SettingError, folder, load, seconds, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DUTIES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat")
+HEARTBEATS: Final = "heartbeats"
+"""Folder in the data folder of `make run`."""
+USAGE: Final = f"usage: pipeline health {'|'.join(DUTIES)}|all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    """Settings of `pipeline health`."""
+
+    heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)
+    home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
+    health_seconds: float = setting(
+        "HEALTH_SECONDS", "60", seconds, "age of a heartbeat from which its process counts as standing still, seconds"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print one line and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--help"]:
+        print(f"{USAGE}\nSettings: HEARTBEAT_DIR, HEALTH_SECONDS; see deploy/SETTINGS.md.")
+        sys.exit(0)
+    if len(arguments) != 1 or arguments[0] not in {*DUTIES, "all"}:
+        sys.stderr.write(f"{USAGE}\n")
+        sys.exit(2)
+    try:
+        settings = load(HealthSettings)
+    except SettingError as error:
+        sys.stderr.write(f"pipeline health: {error}\n")
+        sys.exit(2)
+    place = settings.heartbeat_dir or find_folder(settings.home)
+    beats = [beat for beat in read_beats(place) if arguments[0] in {*beat.duties, "all"}]
+    line, is_healthy = judge(beats, now=time.monotonic(), patience=settings.health_seconds)
+    print(line or f"unhealthy: no heartbeat of {arguments[0]} in {place}; HEARTBEAT_DIR must be that of the process")
+    sys.exit(0 if is_healthy else 1)
+
+
+def find_folder(home: Path) -> Path:
+    """Return the folder of the stack that `make run` starts, or else the one of processes without HEARTBEAT_DIR."""
+    local = home / HEARTBEATS
+    return local if local.is_dir() else default_folder()
+
+
+def judge(beats: Sequence[Beat], *, now: float, patience: float) -> tuple[str, bool]:
+    """Return one line, empty for no process, and whether all is well."""
+    faults = [f"{beat.name} {fault}" for beat in beats if (fault := find_fault(beat, now=now, patience=patience))]
+    if faults:
+        return f"unhealthy: {'; '.join(faults)}", False
+    names = sorted({beat.name for beat in beats})
+    return (f"healthy: {', '.join(names)}" if names else ""), bool(names)
+
+
+def find_fault(beat: Beat, *, now: float, patience: float) -> str:
+    """Return what is wrong with a process, or an empty text."""
+    if beat.has_ended:
+        return f"is gone (process {beat.pid})"
+    age = now - beat.at
+    # a time in the future is one of before the machine's last start
+    if not beat.is_stopping and not 0 <= age <= patience:
+        return f"stands still (process {beat.pid}): " + (f"last heartbeat {age:.0f} s ago" if age > 0 else "old file")
+    return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The heartbeat of Celery's processes: a worker's main process and beat; see `shared.heartbeat`.
+
+A worker beats from its event loop while it is connected, and at every attempt to connect while it is not (in
+`workers.broker`): with Redis away its loop does not run, and a restart would not help. Beat does the same from its
+scheduler. No thread beats, for a thread would go on when the loop stands still.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+from celery.beat import Scheduler
+
+from shared import wire
+from shared.heartbeat import EVERY_SECONDS, Heartbeat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_current: Heartbeat | None = None
+
+
+def beat() -> None:
+    """Say that this process goes on, if it has a heartbeat; only its main thread's word counts."""
+    if _current is not None and threading.current_thread() is threading.main_thread():
+        _current.beat()
+
+
+def connect_signals(folder: Path | None) -> None:
+    """Let the worker or beat of this process keep a heartbeat in `folder`; None for the default one."""
+
+    def start(*, name: str, duties: list[str]) -> None:
+        global _current  # noqa: PLW0603 - one per process
+        _current = Heartbeat(folder=folder, name=name, duties=duties)
+        atexit.register(_current.remove)
+
+    def start_worker(sender: str, instance: Any, **_: Any) -> None:
+        queues = set(instance.app.amqp.queues.consume_from)
+        if wire.HANDLERS_QUEUE in queues:
+            queues.discard(wire.EXPRESS_QUEUE)  # it helps out there; the express worker is the one that has no other
+        start(name=sender, duties=sorted(queues))
+
+    def start_beat(**_: Any) -> None:
+        start(name="beat", duties=["beat"])
+
+    def stop(**_: Any) -> None:
+        if _current is not None:
+            _current.stop()
+
+    signals.celeryd_after_setup.connect(start_worker, weak=False)
+    signals.worker_shutting_down.connect(stop, weak=False)
+    signals.beat_init.connect(start_beat, weak=False)
+
+
+class HeartbeatTimer(bootsteps.StartStopStep):
+    """Beats from the event loop of a worker."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin to beat."""
+        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, beat)
+
+    def stop(self, consumer: Any) -> None:
+        """Stop beating."""
+        del consumer
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class BeatingScheduler(Scheduler):
+    """Celery's scheduler, in memory, with a heartbeat."""
+
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """Send what is due; return the seconds until the next tick, at most `beat_max_loop_interval`."""
+        beat()
+        return super().tick(*args, **kwargs)
