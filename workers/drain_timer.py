@@ -71,11 +71,15 @@ class DrainTimer(bootsteps.StartStopStep):
         if self._redis is None:
             return None
         try:
-            length = self._redis.xlen(wire.INBOX)
-            groups = self._redis.xinfo_groups(wire.INBOX) if length else []
+            states = [state for stream in (wire.INBOX, wire.OVERFLOW) if (state := _state_of(self._redis, stream))]
         except (RedisError, OSError):
             return None
-        read = next(
-            (group["last-delivered-id"] for group in groups if group["name"] == wire.INBOX_GROUP.encode()), None
-        )
-        return (length, read) if length else None
+        return states or None
+
+
+def _state_of(client: Redis, stream: str) -> tuple[int, object] | None:
+    """Return the length of a stream and what was read of it last; None if nothing waits there."""
+    length = client.xlen(stream)
+    groups = client.xinfo_groups(stream) if length else []
+    read = next((group["last-delivered-id"] for group in groups if group["name"] == wire.INBOX_GROUP.encode()), None)
+    return (length, read) if length else None

@@ -252,7 +252,7 @@ def _do_each(*steps: Callable[[], object]) -> None:
 
 def _ring_for_what_waits() -> None:
     client = _process().redis
-    if client.xlen(wire.INBOX):
+    if client.xlen(wire.INBOX) or client.xlen(wire.OVERFLOW):
         keys, arguments = wire.ring_arguments(settings.ingest_slots)
         client.eval(wire.RING, len(keys), *keys, *arguments)
 

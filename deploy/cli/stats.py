@@ -11,7 +11,7 @@ from deploy.cli.output import AsJson, emit
 from deploy.cli.servers import database, redis_client
 from deploy.local.settings import RetentionSettings
 from shared.settings import load
-from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, INBOX
+from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, INBOX, OVERFLOW
 from workers.housekeeping import publishing
 from workers.store import tenants
 from workers.store.partitions import DAYS_AHEAD
@@ -79,23 +79,30 @@ def describe(load: Load) -> dict[str, Any]:
 
 def _read_redis(client: redis.Redis) -> dict[str, Any]:
     """Return what Redis holds: the inbox and its oldest entry's age, Celery's messages, the published registry."""
-    oldest: Any = client.xrange(INBOX, count=1)
-    age = None
-    if oldest:
-        stream_id = oldest[0][0]
-        age = round(max(0.0, time.time() - int(stream_id.partition(b"-")[0]) / 1000), 3)
     return {
         "inbox_length": client.xlen(INBOX),
-        "inbox_oldest_seconds": age,
+        "inbox_oldest_seconds": _oldest_seconds(client, INBOX),
+        "overflow_length": client.xlen(OVERFLOW),
+        "overflow_oldest_seconds": _oldest_seconds(client, OVERFLOW),
         "handler_messages": client.llen(HANDLERS_QUEUE),
         "express_messages": client.llen(EXPRESS_QUEUE),
         "registry_published": publishing.published_version(client),
     }
 
 
+def _oldest_seconds(client: redis.Redis, stream: str) -> float | None:
+    oldest: Any = client.xrange(stream, count=1)
+    if not oldest:
+        return None
+    stream_id = oldest[0][0]
+    return round(max(0.0, time.time() - int(stream_id.partition(b"-")[0]) / 1000), 3)
+
+
 def _print(found: dict[str, Any]) -> None:
-    age = found["inbox_oldest_seconds"]
-    print(f"inbox      {found['inbox_length']} waiting{'' if age is None else f', the oldest for {age:.1f} s'}")
+    for name in ("inbox", "overflow"):
+        length, age = found[f"{name}_length"], found[f"{name}_oldest_seconds"]
+        if length or name == "inbox":
+            print(f"{name:10} {length} waiting{'' if age is None else f', the oldest for {age:.1f} s'}")
     for name in ("minute", "hour"):
         stored, rejected = found[f"stored_last_{name}"], found[f"rejected_last_{name}"]
         bound = RECEIVED_BOUND

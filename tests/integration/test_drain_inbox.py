@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 from base64 import b64decode
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from shared import wire
-from shared.envelope import Envelope, encode, new_event_id
+from shared.envelope import Envelope, encode, new_event_id, size
 from workers.events import parse as parse_body
 from workers.ingest import drain as draining
 from workers.ingest import parsing
 from workers.ingest.drain import DrainCounts, drain
-from workers.ingest.inbox_reader import READ_STEP, InboxReader
+from workers.ingest.inbox_reader import READ_STEP, STREAMS, InboxReader
 from workers.ingest.reprocess import reprocess
 from workers.store.events import Counts, store_batch
 
@@ -58,7 +59,7 @@ def reader(client: Redis, name: str = "") -> InboxReader:
     return InboxReader(client, consumer=name or uuid.uuid4().hex, ingest_slots=2)
 
 
-def post(client: Redis, body: bytes = HELLO, **changes: Any) -> uuid.UUID:
+def post(client: Redis, body: bytes = HELLO, *, stream: str = wire.INBOX, **changes: Any) -> uuid.UUID:
     """Append one entry as the ingress does."""
     now = datetime.now(UTC)
     values: dict[str, Any] = {
@@ -71,7 +72,7 @@ def post(client: Redis, body: bytes = HELLO, **changes: Any) -> uuid.UUID:
         "body": body,
     }
     envelope = Envelope(**values | changes)
-    client.xadd(wire.INBOX, encode(envelope))  # type: ignore[arg-type]
+    client.xadd(stream, encode(envelope))  # type: ignore[arg-type]
     return envelope.id
 
 
@@ -559,3 +560,70 @@ def test_one_read_brings_no_more_bytes_than_its_bound_whatever_its_count(client:
     taken = reader(client).take_over(idle, idle_seconds=0.0, most_bytes=500_000)
     assert sum(len(entry.fields[b"body"]) for entry in taken) <= 600_100
     assert {entry.deliveries for entry in taken} == {2}
+
+
+@both_protocols
+@pytest.mark.parametrize("settings", [ANY_IDLE, Settings()], ids=["idle", "fresh"])
+def test_what_waits_in_the_overflow_is_stored_like_the_rest(
+    client: Redis, connection: Connection, settings: Settings
+) -> None:
+    ids = {post(client, b'{"type":"t","n":%d}' % n, stream=STREAMS[n % 2]) for n in range(40)}
+    assert run(client, connection, settings).stored == 40
+    assert set(events(connection)) == ids
+    assert [client.xlen(stream) for stream in STREAMS] == [0, 0]
+
+
+def test_a_fifth_of_each_batch_is_the_overflows_and_what_the_inbox_leaves(client: Redis) -> None:
+    for number in range(300):
+        post(client, b"%d" % number)
+        post(client, b"%d" % number, stream=wire.OVERFLOW)
+    one = reader(client)
+    batches = [Counter(entry.place.stream for entry in one.read(100)) for _ in range(6)]
+    assert batches[:3] == [{wire.INBOX: 80, wire.OVERFLOW: 20}] * 3
+    assert batches[3:5] == [{wire.INBOX: 60, wire.OVERFLOW: 40}, {wire.OVERFLOW: 100}]
+
+
+def test_large_bodies_in_the_overflow_leave_the_inbox_its_share_of_a_batch(client: Redis) -> None:
+    for number in range(60):
+        post(client, b"%d" % number + bytes(20_000))
+        post(client, b"%d" % number + bytes(20_000), stream=wire.OVERFLOW)
+    read = Counter(entry.place.stream for entry in reader(client).read(1000, most_bytes=1_000_000))
+    assert read[wire.INBOX] > read[wire.OVERFLOW] > 0
+
+
+def test_what_a_dead_drain_took_from_the_overflow_is_taken_over(client: Redis, connection: Connection) -> None:
+    lost = {post(client, b'{"type":"t","n":%d}' % n, stream=wire.OVERFLOW) for n in range(3)}
+    take_and_die(client)
+    assert run(client, connection).stored == 3
+    assert set(events(connection)) == lost
+    assert client.xpending(wire.OVERFLOW, wire.INBOX_GROUP)["pending"] == 0
+
+
+def test_an_overflow_whose_group_is_missing_holds_nothing_up(client: Redis, connection: Connection) -> None:
+    post(client, b'{"type":"t","n":1}')
+    run(client, connection)
+    post(client, b'{"type":"t","n":2}', stream=wire.OVERFLOW)
+    client.delete(wire.INBOX)
+    assert run(client, connection, Settings()).stored == 1
+    post(client, b'{"type":"t","n":3}')
+    assert run(client, connection, Settings()).stored == 1
+    assert client.xpending(wire.OVERFLOW, wire.INBOX_GROUP)["pending"] == 0
+
+
+def test_the_bytes_of_a_tenant_are_given_back_once_for_each_entry_that_leaves(
+    client: Redis, connection: Connection
+) -> None:
+    for number in range(3):
+        post(client, b'{"type":"t","n":%d}' % number, stream=STREAMS[number % 2])
+        post(client, b'{"type":"t","n":%d}' % number, tenant="quiet")
+    entries = [fields for stream in STREAMS for _, fields in cast("Any", client.xrange(stream))]
+    client.hset(wire.INBOX_BYTES, "acme", sum(size(each) for each in entries if each[b"tenant"] == b"acme") + 5)
+    one, other = reader(client), reader(client)
+    taken = one.read(10)
+    other.acknowledge(taken)
+    one.acknowledge(taken)
+    assert client.hgetall(wire.INBOX_BYTES) == {b"acme": b"5"}
+    client.hset(wire.INBOX_BYTES, "acme", 5)
+    post(client)
+    assert run(client, connection).stored == 1
+    assert not client.exists(wire.INBOX_BYTES)

@@ -19,7 +19,7 @@ from workers.store.events import DATA_ERRORS, Counts, StoreError, answer, store_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from workers.ingest.inbox_reader import InboxReader, Received
+    from workers.ingest.inbox_reader import InboxReader, Place, Received
     from workers.ingest.parsing import Wanting
     from workers.store.connect import Connection
     from workers.store.entry import Entry
@@ -145,14 +145,14 @@ class _Run:
         self.counts = Counts()
         self.read = 0
 
-    def take_over(self, idle: Mapping[bytes, int]) -> bool:
+    def take_over(self, idle: Mapping[Place, int]) -> bool:
         """Store what dead drains left, by `list_idle`; return False if the time is over.
 
         Suspects are taken one by one, so that only the one that ends this process is counted again.
         """
         while idle:
-            company = {stream_id: count for stream_id, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
-            suspects = [{stream_id: count} for stream_id, count in idle.items() if stream_id not in company]
+            company = {place: count for place, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
+            suspects = [{place: count} for place, count in idle.items() if place not in company]
             for group in (company, *suspects):
                 self.store(self._parse(self._take_over(group)))
                 if self._clock() >= self._ends:
@@ -207,7 +207,7 @@ class _Run:
     def _parse(self, received: Sequence[Received]) -> _Batch:
         entries = [
             parse_entry(
-                each.stream_id,
+                each.place.stream_id,
                 each.fields,
                 deliveries=each.deliveries,
                 wanting=self._wanting,
@@ -217,7 +217,7 @@ class _Run:
         ]
         return _Batch(received=received, entries=entries)
 
-    def _take_over(self, idle: Mapping[bytes, int]) -> Sequence[Received]:
+    def _take_over(self, idle: Mapping[Place, int]) -> Sequence[Received]:
         return self._reader.take_over(idle, idle_seconds=self._idle_seconds, most_bytes=READ_BYTES)
 
     def _give_back(self, received: Sequence[Received]) -> None:

@@ -9,22 +9,23 @@ created at the beginning of the stream, whenever it is found missing. While Redi
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from redis.exceptions import RedisError, ResponseError
 
 from shared import wire
+from shared.envelope import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
 
-__all__ = ["InboxReader", "Received", "RedisError"]
+__all__ = ["InboxReader", "Place", "Received", "RedisError"]
 
-T = TypeVar("T")
-
+STREAMS: Final = (wire.INBOX, wire.OVERFLOW)
 SUSPECT_DELIVERIES: Final = 3
 """From this delivery on, an entry is processed alone."""
 READ_BYTES: Final = 32 * 1024 * 1024
@@ -33,54 +34,102 @@ IDLE_CONSUMER_MILLISECONDS: Final = 3_600_000
 
 _FORGET: Final = """
 local gone = 0
-for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local consumer = {}
-  for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
-  if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
-    gone = gone + 1
+for _, inbox in ipairs(KEYS) do
+  if redis.call('EXISTS', inbox) == 1 then
+    for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', inbox, ARGV[1])) do
+      local consumer = {}
+      for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
+      if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
+        redis.call('XGROUP', 'DELCONSUMER', inbox, ARGV[1], consumer['name'])
+        gone = gone + 1
+      end
+    end
   end
 end
 return gone
 """
-"""Lua, so that no consumer takes an entry between the look and the deletion, which would drop that entry."""
+"""Lua, so that no consumer takes an entry between the look and the deletion, which would drop that entry. KEYS inbox,
+overflow; ARGV group, idle milliseconds."""
 
-_READ_BOUNDED: Final = """
-local function read_bounded(inbox, group, consumer, count, bytes)
-  local entries = {}
-  while #entries < count and bytes > 0 do
-    local step = math.min(%d, count - #entries)
-    local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', step, 'STREAMS', inbox, '>')
+READ_STEP: Final = 16
+"""Entries read at once within a bound of bytes, and by which it may be exceeded."""
+OVERFLOW_SHARE: Final = 5
+"""One in so many entries, and bytes, of a batch comes from the overflow while something waits there."""
+
+_READ_BOTH: Final = f"""
+local function read_some(into, inbox, count, bytes)
+  while count > 0 and bytes > 0 do
+    local step = math.min({READ_STEP}, count)
+    local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', step, 'STREAMS', inbox, '>')
     if not read then break end
+    if read.err then return bytes, read end
     for _, entry in ipairs(read[1][2]) do
-      entries[#entries + 1] = entry
+      into[#into + 1] = entry
       for i = 2, #entry[2], 2 do bytes = bytes - #entry[2][i] end
     end
+    count = count - #read[1][2]
     if #read[1][2] < step then break end
   end
-  return entries
+  return bytes
+end
+local function read_both(inbox, overflow, count, bytes)
+  local first, second, failure, has_overflow = {{}}, {{}}, nil, redis.call('XLEN', overflow) > 0
+  if has_overflow then
+    local share = math.floor(bytes / {OVERFLOW_SHARE})
+    local left
+    left, failure = read_some(second, overflow, math.ceil(count / {OVERFLOW_SHARE}), share)
+    bytes = bytes - share + left
+  end
+  if not failure then bytes, failure = read_some(first, inbox, count - #second, bytes) end
+  if not failure and has_overflow then
+    bytes, failure = read_some(second, overflow, count - #first - #second, bytes)
+  end
+  if failure and #first + #second == 0 then return failure end
+  return {{first, second}}
 end
 """
-"""Lua, so that a batch is bounded in bytes before it is sent: COUNT alone may bring a gigabyte of large bodies."""
-READ_STEP: Final = 16
-"""Entries read at once within that bound, and by which it may be exceeded."""
+"""Lua, so that a batch is bounded in bytes before it is sent: COUNT alone may bring a gigabyte of large bodies. What
+was read is returned even if the next read fails, as it does when one of the streams has lost its group."""
 
 _READ: Final = (
-    _READ_BOUNDED % READ_STEP + "return read_bounded(KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))"
+    "local group, consumer = ARGV[1], ARGV[2]"
+    + _READ_BOTH
+    + "return read_both(KEYS[1], KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4]))"
 )
-"""KEYS inbox; ARGV group, consumer, bound of entries, bound of bytes."""
+"""KEYS inbox, overflow; ARGV group, consumer, bound of entries, bound of bytes. Returns the entries of each."""
+
+_LIST_IDLE: Final = """
+local function list_idle(group, idle, count)
+  local found = {}
+  for i = 1, 2 do
+    found[i] = {}
+    if redis.call('EXISTS', KEYS[i]) == 1 then
+      found[i] = redis.call('XPENDING', KEYS[i], group, 'IDLE', idle, '-', '+', count)
+    end
+  end
+  return found
+end
+"""
+
+_IDLE: Final = _LIST_IDLE + "return list_idle(ARGV[1], ARGV[2], ARGV[3])"
+"""KEYS inbox, overflow; ARGV group, idle milliseconds, bound of entries. Returns those of each stream."""
 
 _OPEN: Final = (
-    _READ_BOUNDED % READ_STEP
+    "local group, consumer = ARGV[1], ARGV[4]"
+    + _READ_BOTH
+    + _LIST_IDLE
     + """
-redis.call('DEL', KEYS[2])
-local idle = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[2], '-', '+', ARGV[3])
-if #idle > 0 then return {idle, {}} end
-return {idle, read_bounded(KEYS[1], ARGV[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))}
+redis.call('DEL', KEYS[3])
+local idle = list_idle(group, ARGV[2], ARGV[3])
+if #idle[1] + #idle[2] > 0 then return {idle, {{}, {}}} end
+local fresh = read_both(KEYS[1], KEYS[2], tonumber(ARGV[5]), tonumber(ARGV[6]))
+if fresh.err then return fresh end
+return {idle, fresh}
 """
 )
-"""Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, bell; ARGV group, idle
-milliseconds, bound of idle entries, consumer, bounds of fresh ones. Returns idle entries, or else fresh ones."""
+"""Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, overflow, bell; ARGV
+group, idle milliseconds, bound of idle entries, consumer, bounds of fresh ones. Returns idle entries, or else fresh
+ones, of each stream."""
 
 _TAKE_OVER: Final = """
 local entries, bytes = {}, tonumber(ARGV[4])
@@ -93,7 +142,27 @@ for i = 5, #ARGV do
 end
 return entries
 """
-"""KEYS inbox; ARGV group, consumer, idle milliseconds, bound of bytes, ids. Returns what was taken."""
+"""KEYS one of the streams; ARGV group, consumer, idle milliseconds, bound of bytes, ids. Returns what was taken."""
+
+_ACKNOWLEDGE: Final = """
+local is_counted = redis.call('EXISTS', KEYS[2]) == 1
+for i = 2, #ARGV, 3 do
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  local removed = redis.call('XDEL', KEYS[1], ARGV[i])
+  if is_counted and removed == 1 and redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1 then
+    if redis.call('HINCRBY', KEYS[2], ARGV[i + 1], -ARGV[i + 2]) <= 0 then redis.call('HDEL', KEYS[2], ARGV[i + 1]) end
+  end
+end
+"""
+"""Lua, so that the bytes of an entry that two drains have stored are subtracted once. KEYS one of the streams, bytes by
+tenant; ARGV group, then id, tenant and bytes of each entry."""
+
+
+class Place(NamedTuple):
+    """Where an entry stands: the name of the stream and its id there, such as b"1700000000000-0"."""
+
+    stream: str
+    stream_id: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +170,12 @@ class Received:
     """An entry that is ours until it is acknowledged or taken over.
 
     Attributes:
-        stream_id: its place in the stream, such as b"1700000000000-0".
+        place: where it stands.
         fields: as the ingress wrote them.
         deliveries: how often it was given to a drain, this time included.
     """
 
-    stream_id: bytes
+    place: Place
     fields: Mapping[bytes, bytes]
     deliveries: int
 
@@ -128,14 +197,14 @@ class InboxReader:
 
     def open(
         self, *, idle_seconds: float, idle_count: int, count: int, most_bytes: int = READ_BYTES
-    ) -> tuple[dict[bytes, int], list[Received]]:
+    ) -> tuple[dict[Place, int], list[Received]]:
         """Begin a drain: let the next entry ring again, look for what dead drains left, and read if there is nothing.
 
         The bell is cleared before anything is read, so that no entry is missed.
 
         Args:
             idle_seconds: see `list_idle`.
-            idle_count: bound of idle entries.
+            idle_count: bound of idle entries of each stream.
             count: bound of fresh ones.
             most_bytes: bound of what fresh ones bring, exceeded by `READ_STEP` entries at most.
 
@@ -144,14 +213,11 @@ class InboxReader:
         """
         idle, fresh = self._grouped(
             lambda: self._client.eval(
-                _OPEN, 2, wire.INBOX, wire.BELL, wire.INBOX_GROUP, int(idle_seconds * 1000), idle_count,
+                _OPEN, 3, *STREAMS, wire.BELL, wire.INBOX_GROUP, int(idle_seconds * 1000), idle_count,
                 self._consumer, count, most_bytes,
             )
         )  # fmt: skip
-        return (
-            {entry[0]: entry[3] for entry in idle},
-            _first_deliveries(fresh),
-        )
+        return _idle(idle), _fresh(fresh)
 
     def ring(self) -> None:
         """Ask for another drain."""
@@ -161,52 +227,61 @@ class InboxReader:
     def read(self, count: int, *, most_bytes: int = READ_BYTES) -> list[Received]:
         """Take entries that no drain has had yet; returns at once.
 
+        What waits in the overflow gets a fifth of the batch, and what the inbox leaves.
+
         Args:
             count: bound of entries.
-            most_bytes: bound of what they bring, exceeded by `READ_STEP` entries at most.
+            most_bytes: bound of what they bring, exceeded by `READ_STEP` entries of each stream at most.
         """
-        reply = self._grouped(
-            lambda: self._client.eval(_READ, 1, wire.INBOX, wire.INBOX_GROUP, self._consumer, count, most_bytes)
+        return _fresh(
+            self._grouped(
+                lambda: self._client.eval(_READ, 2, *STREAMS, wire.INBOX_GROUP, self._consumer, count, most_bytes)
+            )
         )
-        return _first_deliveries(reply)
 
-    def list_idle(self, *, idle_seconds: float, count: int) -> dict[bytes, int]:
-        """Return what dead drains may have left, by id, with how often it was delivered; nothing is taken.
+    def list_idle(self, *, idle_seconds: float, count: int) -> dict[Place, int]:
+        """Return what dead drains may have left, with how often it was delivered; nothing is taken.
 
         Looking comes first, because taking counts as a delivery: innocent entries must not be charged for a
         neighbour that ends its process.
         """
-        pending = self._grouped(
-            lambda: self._client.xpending_range(
-                wire.INBOX, wire.INBOX_GROUP, min="-", max="+", count=count, idle=int(idle_seconds * 1000)
+        return _idle(
+            self._grouped(
+                lambda: self._client.eval(_IDLE, 2, *STREAMS, wire.INBOX_GROUP, int(idle_seconds * 1000), count)
             )
         )
-        return {entry["message_id"]: entry["times_delivered"] for entry in cast("list[dict[str, Any]]", pending)}
 
     def take_over(
-        self, idle: Mapping[bytes, int], *, idle_seconds: float, most_bytes: int = READ_BYTES
+        self, idle: Mapping[Place, int], *, idle_seconds: float, most_bytes: int = READ_BYTES
     ) -> list[Received]:
         """Take entries that are still idle; whoever comes first gets them.
 
         Args:
             idle: some of what `list_idle` returned.
             idle_seconds: the same.
-            most_bytes: bound of what they bring, exceeded by one entry at most; the rest stays idle.
+            most_bytes: bound of what those of a stream bring, exceeded by one entry at most; the rest stays idle.
         """
-        if not idle:
-            return []
-        arguments: tuple[Any, ...] = (wire.INBOX_GROUP, self._consumer, int(idle_seconds * 1000), most_bytes, *idle)
-        reply = self._grouped(lambda: self._client.eval(_TAKE_OVER, 1, wire.INBOX, *arguments))
-        return [replace(taken, deliveries=idle[taken.stream_id] + 1) for taken in _first_deliveries(reply)]
+        taken: list[Received] = []
+        by_stream: dict[str, list[bytes]] = defaultdict(list)
+        for stream, stream_id in idle:
+            by_stream[stream].append(stream_id)
+        for stream, ids in by_stream.items():
+            arguments: tuple[Any, ...] = (wire.INBOX_GROUP, self._consumer, int(idle_seconds * 1000), most_bytes, *ids)
+            entries = self._grouped(partial(self._client.eval, _TAKE_OVER, 1, stream, *arguments))
+            taken += (_received(stream, entry, idle[Place(stream, entry[0])] + 1) for entry in entries)
+        return taken
 
     def acknowledge(self, entries: Sequence[Received]) -> None:
-        """Remove entries that are safe in Postgres: one round trip, both or neither."""
+        """Remove entries that are safe in Postgres: one round trip, all or nothing."""
         if not entries:
             return
-        ids = [entry.stream_id for entry in entries]
+        arguments: dict[str, list[Any]] = defaultdict(list)
+        for entry in entries:
+            stream, stream_id = entry.place
+            arguments[stream] += (stream_id, entry.fields.get(b"tenant", b""), size(entry.fields))
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.xack(wire.INBOX, wire.INBOX_GROUP, *ids)
-        pipeline.xdel(wire.INBOX, *ids)
+        for stream, given in arguments.items():
+            pipeline.eval(_ACKNOWLEDGE, 2, stream, wire.INBOX_BYTES, wire.INBOX_GROUP, *given)
         pipeline.execute()
 
     def give_back(self, entries: Sequence[Received], *, idle_seconds: float) -> None:
@@ -214,13 +289,13 @@ class InboxReader:
 
         Their count of deliveries is lowered again, and any drain may take them over at once.
         """
-        by_count: dict[int, list[bytes]] = defaultdict(list)
+        by_count: dict[tuple[str, int], list[bytes]] = defaultdict(list)
         for entry in entries:
-            by_count[entry.deliveries].append(entry.stream_id)
+            by_count[entry.place.stream, entry.deliveries].append(entry.place.stream_id)
         pipeline = self._client.pipeline(transaction=False)
-        for deliveries, ids in by_count.items():
+        for (stream, deliveries), ids in by_count.items():
             pipeline.xclaim(
-                wire.INBOX,
+                stream,
                 wire.INBOX_GROUP,
                 self._consumer,
                 0,
@@ -236,28 +311,38 @@ class InboxReader:
         return cast(
             "int",
             self._grouped(
-                lambda: self._client.eval(_FORGET, 1, wire.INBOX, wire.INBOX_GROUP, IDLE_CONSUMER_MILLISECONDS)
+                lambda: self._client.eval(_FORGET, 2, *STREAMS, wire.INBOX_GROUP, IDLE_CONSUMER_MILLISECONDS)
             ),
         )
 
-    def _grouped(self, command: Callable[[], T]) -> T:
-        """Run a command that needs the group; make the group if it is missing, as after a flush."""
+    def _grouped(self, command: Callable[[], Any]) -> Any:
+        """Run a command that needs the groups; make them if one is missing, as after a flush."""
         try:
             return command()
         except ResponseError as error:
             if "NOGROUP" not in str(error) and "no such key" not in str(error).lower():
                 raise
-        try:
-            self._client.xgroup_create(wire.INBOX, wire.INBOX_GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        streams = (wire.INBOX, wire.OVERFLOW) if self._client.exists(wire.OVERFLOW) else (wire.INBOX,)
+        for stream in streams:
+            try:
+                self._client.xgroup_create(stream, wire.INBOX_GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
         return command()
 
 
-def _first_deliveries(entries: Any) -> list[Received]:
-    """Return fresh entries of a script's reply: a list of ids and of flat fields."""
-    return [
-        Received(stream_id=entry[0], fields=dict(zip(entry[1][::2], entry[1][1::2], strict=True)), deliveries=1)
-        for entry in entries
-    ]
+def _idle(reply: Any) -> dict[Place, int]:
+    """Return how often entries of a script's reply were delivered: lists of id, consumer, idle time and that."""
+    return {Place(stream, entry[0]): entry[3] for stream, found in zip(STREAMS, reply, strict=True) for entry in found}
+
+
+def _fresh(reply: Any) -> list[Received]:
+    """Return fresh entries of a script's reply: lists of ids and flat fields."""
+    return [_received(stream, entry, 1) for stream, entries in zip(STREAMS, reply, strict=True) for entry in entries]
+
+
+def _received(stream: str, entry: Any, deliveries: int) -> Received:
+    stream_id, flat = entry
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Received(place=Place(stream, stream_id), fields=fields, deliveries=deliveries)
