@@ -43,21 +43,8 @@ def make_app(settings: IngressSettings) -> Starlette:
     """Return the application of one process."""
     metrics = Metrics()
     endpoints = Endpoints(Cipher(settings.secrets_key))
-    inbox = Inbox(
-        redis_url=settings.redis_url,
-        timeout=settings.inbox_timeout,
-        waiting_bytes=settings.waiting_bytes,
-        ingest_slots=settings.ingest_slots,
-        metrics=metrics,
-    )
-    watch = Watch(
-        redis_url=settings.redis_url,
-        timeout=settings.inbox_timeout,
-        high_water=settings.inbox_high_water,
-        endpoints=endpoints,
-        inbox=inbox,
-        metrics=metrics,
-    )
+    inbox = Inbox(settings, metrics)
+    watch = Watch(settings, endpoints=endpoints, inbox=inbox, metrics=metrics)
     reader = BodyReader(max_bytes=settings.max_body_bytes, seconds=settings.body_timeout, budget=settings.bodies_bytes)
     webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, metrics=metrics)
 
@@ -112,7 +99,7 @@ async def _keep_beating(heartbeat: Heartbeat) -> None:
 
 
 def _settle_memory() -> None:
-    """Keep the garbage collector off what lives as long as the process, and let it run seldom: requests leave no rings.
+    """Let the garbage collector run seldom and leave out what stays: requests leave no reference cycles.
 
     Every few thousand requests it walked through all modules and their functions: 39 ms in which nobody was answered.
     """

@@ -134,7 +134,7 @@ class Connection(HttpToolsProtocol):
         """Bound what arrives around bodies, such as a header line without an end; uvicorn and llhttp do not."""
         if self._has_failed or self.transport.is_closing():
             return
-        if self._is_idle() and self._is_complete and not self._around_body:
+        if not self._unanswered and self._is_complete and not self._around_body:
             self._since = self.loop.time()  # the first byte of a request, or of empty lines before it
         self._around_body += len(data)
         super().data_received(data)
@@ -202,7 +202,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End the connection after its answer; an idle one after a moment, so that a request on its way is answered."""
         self._is_leaving = True
-        if self._is_idle():
+        if not self._unanswered:
             self.loop.call_later(GOODBYE_SECONDS, super().shutdown)
         else:
             super().shutdown()  # at once: later, the answer might have gone out without `Connection: close`
@@ -221,9 +221,6 @@ class Connection(HttpToolsProtocol):
         self._arriving = None
         self._fields = 0
         self._around_body = 0
-
-    def _is_idle(self) -> bool:
-        return not self._unanswered
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer and close: at once, or after the answers to the requests that came before."""
@@ -249,8 +246,9 @@ class Connection(HttpToolsProtocol):
         One that waits for its next request is left to uvicorn's keep-alive timer, which runs unless a byte has come.
         """
         seconds = self._settings.body_timeout
-        allowed = seconds if self._is_idle() else 2 * seconds + BUSY_SECONDS
-        is_waiting = self._is_idle() and self.timeout_keep_alive_task is not None and not self.transport.is_closing()
+        is_idle = not self._unanswered
+        allowed = seconds if is_idle else 2 * seconds + BUSY_SECONDS
+        is_waiting = is_idle and self.timeout_keep_alive_task is not None and not self.transport.is_closing()
         left = self._since + allowed - self.loop.time()
         if left <= 0 and not is_waiting:
             self.transport.abort()

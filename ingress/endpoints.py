@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import find
 from ingress.schemes.declared import BadSchemeError
-from ingress.schemes.scheme import NEVER, Handshake, Key, WrongSecretError
+from ingress.schemes.scheme import NEVER, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ class Endpoint:
 
     Attributes:
         keys: the secrets that could be decrypted, expired ones included.
-        has_challenge: a signed request may be no event but a question that is answered at once.
         unreadable_until: Unix seconds until which a secret that could not be decrypted may be the one that signed; 0 if
             there is none.
     """
@@ -48,7 +47,6 @@ class Endpoint:
     keys: tuple[Key, ...]
     unreadable_until: float
     has_expiries: bool
-    has_challenge: bool = False
 
     def alive(self, now: float) -> tuple[Key, ...]:
         """Return the keys that may sign at `now`, Unix seconds."""
@@ -143,5 +141,4 @@ class Endpoints:
             keys=tuple(keys),
             unreadable_until=unreadable_until,
             has_expiries=any(key.expires_at != NEVER for key in keys),
-            has_challenge=scheme.handshake is Handshake.URL_VERIFICATION,
         )

@@ -31,6 +31,7 @@ from shared.wire import INBOX, RING, ring_arguments
 
 if TYPE_CHECKING:
     from ingress.metrics import Metrics
+    from ingress.settings import IngressSettings
 
     Stored = asyncio.Future[bool]
 
@@ -45,16 +46,7 @@ costs Redis and the ingress more than an event, and a drain that has just been c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """One round trip: what is sent together.
-
-    Attributes:
-        entries: packed XADDs, each with the future of its answer.
-        size: bytes of all entries.
-        started: in the loop's time.
-        deadline: when the last answer is due.
-        rings: whether the doorbell is sent after the entries.
-        replies: of Redis, as they come.
-    """
+    """One round trip: packed XADDs, each with the future of its answer, and the doorbell after them if it `rings`."""
 
     entries: list[tuple[bytes, Stored]]
     size: int
@@ -71,13 +63,9 @@ class Inbox:
         room: bytes that Redis may still take, set by whoever watches its memory; None: no bound.
     """
 
-    def __init__(
-        self, *, redis_url: str, timeout: float, waiting_bytes: int, ingest_slots: int, metrics: Metrics
-    ) -> None:
-        self._pool = make_pool(redis_url, timeout)
-        self._timeout = timeout
-        self._bound = waiting_bytes
-        self._slots = ingest_slots
+    def __init__(self, settings: IngressSettings, metrics: Metrics) -> None:
+        self._pool = make_pool(settings.redis_url, settings.inbox_timeout)
+        self._settings = settings
         self._metrics = metrics
         metrics.waiting_bytes.set_function(lambda: self._held)
         self._held = 0
@@ -114,7 +102,7 @@ class Inbox:
         """
         command = _pack("XADD", INBOX, "*", *chain.from_iterable(encode(envelope).items()))
         size = len(command)
-        if self._held + size > self._bound or (self.room is not None and size > self.room):
+        if self._held + size > self._settings.waiting_bytes or (self.room is not None and size > self.room):
             return None
         self._held += size
         if self.room is not None:
@@ -160,7 +148,7 @@ class Inbox:
         now = self._loop.time()
         rings = now >= self._quiet_ends or self._is_stopping or not self._waiting
         self._owes_doorbell = not rings
-        deadline = (self._oldest if self._waiting else now) + self._timeout
+        deadline = (self._oldest if self._waiting else now) + self._settings.inbox_timeout
         batch = _Batch(entries=self._waiting, size=self._waiting_size, started=now, deadline=deadline, rings=rings)
         self._waiting, self._waiting_size = [], 0
         return batch
@@ -173,7 +161,7 @@ class Inbox:
                 raise TimeoutError
         commands = [command for command, _ in batch.entries]
         if batch.rings:
-            keys, arguments = ring_arguments(self._slots)
+            keys, arguments = ring_arguments(self._settings.ingest_slots)
             commands.append(_pack("EVAL", RING, len(keys), *keys, *arguments))
         await self._connection.exchange(b"".join(commands), batch.replies, count=len(commands))
 

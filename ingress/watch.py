@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ingress.endpoints import Endpoints
     from ingress.inbox import Inbox
     from ingress.metrics import Metrics
+    from ingress.settings import IngressSettings
 
 log: Final = logging.getLogger(__name__)
 
@@ -37,18 +38,16 @@ EVERY_SECONDS: Final = 0.25
 class Watch:
     """Looks at Redis on a connection of its own, so that a slow append hides nothing from it."""
 
-    def __init__(
-        self, *, redis_url: str, timeout: float, high_water: float, endpoints: Endpoints, inbox: Inbox, metrics: Metrics
-    ) -> None:
+    def __init__(self, settings: IngressSettings, *, endpoints: Endpoints, inbox: Inbox, metrics: Metrics) -> None:
         self._redis: Redis = Redis.from_url(
-            redis_url,
+            settings.redis_url,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
+            socket_timeout=settings.inbox_timeout,
+            socket_connect_timeout=settings.inbox_timeout,
             protocol=2,
             decode_responses=False,
         )
-        self._high_water = high_water
+        self._high_water = settings.inbox_high_water
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics

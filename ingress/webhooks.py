@@ -16,7 +16,7 @@ import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -68,23 +68,38 @@ class Webhooks:
     def routes(self) -> list[Route]:
         """Return the routes: a webhook, its provider's question by GET, and one whose path ends in a token."""
         path = "/webhooks/{provider}/{tenant}"
+        receive_event = _Asgi(self.receive_event)
         return [
-            Route(path, _Asgi(self.receive_event), methods=["POST"]),
+            Route(path, receive_event, methods=["POST"]),
             Route(path, _Asgi(self.answer_question), methods=["GET"]),
-            Route(f"{path}/{{token}}", _Asgi(self.receive_event_by_token), methods=["POST"]),
+            Route(f"{path}/{{token}}", receive_event, methods=["POST"]),
         ]
 
     async def receive_event(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do the four steps."""
-        await self._receive_event(self._endpoints.find(_name(scope)), scope, receive, send)
-
-    async def receive_event_by_token(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Do the four steps for an unsigned endpoint: the token in its path stands for the signature."""
-        await self._receive_event(self._find_by_token(scope), scope, receive, send)
+        endpoint = self._find(scope)
+        if isinstance(endpoint, Refusal):
+            await self.refuse_unread(endpoint, receive, send)
+            return
+        try:
+            outcome = await self._accept(endpoint, scope["headers"], receive)
+        except asyncio.CancelledError:
+            outcome = errors.INBOX_UNAVAILABLE  # the server stops and this client took too long
+        if isinstance(outcome, Envelope):
+            self._accepted.inc()
+            await send(_ACCEPTED)
+            await send({"type": "http.response.body", "body": b'{"id":"%b"}' % str(outcome.id).encode()})
+        elif isinstance(outcome, Refusal):
+            self._refusal_log.add(outcome, provider=endpoint.provider, tenant=endpoint.tenant)
+            await self._refuse(outcome, receive, send, close=outcome.closes)
+        elif isinstance(outcome, bytes):
+            await self._answer_challenge(outcome, send)
+        else:
+            self._requests.labels(GONE).inc()
 
     async def answer_question(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what some providers ask with GET before they send; other endpoints know POST only."""
-        endpoint = self._endpoints.find(_name(scope))
+        endpoint = self._find(scope)
         if (
             isinstance(endpoint, Refusal)
             or endpoint.scheme.handshake is not Handshake.HUB_CHALLENGE
@@ -113,26 +128,6 @@ class Webhooks:
         is_complete = await self._reader.discard(receive)
         await self._refuse(refusal, receive, send, close=not is_complete)
 
-    async def _receive_event(self, endpoint: Endpoint | Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-        if isinstance(endpoint, Refusal):
-            await self.refuse_unread(endpoint, receive, send)
-            return
-        try:
-            outcome = await self._accept(endpoint, scope["headers"], receive)
-        except asyncio.CancelledError:
-            outcome = errors.INBOX_UNAVAILABLE  # the server stops and this client took too long
-        if isinstance(outcome, Envelope):
-            self._accepted.inc()
-            await send(_ACCEPTED)
-            await send({"type": "http.response.body", "body": b'{"id":"%b"}' % str(outcome.id).encode()})
-        elif isinstance(outcome, Refusal):
-            self._refusal_log.add(outcome, provider=endpoint.provider, tenant=endpoint.tenant)
-            await self._refuse(outcome, receive, send, close=outcome.closes)
-        elif isinstance(outcome, bytes):
-            await self._answer_challenge(outcome, send)
-        else:
-            self._requests.labels(GONE).inc()
-
     async def _accept(
         self, endpoint: Endpoint, headers: list[errors.Header], receive: Receive
     ) -> Envelope | bytes | Refusal | None:
@@ -146,14 +141,14 @@ class Webhooks:
         stored = self._inbox.append(verified)
         return verified if stored is not None and await stored else errors.INBOX_UNAVAILABLE
 
-    def _find_by_token(self, scope: Scope) -> Endpoint | Refusal:
-        """Return an unsigned endpoint whose path ends in one of its tokens; any other has no such path."""
-        endpoint = self._endpoints.find(_name(scope))
-        if isinstance(endpoint, Refusal):
+    def _find(self, scope: Scope) -> Endpoint | Refusal:
+        """Find the endpoint; if the path ends in a token, it must be that of an unsigned one, where it is the key."""
+        params = scope["path_params"]
+        endpoint = self._endpoints.find(f"{params['provider']}/{params['tenant']}")
+        if "token" not in params or isinstance(endpoint, Refusal):
             return endpoint
-        if endpoint.scheme is not unsigned.SCHEME:
-            return errors.UNKNOWN_ENDPOINT
-        key = unsigned.find_token(endpoint.alive(time.time()), scope["path_params"]["token"])
+        keys = endpoint.alive(time.time()) if endpoint.scheme is unsigned.SCHEME else ()
+        key = unsigned.find_token(keys, params["token"])
         return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else errors.UNKNOWN_ENDPOINT
 
     async def _answer_challenge(self, challenge: bytes, send: Send) -> None:
@@ -190,8 +185,10 @@ def verify_request(endpoint: Endpoint, headers: list[errors.Header], body: bytes
     if isinstance(key, BadSignature):
         is_our_fault = key is BadSignature.INVALID and now < endpoint.unreadable_until
         return errors.ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
-    if endpoint.has_challenge and (challenge := answer_url_verification(body)) is not None:
-        return challenge
+    if endpoint.scheme.handshake is Handshake.URL_VERIFICATION:
+        challenge = answer_url_verification(body)
+        if challenge is not None:
+            return challenge
     kept = keep(headers)
     if endpoint.scheme.signed_ids:
         found = dict(headers)
@@ -206,8 +203,3 @@ def verify_request(endpoint: Endpoint, headers: list[errors.Header], body: bytes
         headers=kept,
         body=body,
     )
-
-
-def _name(scope: Scope) -> str:
-    params: dict[str, Any] = scope["path_params"]
-    return f"{params['provider']}/{params['tenant']}"

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from deploy.cli.trials import Held, Values, try_changes
 from ingress.schemes import DECLARED
-from ingress.schemes.declared import Declared, read_time
-from ingress.schemes.description import ALGORITHMS
+from ingress.schemes.declared import ALGORITHMS, Declared, read_time
 from ingress.schemes.encodings import ENCODERS
 from ingress.schemes.scheme import BadSignature, Key, WrongSecretError
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ingress.schemes import Scheme
-    from ingress.schemes.description import Description
+    from ingress.schemes.declared import Description
 
     Headers = Sequence[tuple[bytes, bytes]]
 

@@ -15,8 +15,7 @@ from cryptography.exceptions import InvalidSignature
 
 from deploy.cli import variations
 from ingress.schemes.content import BadTemplateError, Template
-from ingress.schemes.declared import Declared
-from ingress.schemes.description import ALGORITHMS
+from ingress.schemes.declared import ALGORITHMS, Declared
 from ingress.schemes.encodings import ENCODERS, decode
 from ingress.schemes.scheme import WrongSecretError
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from ingress.schemes.description import Description
+    from ingress.schemes.declared import Description
     from ingress.schemes.scheme import Key
 
 

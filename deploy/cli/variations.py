@@ -21,7 +21,7 @@ from ingress.schemes.encodings import ENCODERS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ingress.schemes.description import Description
+    from ingress.schemes.declared import Description
 
 _MAX_UNPACKED: Final = 10 * 2**20
 _GZIP: Final = 31  # zlib's name for its form

@@ -1,9 +1,8 @@
 """Signature schemes: how a provider proves that a request is its own.
 
 - `presets/`: a file per provider, in the form of a team's own scheme file.
-- `declared`: verifies and signs by a description.
-- `description` checks a description, `content` is its template of the signed bytes, `encodings` and `keys` are the
-  forms of signatures and secrets.
+- `declared`: checks such a description, verifies and signs by it. `content` is its template of the signed bytes,
+  `encodings` and `keys` are the forms of signatures and secrets.
 - `unsigned`: the preset `none`, for providers that sign nothing.
 - `handshakes`: what some providers ask before they send events.
 

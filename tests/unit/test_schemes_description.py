@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.schemes import DECLARED, PRESETS, compose, find
-from ingress.schemes.description import KEYS, BadSchemeError
+from ingress.schemes.declared import KEYS, BadSchemeError
 from ingress.schemes.scheme import BadSignature, Handshake, WrongSecretError
 
 GOOD: Final = {"header": "X-Signature", "algorithm": "hmac-sha256"}
