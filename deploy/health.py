@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     place = settings.heartbeat_dir or find_folder(settings.home)
     beats = [beat for beat in read_beats(place) if arguments[0] in {*beat.duties, "all"}]
     line, is_healthy = judge(beats, now=time.monotonic(), patience=settings.health_seconds)
-    print(line or f"unhealthy: no heartbeat of {arguments[0]} in {place}; HEARTBEAT_DIR must be that of the process")
+    whose = "" if arguments[0] == "all" else f" of {arguments[0]}"
+    print(line or f"unhealthy: no heartbeat{whose} in {place}; HEARTBEAT_DIR must be that of the process")
     sys.exit(0 if is_healthy else 1)
 
 
