@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 IS_POSSIBLE: Final = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("setpriv") is not None
 
 _SCRIPT: Final = """
 set -e
-python=$1 writable=$2; shift 2
+python=$1 closed=$2 writable=$3; shift 3
 mount -t tmpfs -o mode=755 none /mnt
 mkdir /mnt/python /mnt/writable
 mount --bind "$python" /mnt/python
 mount --bind "$writable" /mnt/writable
 mount -t tmpfs -o mode=1777 none /tmp
-case $python in /root/*)  # where nobody else could walk to it
-  mount -t tmpfs -o mode=755 none /root; mkdir -p "$python"; mount --bind /mnt/python "$python"
-esac
+if [ -n "$closed" ]; then
+  mount -t tmpfs -o mode=755 none "$closed"; mkdir -p "$python"; mount --bind /mnt/python "$python"
+fi
 mkdir -p "$writable"
 mount --bind /mnt/writable "$writable"
 mount -o remount,bind,ro /
@@ -42,4 +43,6 @@ def sandboxed(command: Sequence[str], *, writable: Path) -> list[str]:
     if not IS_POSSIBLE:
         return list(command)
     namespace = ["unshare", "--mount", "--propagation", "private"]
-    return [*namespace, "sh", "-c", _SCRIPT, "sandbox", sys.base_prefix, str(writable), *command]
+    python = Path(sys.base_prefix)
+    closed = next((str(folder) for folder in reversed(python.parents) if not folder.stat().st_mode & stat.S_IXOTH), "")
+    return [*namespace, "sh", "-c", _SCRIPT, "sandbox", str(python), closed, str(writable), *command]
