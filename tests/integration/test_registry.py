@@ -120,6 +120,26 @@ def test_a_tenant_is_paused_limited_and_resumed(connection: Connection) -> None:
     assert (resumed.paused_at, resumed.max_in_flight) == (None, None)
 
 
+def test_what_a_tenant_may_send_is_published_with_each_of_its_endpoints(
+    connection: Connection, redis_client: redis.Redis
+) -> None:
+    add_acme(connection)
+    publishing.publish(connection, redis_client)
+    limits = registry.Limits(rate=100.0, burst=1000, inbox_bytes=100_000_000)
+    tenants.limit_ingest(connection, "acme", limits)
+    assert publishing.publish_if_stale(connection, redis_client)
+    assert [endpoint.limits for endpoint in published(redis_client).values()] == [limits]
+    (tenant,) = tenants.list_tenants(connection)
+    assert (tenant.ingest_rate, tenant.ingest_burst, tenant.inbox_bytes) == (100.0, 1000, 100_000_000)
+    tenants.limit_ingest(connection, "acme", registry.Limits())
+    assert publishing.publish_if_stale(connection, redis_client)
+    assert [endpoint.limits for endpoint in published(redis_client).values()] == [registry.Limits()]
+    tenants.weigh_tenant(connection, "acme", 2)
+    assert not publishing.publish_if_stale(connection, redis_client)
+    with pytest.raises(refusals.UnknownTenantError):
+        tenants.limit_ingest(connection, "globex", limits)
+
+
 def test_lists_show_labels_and_never_a_secret(connection: Connection) -> None:
     add_acme(connection)
     key = {"tenant": "acme", "provider": "moveris"}

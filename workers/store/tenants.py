@@ -45,12 +45,18 @@ class Tenant:
     Attributes:
         max_in_flight: deliveries that may be queued and running at once.
         weight: deliveries of it in each round of admission.
+        ingest_rate: events a second that its providers may send.
+        ingest_burst: events that may come at once, whatever the rate.
+        inbox_bytes: its share of the inbox, while other tenants are active.
         paused_at: while set, nothing of it is admitted.
     """
 
     name: str
     max_in_flight: int | None
     weight: int
+    ingest_rate: float | None
+    ingest_burst: int | None
+    inbox_bytes: int | None
     paused_at: datetime | None
     created_at: datetime
 
@@ -118,6 +124,13 @@ def limit_tenant(connection: Connection, name: str, max_in_flight: int | None) -
 def weigh_tenant(connection: Connection, name: str, weight: int) -> None:
     """Set how many deliveries of a tenant have a turn in each round of admission. Raises UnknownTenantError."""
     _change_tenant(connection, "weigh_tenant", name, weight=weight)
+
+
+def limit_ingest(connection: Connection, name: str, limits: registry.Limits) -> None:
+    """Set or lift (None) what a tenant may send; published with the registry. Raises UnknownTenantError."""
+    _change_tenant(
+        connection, "limit_ingest", name, rate=limits.rate, burst=limits.burst, inbox_bytes=limits.inbox_bytes
+    )
 
 
 def add_endpoint(
@@ -252,6 +265,7 @@ def _endpoint(row: Mapping[str, Any]) -> registry.Endpoint:
                 row["labels"] or (), row["ciphertexts"] or (), row["expiries"] or (), strict=True
             )
         ),
+        limits=registry.Limits(rate=row["ingest_rate"], burst=row["ingest_burst"], inbox_bytes=row["inbox_bytes"]),
     )
 
 

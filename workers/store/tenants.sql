@@ -2,7 +2,8 @@
 INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) ON CONFLICT DO NOTHING RETURNING name;
 
 -- name: list_tenants
-SELECT name, max_in_flight, weight, paused_at, created_at FROM tenants ORDER BY name;
+SELECT name, max_in_flight, weight, ingest_rate, ingest_burst, inbox_bytes, paused_at, created_at
+FROM tenants ORDER BY name;
 
 -- name: pause_tenant
 UPDATE tenants SET paused_at = coalesce(paused_at, now()) WHERE name = %(name)s RETURNING name;
@@ -15,6 +16,10 @@ UPDATE tenants SET max_in_flight = %(max_in_flight)s WHERE name = %(name)s RETUR
 
 -- name: weigh_tenant
 UPDATE tenants SET weight = %(weight)s WHERE name = %(name)s RETURNING name;
+
+-- name: limit_ingest
+UPDATE tenants SET ingest_rate = %(rate)s, ingest_burst = %(burst)s, inbox_bytes = %(inbox_bytes)s
+WHERE name = %(name)s RETURNING name;
 
 -- name: add_endpoint
 INSERT INTO endpoints (tenant, provider, scheme) VALUES (%(tenant)s, %(provider)s, %(scheme)s)
@@ -37,14 +42,15 @@ GROUP BY e.tenant, e.provider
 ORDER BY e.tenant, e.provider;
 
 -- name: find_endpoint
-SELECT e.enabled, e.scheme,
+SELECT e.enabled, e.scheme, t.ingest_rate, t.ingest_burst, t.inbox_bytes,
        coalesce(array_agg(s.label ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL), '{}') AS labels,
        array_agg(s.ciphertext ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL) AS ciphertexts,
        array_agg(s.expires_at ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL) AS expiries
 FROM endpoints e
+JOIN tenants t ON t.name = e.tenant
 LEFT JOIN endpoint_secrets s USING (tenant, provider)
 WHERE e.tenant = %(tenant)s AND e.provider = %(provider)s
-GROUP BY e.tenant, e.provider;
+GROUP BY e.tenant, e.provider, t.name;
 
 -- name: add_secret
 INSERT INTO endpoint_secrets (tenant, provider, label, ciphertext)
@@ -70,9 +76,11 @@ UPDATE registry_version SET version = %(held)s + 1 WHERE version < %(held)s;
 
 -- name: read_registry
 -- One statement, one snapshot: the version belongs to exactly these endpoints. Without any, one row of NULLs.
-SELECT v.version, e.tenant, e.provider, e.enabled, e.scheme, s.labels, s.ciphertexts, s.expiries
+SELECT v.version, e.tenant, e.provider, e.enabled, e.scheme, s.labels, s.ciphertexts, s.expiries,
+       t.ingest_rate, t.ingest_burst, t.inbox_bytes
 FROM registry_version v
 LEFT JOIN endpoints e ON true
+LEFT JOIN tenants t ON t.name = e.tenant
 LEFT JOIN (
     SELECT tenant, provider,
            array_agg(label ORDER BY created_at, label) AS labels,
