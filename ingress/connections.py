@@ -4,9 +4,6 @@ Each method says what uvicorn 0.54 lacks and calls `super()`; `tests/contract/te
 changes what is relied on here. In sum: headers, trailers and everything else around a body are bounded in number,
 bytes and time; a client that does not read its answers loses its connection; `Upgrade` is ignored, as RFC 9110 7.8
 allows, and the body is read as if it were not there; a refusal is JSON.
-
-A proxy in front is still needed for what one process cannot know: limits for each address, TLS, and buffering of slow
-bodies, so that they never reach the ingress.
 """
 
 from __future__ import annotations
@@ -90,11 +87,6 @@ class _FlowControl(FlowControl):
 class Connection(HttpToolsProtocol):
     """One client's connection, with one timer that looks after it every few seconds."""
 
-    _arriving: RequestResponseCycle | None
-    """The request whose body arrives."""
-    _around_body: int
-    """Bytes around bodies; see `BYTES_PER_BODY_BYTE`."""
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)
@@ -105,6 +97,9 @@ class Connection(HttpToolsProtocol):
         self._refusal = MALFORMED_REQUEST
         self._has_failed = False
         self._is_leaving = False
+        self._around_body = 0
+        """Bytes around bodies; see `BYTES_PER_BODY_BYTE`."""
+        self._arriving: RequestResponseCycle | None = None
         self._begin_message()
 
     # Called by the transport
@@ -219,8 +214,7 @@ class Connection(HttpToolsProtocol):
         self._is_complete = True
         self._has_headers = False
         self._arriving = None
-        self._fields = 0
-        self._around_body = 0
+        self._fields = self._around_body = 0
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer and close: at once, or after the answers to the requests that came before."""

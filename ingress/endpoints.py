@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import find
-from ingress.schemes.declared import BadSchemeError
-from ingress.schemes.scheme import NEVER, Key, WrongSecretError
+from ingress.schemes.scheme import NEVER, BadSchemeError, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
 
 if TYPE_CHECKING:

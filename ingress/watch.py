@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 0.25
+_FULL: Final = "Redis is full"
+_EVICTS: Final = "Redis may throw acknowledged events away: set maxmemory-policy to noeviction"
 
 
 class Watch:
@@ -51,8 +53,7 @@ class Watch:
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
-        self._is_full = False
-        self._has_bad_policy = False
+        self._faults: set[str] = set()
         self._silence = "it has not been asked yet"
         """Why Redis does not answer; empty if it does."""
         metrics.redis_answers.set_function(lambda: not self._silence)
@@ -60,10 +61,7 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     def routes(self) -> list[Route]:
-        """Return the routes of health; a full Redis does not make the ingress unready.
-
-        Taking it out of a load balancer would turn 503 with `Retry-After` into an error of the balancer's own.
-        """
+        """Return the routes of health. A full Redis is no reason: a balancer would answer without Retry-After."""
 
         async def livez(_: Request) -> Response:
             return JSONResponse({"status": "alive"})
@@ -86,11 +84,7 @@ class Watch:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watch")
 
     async def stop(self) -> None:
-        """Stop looking.
-
-        The task is not cancelled: `asyncio.wait_for` of Python 3.11, in redis-py, swallows a cancellation that meets a
-        result, and waiting for the task would never end.
-        """
+        """Stop looking. The task is not cancelled: on 3.11 redis-py swallows a cancellation that meets a result."""
         self._is_over.set()
         if self._task is not None:
             await self._task
@@ -129,17 +123,14 @@ class Watch:
 
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)
-        if not bound:
-            self._inbox.room = None
-            return
-        self._inbox.room = room = bound * self._high_water - used
-        if (room <= 0) != self._is_full:
-            self._is_full = room <= 0
-            if self._is_full:
-                log.error("Redis is full: %d of %d bytes are used", used, bound)
-            else:
-                log.info("Redis has room again")
-        if (memory.get("maxmemory_policy") != "noeviction") != self._has_bad_policy:
-            self._has_bad_policy = not self._has_bad_policy
-            if self._has_bad_policy:
-                log.error("Redis may throw acknowledged events away: set maxmemory-policy to noeviction")
+        self._inbox.room = room = bound * self._high_water - used if bound else None
+        faults = set()
+        if room is not None and room <= 0:
+            faults.add(_FULL)
+        if bound and memory.get("maxmemory_policy") != "noeviction":
+            faults.add(_EVICTS)
+        for fault in faults - self._faults:
+            log.error("%s (%d of %d bytes are used)", fault, used, bound)
+        if _FULL in self._faults - faults:
+            log.info("Redis has room again")
+        self._faults = faults

@@ -112,16 +112,10 @@ class Webhooks:
         else:
             await self._answer_challenge(challenge, send)
 
-    async def refuse(self, request: Request, error: Exception) -> ASGIApp:
+    async def refuse(self, _: Request, error: HTTPException) -> ASGIApp:
         """Put Starlette's own refusals, 404 and 405, into our form; an exception handler of the application."""
-        is_method = isinstance(error, HTTPException) and error.status_code == _NOT_ALLOWED
-        refusal = errors.METHOD_NOT_ALLOWED if is_method else errors.UNKNOWN_ENDPOINT
-        del request
-
-        async def answer(_: Scope, receive: Receive, send: Send) -> None:
-            await self.refuse_unread(refusal, receive, send)
-
-        return answer
+        refusal = errors.METHOD_NOT_ALLOWED if error.status_code == _NOT_ALLOWED else errors.UNKNOWN_ENDPOINT
+        return lambda _, receive, send: self.refuse_unread(refusal, receive, send)
 
     async def refuse_unread(self, refusal: Refusal, receive: Receive, send: Send) -> None:
         """Discard the body, then answer."""

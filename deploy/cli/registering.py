@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from deploy.cli.arguments import read_secret
 from deploy.cli.errors import CommandError
 from ingress.schemes import DECLARED, PRESETS, compose, find
-from ingress.schemes.declared import BadSchemeError, Declared
+from ingress.schemes.declared import Declared
 from ingress.schemes.handshakes import verify_token
-from ingress.schemes.scheme import Handshake, WrongSecretError
+from ingress.schemes.scheme import BadSchemeError, Handshake, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

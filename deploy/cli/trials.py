@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidSignature
 
 from deploy.cli import variations
-from ingress.schemes.content import BadTemplateError, Template
+from ingress.schemes.content import Template
 from ingress.schemes.declared import ALGORITHMS, Declared
 from ingress.schemes.encodings import ENCODERS, decode
-from ingress.schemes.scheme import WrongSecretError
+from ingress.schemes.scheme import BadSchemeError, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class Values:
         """Return the signed content of a template, None if it cannot be made."""
         try:
             made = Template(template, url=self._url, has_iso_time=self._has_iso_time)
-        except BadTemplateError:
+        except BadSchemeError:
             return None
         return made.fill(body=body, timestamp=self.timestamp, event_id=self.event_id, headers=self._found)
 

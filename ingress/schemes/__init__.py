@@ -17,7 +17,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ingress.schemes import unsigned
-from ingress.schemes.declared import BadSchemeError, Declared, declare
+from ingress.schemes.declared import Declared, declare
+from ingress.schemes.scheme import BadSchemeError
 from ingress.schemes.unsigned import Unsigned
 
 if TYPE_CHECKING:

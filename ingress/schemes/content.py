@@ -3,7 +3,7 @@
 Signed bytes can be read back in one way only, so that one signature never verifies as two events. Three rules ensure
 it. A fixed text stands between two placeholders, and neither an id nor a header may hold a text that is beside it. A
 time may touch the body: it is written in one way only, and no digit moves into or out of it without leaving the
-tolerance. A time in ISO 8601 may also follow an id or a header that holds no such time. `BadTemplateError` refuses any
+tolerance. A time in ISO 8601 may also follow an id or a header that holds no such time. `BadSchemeError` refuses any
 other template, unknown placeholders, and a content without `{body}`.
 """
 
@@ -13,6 +13,8 @@ import re
 from itertools import pairwise
 from string import Formatter
 from typing import TYPE_CHECKING, Final
+
+from ingress.schemes.scheme import BadSchemeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,10 +27,6 @@ ISO8601: Final = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]
 _KNOWN: Final = ("body", "timestamp", "id", "url")
 _SHOWN: Final = "{body}, {timestamp}, {id}, {url}, {header:Name-Of-Header}"
 _HEADER: Final = "header:"
-
-
-class BadTemplateError(ValueError):
-    """A template that cannot be followed; the text says why."""
 
 
 class Template:
@@ -80,7 +78,7 @@ def _parse(text: str, url: str) -> list[bytes | str]:
     try:
         fields = list(Formatter().parse(text))
     except ValueError as error:
-        raise BadTemplateError(f"{text!r} cannot be read: {error}; write {{{{ for a brace itself") from None
+        raise BadSchemeError(f"content: {text!r} cannot be read: {error}; write {{{{ for a brace itself") from None
     parts: list[bytes | str] = []
     for literal, name, argument, conversion in fields:
         found = () if name is None else (_placeholder(name, argument or "", conversion or "", url),)
@@ -99,27 +97,27 @@ def _placeholder(name: str, argument: str, conversion: str, url: str) -> bytes |
         return _HEADER + argument.lower()
     if name not in _KNOWN or argument or conversion:
         shown = name + (f"!{conversion}" if conversion else "") + (f":{argument}" if argument else "")
-        raise BadTemplateError(f"unknown placeholder {{{shown}}}; there are {_SHOWN}")
+        raise BadSchemeError(f"content: unknown placeholder {{{shown}}}; there are {_SHOWN}")
     if name != "url":
         return name
     if not url:
-        raise BadTemplateError("{url} needs the key url: the URL exactly as it is registered with the provider")
+        raise BadSchemeError("content: {url} needs the key url: the URL exactly as it is registered with the provider")
     return url.encode()
 
 
 def _check(text: str, parts: Sequence[bytes | str], placeholders: Sequence[str], *, has_iso_time: bool) -> None:
     if placeholders.count("body") != 1:
-        raise BadTemplateError(f"{text!r} must hold {{body}} once: what is not signed, anybody may change")
+        raise BadSchemeError(f"content: {text!r} must hold {{body}} once: what is not signed, anybody may change")
     for name in placeholders:
         if placeholders.count(name) > 1:
-            raise BadTemplateError(f"{text!r} holds {{{name}}} twice")
+            raise BadSchemeError(f"content: {text!r} holds {{{name}}} twice")
     for left, right in pairwise(parts):
         if isinstance(left, bytes) or isinstance(right, bytes) or {left, right} == {"timestamp", "body"}:
             continue
         if right == "timestamp" and has_iso_time:
             continue
-        raise BadTemplateError(
-            f"{text!r} must have a fixed text between {{{left}}} and {{{right}}}, else the end of the one could pass "
-            "for the beginning of the other, and one signature for several events"
+        raise BadSchemeError(
+            f"content: {text!r} must have a fixed text between {{{left}}} and {{{right}}}, else the end of the one could "
+            "pass for the beginning of the other, and one signature for several events"
             + ("; only a time in iso8601 needs none there" if right == "timestamp" else "")
         )

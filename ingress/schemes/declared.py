@@ -19,31 +19,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
 
-from ingress.schemes.content import HEADER_NAME, ISO8601, SECONDS, BadTemplateError, Template
+from ingress.schemes.content import HEADER_NAME, ISO8601, SECONDS, Template
 from ingress.schemes.encodings import ENCODERS, decode
 from ingress.schemes.keys import FORMS, is_for_ed25519, read_hmac_key, read_private_key, read_public_key
-from ingress.schemes.scheme import NEVER, BadSignature, Handshake, Key
+from ingress.schemes.scheme import NEVER, BadSchemeError, BadSignature, Handshake, Key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 MAX_SIGNATURES: Final = 8
 """In one request; providers send two while a secret is rotated. Each may cost an Ed25519 verification."""
-ALGORITHMS: Final[Mapping[str, str]] = {
-    "hmac-sha256": "sha256",
-    "hmac-sha512": "sha512",
-    "hmac-sha1": "sha1",
-    "ed25519": "",
-}
+ALGORITHMS: Final = {"hmac-sha256": "sha256", "hmac-sha512": "sha512", "hmac-sha1": "sha1", "ed25519": ""}
 """By name, the digest of the HMAC. SHA-1 is for senders that have nothing better, and never a default."""
 UNITS: Final = ("s", "ms", "iso8601")
 LONGEST_TOLERANCE: Final = 86_400
 """Seconds: a day. Beyond it there is no protection to speak of."""
 _LONGEST: Final = 2000
-
-
-class BadSchemeError(ValueError):
-    """A description that cannot be followed; the text is one line that names the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,18 +138,12 @@ class Declared:
     def verify(
         self, *, keys: Sequence[Key], headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float
     ) -> Key | BadSignature:
-        """Return the key that signed the request, or why none did; nothing is raised, whatever the bytes are.
+        """Return which of the living keys signed the request, or why none did; nothing is raised, whatever it holds.
 
-        1. Collect the headers of the scheme.
+        1. Collect the headers of the scheme, which are as ASGI has them.
         2. Split the signature header into signatures and time.
         3. Put the signed content together, and find the key that signed it.
-        4. Only then look at the clock.
-
-        Args:
-            keys: those that have not expired; any of them may have signed.
-            headers: as ASGI has them: names in lower case, values any bytes, in order, repetitions kept.
-            body: the bytes as received.
-            now: Unix seconds.
+        4. Only then look at the clock (`now` is in Unix seconds).
         """
         found: dict[bytes, bytes] = {}
         wanted = self._wanted
@@ -176,12 +161,13 @@ class Declared:
         if (self._has_time and not timestamp) or (self.signed_ids and not event_id):
             return BadSignature.INVALID
         content = self._template.fill(body=body, timestamp=timestamp, event_id=event_id, headers=found)
-        if content is None:
-            return BadSignature.INVALID
-        key = self._find(keys, items, content)
+        key = None if content is None else self._find(keys, items, content)
         if key is None:
             return BadSignature.INVALID
-        return key if not self._has_time or self._is_fresh(timestamp, now) else BadSignature.STALE
+        if not self._has_time:
+            return key
+        moment = read_time(timestamp, self.description.timestamp_unit)
+        return key if moment is not None and abs(now - moment) <= self.description.tolerance else BadSignature.STALE
 
     def sign(self, secret: bytes, body: bytes, *, now: float = 0, event_id: str = "") -> dict[str, str]:
         """Return the headers with which the provider would send this body.
@@ -251,12 +237,6 @@ class Declared:
             return False
         return True
 
-    def _is_fresh(self, timestamp: bytes, now: float) -> bool:
-        """Return whether the text is a time within the tolerance, in the past or in the future."""
-        it = self.description
-        moment = read_time(timestamp, it.timestamp_unit)
-        return moment is not None and abs(now - moment) <= it.tolerance
-
     def _write_time(self, now: float) -> bytes:
         unit = self.description.timestamp_unit
         if unit == "iso8601":
@@ -300,11 +280,7 @@ def _read_description(given: Mapping[str, Any]) -> Description:
     if "algorithm" not in values:
         raise BadSchemeError(f"algorithm is missing: one of {', '.join(ALGORITHMS)}")
     description = Description(**values)
-    try:
-        placeholders = description.template.placeholders
-    except BadTemplateError as error:
-        raise BadSchemeError(f"content: {error}") from None
-    _check_time_and_id(description, placeholders)
+    _check_time_and_id(description, description.template.placeholders)
     _check_keys(description)
     return description
 

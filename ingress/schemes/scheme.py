@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 
 
+class BadSchemeError(ValueError):
+    """A description that cannot be followed; the text is one line that names the key."""
+
+
 class WrongSecretError(ValueError):
     """A secret that this scheme cannot use; the text says what it expects and holds nothing of the secret."""
 

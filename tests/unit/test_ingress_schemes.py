@@ -7,8 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingress.schemes import find
-from ingress.schemes.declared import BadSchemeError
-from ingress.schemes.scheme import BadSignature, Key
+from ingress.schemes.scheme import BadSchemeError, BadSignature, Key
 
 SCHEMES = pytest.mark.parametrize("name", ["moveris"])
 HEADERS = st.lists(

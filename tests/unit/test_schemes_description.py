@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.schemes import DECLARED, PRESETS, compose, find
-from ingress.schemes.declared import KEYS, BadSchemeError
-from ingress.schemes.scheme import BadSignature, Handshake, WrongSecretError
+from ingress.schemes.declared import KEYS
+from ingress.schemes.scheme import BadSchemeError, BadSignature, Handshake, WrongSecretError
 
 GOOD: Final = {"header": "X-Signature", "algorithm": "hmac-sha256"}
 BOTH: Final = {"ed25519_prefix": "v1a,", "prefix": "v1,", "separator": " ", "key": "whsec"}

@@ -10,8 +10,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ingress.schemes import compose
-from ingress.schemes.declared import BadSchemeError, Declared, read_time
-from ingress.schemes.scheme import BadSignature, Key
+from ingress.schemes.declared import Declared, read_time
+from ingress.schemes.scheme import BadSchemeError, BadSignature, Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
