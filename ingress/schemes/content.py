@@ -117,7 +117,7 @@ def _check(text: str, parts: Sequence[bytes | str], placeholders: Sequence[str],
         if right == "timestamp" and has_iso_time:
             continue
         raise BadSchemeError(
-            f"content: {text!r} must have a fixed text between {{{left}}} and {{{right}}}, else the end of the one could "
-            "pass for the beginning of the other, and one signature for several events"
+            f"content: {text!r} must have a fixed text between {{{left}}} and {{{right}}}, else the end of the one "
+            "could pass for the beginning of the other, and one signature for several events"
             + ("; only a time in iso8601 needs none there" if right == "timestamp" else "")
         )
