@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-quick lint format lock clean
+.PHONY: help run test chaos bench bench-quick mutation lint format lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ bench: $(INSTALLED) ## Measure against floors and a peer for 10 to 20 minutes; A
 
 bench-quick: $(INSTALLED) ## Measure one round, small sizes: about three minutes.
 	$(BIN)/python -m tests.benchmarks --quick $(ARGS)
+
+mutation: $(INSTALLED) ## Change the code a little, some 300 times, and see whether its tests notice: an hour.
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports.
 	$(BIN)/python -m ruff check

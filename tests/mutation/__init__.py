@@ -1,0 +1,1 @@
+"""Mutants of code that carries a guarantee, and whether the tests notice: `python -m tests.mutation --help`."""
