@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 _AROUND: Final = " \t\r\n\f\v\u00a0\ufeff\u200b"
 """What may stand around a value and is not part of it: white space, and characters that nobody sees."""
+
+
+_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 class SettingError(Exception):
@@ -231,6 +235,13 @@ def database_url(text: str) -> str:
     return _without_blanks(text)
 
 
+def schema_name(text: str) -> str:
+    """Parse the name of a schema of Postgres, one that needs no quotes; empty for none."""
+    if text and (not _SCHEMA.fullmatch(text) or text.startswith("pg_") or text == "information_schema"):
+        raise ValueError(f"up to 63 of a-z, 0-9 and _ are expected, no digit and no pg_ at the start, not {text!r}")
+    return text
+
+
 def _without_blanks(url: str) -> str:
     """Return a URL, unless something in it can be in no URL; `urlsplit` would drop a line break without a word."""
     for place, sign in enumerate(url, 1):
@@ -256,6 +267,9 @@ def fernet_keys(text: str) -> tuple[str, ...]:
 
 HEARTBEAT_DIR_ABOUT: Final = (
     "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
+)
+SCHEMA_ABOUT: Final = (
+    "schema of the pipeline's tables, which `pipeline migrate` creates; empty: where search_path points"
 )
 
 

@@ -19,7 +19,7 @@ from workers import events, heartbeat, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
-from workers.store.connect import UnfitDatabaseError, require_readable
+from workers.store.connect import UNREACHABLE, UnfitDatabaseError, connect, require_readable
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,17 @@ def _set_up_logging(**_: Any) -> None:
     telemetry.configure(settings.log_level)
     for name in ("celery.beat", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+@signals.celeryd_init.connect
+def _require_fit_database(**_: Any) -> None:
+    """End the start of a worker that could do nothing with this database; one that is away may come back."""
+    try:
+        connect(settings.database_url, name="pipeline start", schema=settings.database_schema).close()
+    except UnfitDatabaseError as refusal:
+        sys.exit(f"workers: {refusal}")
+    except UNREACHABLE as error:
+        log.warning("Postgres cannot be reached: %s", error, extra={"code": "postgres_away"})
 
 
 @signals.celeryd_after_setup.connect

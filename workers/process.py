@@ -73,12 +73,14 @@ class Process:
     @cached_property
     def postgres(self) -> PostgresConnection:
         """Postgres, for the pipeline's own statements."""
-        return PostgresConnection(self._settings.database_url, name="pipeline worker")
+        return PostgresConnection(
+            self._settings.database_url, name="pipeline worker", schema=self._settings.database_schema
+        )
 
     @cached_property
     def session(self) -> HandlerSession:
         """Postgres, for handlers."""
-        return HandlerSession(self._settings.database_url)
+        return HandlerSession(self._settings.database_url, schema=self._settings.database_schema)
 
     @cached_property
     def handler_loop(self) -> HandlerLoop:

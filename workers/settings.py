@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.settings import SharedSettings, database_url, integer, seconds, setting
+from shared.settings import SCHEMA_ABOUT, SharedSettings, database_url, integer, schema_name, seconds, setting
 
 
 def module_names(text: str) -> tuple[str, ...]:
@@ -19,6 +19,7 @@ class WorkerSettings(SharedSettings):
     database_url: str = setting(
         "DATABASE_URL", None, database_url, "Postgres >= 15, such as postgresql://user:password@host:5432/database"
     )
+    database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     handlers: tuple[str, ...] = setting(
         "HANDLERS", "workers.handlers.example", module_names, "comma-separated modules that register handlers"
     )

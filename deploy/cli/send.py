@@ -21,7 +21,7 @@ from deploy.cli.arguments import Provider, TenantName  # noqa: TC001 - the same
 from deploy.cli.errors import CommandError
 from deploy.cli.output import AsJson, emit
 from deploy.cli.posting import Answer, post_many
-from deploy.cli.servers import database_url, ingress_url
+from deploy.cli.servers import database_schema, database_url, ingress_url
 from deploy.cli.signing import prepare
 from deploy.cli.waiting import Seen, follow
 from workers.store.stats import Fate
@@ -182,7 +182,7 @@ def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Seen:
     ids = [answer.id for answer in sorted(answers, key=lambda it: it.number) if answer.id]
     seen = Seen()
     with _bar("handling", len(ids), as_json=as_json) as bar:
-        for seen in follow(database_url(), ids, patience=patience):
+        for seen in follow(database_url(), ids, schema=database_schema(), patience=patience):
             note = f"{seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
             bar.update(bar.task_ids[0], completed=seen.finished, note=note)
     return seen

@@ -34,6 +34,14 @@ def database_url() -> str:
     return load(GivenSettings).database_url or _stack("DATABASE_URL").database_url
 
 
+def database_schema() -> str:
+    """Return the schema of the pipeline's tables, empty where none is set."""
+    given = load(GivenSettings)
+    if given.database_schema or given.database_url:
+        return given.database_schema
+    return _stack("DATABASE_URL").database_schema
+
+
 def redis_url() -> str:
     """Return the URL of Redis."""
     return load(GivenSettings).redis_url or _stack("REDIS_URL").redis_url
@@ -70,7 +78,7 @@ def _stack(variable: str) -> Stack:
 @contextmanager
 def database(*, read_seconds: int | None = None) -> Iterator[Connection]:
     """Open Postgres; no single statement takes longer than `read_seconds`."""
-    with connect(database_url(), name="pipeline command") as connection:
+    with connect(database_url(), name="pipeline command", schema=database_schema()) as connection:
         if read_seconds is not None:
             connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{read_seconds}s"])
         yield connection

@@ -8,7 +8,7 @@ import typer
 from cryptography.fernet import Fernet
 
 from deploy.cli.output import AsJson, say
-from deploy.cli.servers import database_url, redis_url, secrets_key
+from deploy.cli.servers import database_schema, database_url, redis_url, secrets_key
 from workers.store.connect import connect
 from workers.store.migrate import migrate as apply
 from workers.store.partitions import ensure_partitions
@@ -24,6 +24,8 @@ def env(
     An environment variable wins, then the stack that runs in PIPELINE_HOME.
     """
     values = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
+    if schema := database_schema():
+        values["DATABASE_SCHEMA"] = schema
     if secrets:
         values["SECRETS_KEY"] = ",".join(secrets_key())
     say(values, as_json=as_json, lines=[f"{variable}={value}" for variable, value in values.items()])
@@ -55,8 +57,9 @@ def migrate(
     Makes the partitions of the coming days, too. Safe to run at any time and any number of times; `pre` before new
     services start, `post` when no old one is left.
     """
-    with connect(database_url(), name="pipeline migrate", lease_seconds=3600) as connection:
-        names = apply(connection, phase)
+    schema = database_schema()
+    with connect(database_url(), name="pipeline migrate", schema=schema, lease_seconds=3600) as connection:
+        names = apply(connection, phase, schema=schema)
         ensure_partitions(connection)
     lines = [f"applied {name}" for name in names] or ["nothing to do: the database is up to date"]
     say(*({"applied": name} for name in names), as_json=as_json, lines=lines)

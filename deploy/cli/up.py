@@ -74,8 +74,10 @@ def up(
 def _prepare(stack: Stack, console: Console) -> None:
     """Migrate, check the key, make the demo's endpoint if there is none, publish the registry."""
     cipher = Cipher(fernet_keys(stack.secrets_key))
-    with connect(stack.database_url, name="pipeline up", lease_seconds=3600) as connection:
-        applied = migrate(connection)
+    with connect(
+        stack.database_url, name="pipeline up", schema=stack.database_schema, lease_seconds=3600
+    ) as connection:
+        applied = migrate(connection, schema=stack.database_schema)
         ensure_partitions(connection)
         _check_key(connection, cipher)
         is_new = _make_demo(connection, cipher)
@@ -138,7 +140,7 @@ def _send_first_event(stack: Stack, console: Console) -> None:
     console.good(f"event {answer.id}")
     console.good(f"acknowledged after {answer.seconds * 1000:.0f} ms")
     is_stored, unfinished = False, ["nothing"]
-    with connect(stack.database_url, name="pipeline up") as connection:
+    with connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection:
         while unfinished and time.monotonic() - started < FIRST_EVENT_SECONDS:
             if found := read_history(connection, answer.id):
                 milliseconds = (time.monotonic() - started) * 1000

@@ -43,7 +43,7 @@ class Seen:
         return self.fates.total() - sum(self.fates[fate] for fate in _UNFINISHED)
 
 
-def follow(database_url: str, ids: Sequence[UUID], *, patience: float) -> Iterator[Seen]:
+def follow(database_url: str, ids: Sequence[UUID], *, patience: float, schema: str = "") -> Iterator[Seen]:
     """Yield what was seen so far, until all events have come to their end.
 
     Args:
@@ -51,8 +51,9 @@ def follow(database_url: str, ids: Sequence[UUID], *, patience: float) -> Iterat
         ids: of acknowledged events.
         patience: seconds without any change after which the wait is given up; the last value then has unfinished ones.
             Postgres being away for a while counts as no change.
+        schema: of the pipeline's tables; empty where none is set.
     """
-    postgres = PostgresConnection(database_url, name="pipeline send")
+    postgres = PostgresConnection(database_url, name="pipeline send", schema=schema)
     fates: dict[UUID, Fate] = {}
     unfinished, changed, error = list(ids), time.monotonic(), ""
     try:

@@ -167,6 +167,7 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
     urls = {server.name: server.url for server in servers}
     stack = Stack(
         database_url=this.given.database_url or urls["postgres"],
+        database_schema=this.given.database_schema,
         redis_url=this.given.redis_url or urls["valkey"],
         secrets_key=",".join(this.given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
@@ -177,7 +178,7 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
 
 def _check_servers(stack: Stack, console: Console) -> None:
     """Ask the servers who they are; an unreachable one raises its client's error."""
-    with connect(stack.database_url, name="pipeline up") as connection:
+    with connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection:
         if connection.info.server_version < OLDEST_POSTGRES:
             raise StackError("DATABASE_URL is a Postgres older than 15: upgrade it, or unset the variable")
     with redis.Redis.from_url(stack.redis_url, socket_timeout=5, socket_connect_timeout=5) as client:

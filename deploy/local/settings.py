@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
-from shared.settings import database_url, fernet_keys, integer, port, redis_url, setting
+from shared.settings import SCHEMA_ABOUT, database_url, fernet_keys, integer, port, redis_url, schema_name, setting
 
 
 def folder(text: str) -> Path:
@@ -49,6 +49,7 @@ class GivenSettings:
     database_url: str | None = setting(
         "DATABASE_URL", "", lambda text: database_url(text) if text else None, "Postgres"
     )
+    database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     redis_url: str | None = setting("REDIS_URL", "", lambda text: redis_url(text) if text else None, "Redis")
     secrets_key: tuple[str, ...] | None = setting(
         "SECRETS_KEY", "", lambda text: fernet_keys(text) if text else None, "Fernet key(s)"

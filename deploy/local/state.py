@@ -49,6 +49,7 @@ class Stack:
     secrets_key: str
     ingress_url: str
     flower_url: str
+    database_schema: str = ""
     members: tuple[Member, ...] = ()
 
 

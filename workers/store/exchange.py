@@ -28,19 +28,25 @@ def execute_simple(connection: psycopg.Connection[Any], commands: str) -> PGresu
     return _checked(connection, connection.pgconn.exec_(commands.encode()))
 
 
-def execute_many(connection: psycopg.Connection[Any], commands: str) -> list[PGresult]:
+def execute_many(connection: psycopg.Connection[Any], commands: str, *, seconds: float | None = None) -> list[PGresult]:
     """Run commands as `execute_simple` does; return the result of each, up to the first that failed.
+
+    Args:
+        connection: outside of any other exchange.
+        commands: SQL, separated by semicolons.
+        seconds: how long to wait for each part of the answer; None for ever.
 
     Raises:
         psycopg.OperationalError: the connection was lost; whether the commands ran is unknown.
+        TimeoutError: nothing came in time; the connection is of no use any more.
     """
     pgconn, results = connection.pgconn, []
     pgconn.send_query(commands.encode())
     while pgconn.flush():
-        _wait_for(pgconn.socket, select.POLLOUT)
+        _wait_for(pgconn.socket, select.POLLOUT, seconds)
     while True:
         while pgconn.is_busy():  # other threads go on meanwhile, as they would not within `get_result`
-            _wait_for(pgconn.socket, select.POLLIN)
+            _wait_for(pgconn.socket, select.POLLIN, seconds)
             pgconn.consume_input()
         if (result := pgconn.get_result()) is None:
             break
@@ -72,10 +78,11 @@ def error_of(connection: psycopg.Connection[Any], result: PGresult) -> psycopg.E
     return errors.error_from_result(result)
 
 
-def _wait_for(socket: int, event: int) -> None:
+def _wait_for(socket: int, event: int, seconds: float | None) -> None:
     poll = select.poll()
     poll.register(socket, event)
-    poll.poll()
+    if not poll.poll(None if seconds is None else seconds * 1000):
+        raise TimeoutError(f"Postgres has not answered within {seconds} s")
 
 
 def _checked(connection: psycopg.Connection[Any], result: PGresult) -> PGresult:

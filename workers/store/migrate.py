@@ -1,7 +1,8 @@
 """Migrations: forward-only SQL files, `NNNN_pre_*` before a deployment of services and `NNNN_post_*` after it.
 
 Guarantees: each file is applied once, in order, in a transaction, however many migrate at the same time (an advisory
-lock). Refuses: a database whose history this version does not know (`MigrationError`).
+lock). A database whose history this version does not know, and tables of an application where ours would be, are a
+`MigrationError`, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -9,10 +10,20 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING, Final, Literal
 
+import psycopg
+from psycopg import sql
+
 if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 _LOCK: Final = 0x70697065  # "pipe"
+_FIRST: Final = "0001_pre_tables"
+_OCCUPIED: Final = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction)
+_CHOOSE: Final = "set DATABASE_SCHEMA to a schema for the pipeline alone, such as pipeline"
+_OTHER_INSTALLATION: Final = """
+SELECT n.nspname AS schema FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname IN ('receipts', 'deliveries_done', 'registry_version') AND c.relkind IN ('r', 'p')
+GROUP BY n.nspname HAVING count(*) = 3 ORDER BY n.nspname LIMIT 1"""
 Phase = Literal["pre", "post"]
 
 
@@ -28,20 +39,37 @@ def migrations(phase: Phase | None = None) -> list[str]:
 
 
 def applied(connection: Connection) -> list[str]:
-    """Return the names of what has been applied, in order."""
-    if connection.execute("SELECT to_regclass('migrations') AS name").fetchall() == [{"name": None}]:
-        return []
-    return [row["name"] for row in connection.execute("SELECT name FROM migrations ORDER BY name")]
-
-
-def migrate(connection: Connection, phase: Phase | None = None) -> list[str]:
-    """Apply what is missing and return the names of what was applied.
+    """Return the names of what has been applied, in order.
 
     Raises:
-        MigrationError: the database was migrated by a newer version.
+        MigrationError: the table `migrations` is an application's.
+    """
+    if connection.execute("SELECT to_regclass('migrations') AS name").fetchall() == [{"name": None}]:
+        return []
+    columns = "SELECT attname AS name FROM pg_attribute WHERE attrelid = 'migrations'::regclass AND attnum > 0"
+    names = []
+    if {row["name"] for row in connection.execute(columns)} == {"name", "applied_at"}:
+        names = [row["name"] for row in connection.execute("SELECT name FROM migrations ORDER BY name")]
+    if names[:1] != [_FIRST]:
+        raise MigrationError(f"the table migrations in this database is an application's: {_CHOOSE}")
+    return names
+
+
+def migrate(connection: Connection, phase: Phase | None = None, *, schema: str = "") -> list[str]:
+    """Apply what is missing and return the names of what was applied.
+
+    Args:
+        connection: to that schema.
+        phase: only what goes before or after a deployment of services.
+        schema: to create if it does not exist; empty for none.
+
+    Raises:
+        MigrationError: the database was migrated by a newer version, or something is there that is not the pipeline's.
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        if schema:
+            _create_schema(connection, schema)
         done = applied(connection)
         if unknown := sorted(set(done) - set(migrations())):
             raise MigrationError(f"the database was migrated by a newer version ({unknown[-1]}): deploy that version")
@@ -52,6 +80,24 @@ def migrate(connection: Connection, phase: Phase | None = None) -> list[str]:
             )
         for name in missing:
             text = resources.files("workers.store.migrations").joinpath(f"{name}.sql").read_text("utf-8")
-            connection.execute(text)
+            try:
+                connection.execute(text)
+            except _OCCUPIED as error:
+                if done:
+                    raise
+                raise MigrationError(f"{error.diag.message_primary}, and is an application's: {_CHOOSE}") from None
             connection.execute("INSERT INTO migrations (name) VALUES (%s)", [name])
         return missing
+
+
+def _create_schema(connection: Connection, schema: str) -> None:
+    """Create it, unless the pipeline's tables are elsewhere in this database: that would look as if all were lost."""
+    if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchall():
+        return
+    for row in connection.execute(_OTHER_INSTALLATION):
+        raise MigrationError(
+            f"DATABASE_SCHEMA is {schema}, which does not exist, and the pipeline's tables are in the schema "
+            f"{row['schema']}: unset DATABASE_SCHEMA to go on with them, or, for another installation, run "
+            f"CREATE SCHEMA {schema} first"
+        )
+    connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))

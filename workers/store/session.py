@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors, pq
 
 from workers.errors import Fenced, TransactionMisused
-from workers.store.connect import HANDLERS_OWN, SESSION, require_fit, session_options
+from workers.store.connect import HANDLERS_OWN, SESSION, open_session
 from workers.store.deliveries import RECORD_SUCCESS
 from workers.store.exchange import error_of, execute_many, execute_simple, is_good, literal, prepare
 
@@ -40,8 +40,7 @@ _CLEAN: Final = """; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UN
 SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"""
 _SUCCESS: Final = "pipeline_success"
 _IS_OURS_ALONE: Final = f"SELECT bool_and(name = '{_SUCCESS}') FROM pg_prepared_statements"
-_PATH: Final = """SELECT concat_ws(', ', string_agg(quote_ident(name), ', '), 'pg_temp')
-FROM unnest(current_schemas(false)) AS name"""
+_PATH: Final = "SELECT quote_ident(name) FROM unnest(current_schemas(false)) AS name"
 _SETTINGS: Final = {name: value for name, value in SESSION.items() if name not in HANDLERS_OWN}
 _IN_TRANSACTION: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 _OLD: Final = (
@@ -122,11 +121,20 @@ class DeliveryConnection(psycopg.Connection[Any]):
 class HandlerSession:
     """Opens its connection at first use and keeps it for the next delivery."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, *, schema: str = "") -> None:
+        """Take note of where to connect.
+
+        Args:
+            database_url: a postgresql:// URL.
+            schema: of the pipeline's tables; empty means where the session's own `search_path` points.
+        """
         self._database_url = database_url
+        self._schema = schema
         self._connection: DeliveryConnection | None = None
         self._token: str | None = None
-        self._search_path = ""
+        self._own_path, self._handlers_path = "", ""
+        """`search_path` of the pipeline's own statements and, where it is not the session's, of handlers."""
+        self._begin, self._clean = _BEGIN, _CLEAN
         self.unavailable: psycopg.Error | None = None
         """Why the current delivery has got no connection when it asked for one: not its handler's fault."""
 
@@ -151,10 +159,9 @@ class HandlerSession:
             self._token = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
             bound = max(1, int(seconds_left * 1000))
-            commands = _BEGIN.format(token=self._token, bound=bound, idle=bound + 1000)
             if self._connection is not None and not self._connection.closed:
                 try:
-                    execute_simple(self._connection, commands)
+                    self._begin_transaction(self._connection, bound)
                 except psycopg.OperationalError:
                     self._connection.pgconn.finish()  # it was cut while it was idle, through no fault of this delivery
             if self._connection is None or self._connection.closed:
@@ -163,7 +170,7 @@ class HandlerSession:
                 except psycopg.OperationalError as error:
                     self.unavailable = error
                     raise
-                execute_simple(self._connection, commands)
+                self._begin_transaction(self._connection, bound)
         if self._connection is None:
             raise psycopg.OperationalError("the connection was thrown away")
         return self._connection
@@ -184,6 +191,7 @@ class HandlerSession:
             require_open_transaction(connection, is_free=connection.end())
             if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
                 execute_simple(connection, "DEALLOCATE ALL")
+                execute_simple(connection, f"SET LOCAL search_path = {self._own_path}")
                 prepare(connection, _SUCCESS, RECORD_SUCCESS)
             results = execute_many(connection, self._finish_commands(connection, token, handler, outcome.claimed))
             _require_commit(connection, results)
@@ -230,33 +238,50 @@ class HandlerSession:
 
     def _connect(self) -> DeliveryConnection:
         """Open a connection on which a success can be recorded."""
-        connection = DeliveryConnection.connect(
-            self._database_url,
-            connect_timeout=5,
-            application_name="pipeline handler",
-            tcp_user_timeout=10_000,
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            options=session_options(self._database_url, _SETTINGS),
+        connection, settings = open_session(
+            DeliveryConnection, self._database_url, _SETTINGS, name="pipeline handler", tcp_user_timeout=10_000
         )
-        require_fit(connection)
-        path = execute_simple(connection, _PATH).get_value(0, 0)
-        self._search_path = path.decode() if path else "pg_temp"
-        prepare(connection, _SUCCESS, RECORD_SUCCESS)
+        try:
+            self._set_paths(connection)
+            prepare(connection, _SUCCESS, RECORD_SUCCESS)
+            execute_simple(connection, "COMMIT")
+        except BaseException:
+            connection.pgconn.finish()
+            raise
+        self._clean = f"{_CLEAN}; {settings}" if settings else _CLEAN
         return DeliveryConnection.around(connection.pgconn)
+
+    def _set_paths(self, connection: DeliveryConnection) -> None:
+        """Decide on the `search_path` of handlers, and begin a transaction with that of our own statements.
+
+        Handlers have the session's. A role of our schema's name has that first of all: it is moved to the end, so that
+        it does not hide the team's tables.
+        """
+        found = execute_simple(connection, _PATH)
+        usual = [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
+        handlers_own = sorted(usual, key=lambda name: name == self._schema)
+        self._begin = _BEGIN if handlers_own == usual else f"{_BEGIN}; SET LOCAL search_path = {{path}}"
+        self._handlers_path = ", ".join(handlers_own)
+        self._own_path = ", ".join([*([self._schema] if self._schema else usual), "pg_temp"])
+        execute_simple(connection, f"BEGIN; SET LOCAL search_path = {self._own_path}")
+
+    def _begin_transaction(self, connection: DeliveryConnection, bound: int) -> None:
+        execute_simple(
+            connection,
+            self._begin.format(token=self._token, bound=bound, idle=bound + 1000, path=self._handlers_path),
+        )
 
     def _end(self, connection: DeliveryConnection) -> None:
         """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
-        is_ours_alone = execute_simple(connection, f"ROLLBACK{_CLEAN}; {_IS_OURS_ALONE}").get_value(0, 0)
+        is_ours_alone = execute_simple(connection, f"ROLLBACK{self._clean}; {_IS_OURS_ALONE}").get_value(0, 0)
         if is_ours_alone == b"t":
             self._connection = DeliveryConnection.around(connection.pgconn)
         else:
             self.discard()
 
     def _finish_commands(self, connection: psycopg.Connection[Any], token: str, handler: str, claimed: Claimed) -> str:
-        return (_FINISH + _CLEAN).format(
-            path=self._search_path,
+        return (_FINISH + self._clean).format(
+            path=self._own_path,
             event=f"'{claimed.event_id}'",
             handler=literal(connection, handler),
             fence=claimed.fence,
