@@ -29,7 +29,9 @@ class CommandError(Exception):
 def explain(error: Exception) -> str | None:
     """Return the line for a person, or None for what only a traceback explains."""
     match error:
-        case CommandError() | SettingError() | MigrationError() | RegistryError() | RefusedError() | StackError():
+        case CommandError() | SettingError() | RegistryError() | RefusedError() | StackError():
+            line = str(error)
+        case MigrationError() | UnfitDatabaseError():
             line = str(error)
         case psycopg.errors.UndefinedTable():
             line = "this database has no tables of the pipeline yet: run `pipeline migrate`"
@@ -37,8 +39,6 @@ def explain(error: Exception) -> str | None:
             line = f"Postgres refused: {_first_line(error)}: the role of DATABASE_URL may not do this"
         case psycopg.errors.ReadOnlySqlTransaction():
             line = f"Postgres refused: {_first_line(error)}: DATABASE_URL names a standby or a read-only database"
-        case UnfitDatabaseError():
-            line = str(error)
         case psycopg.OperationalError(sqlstate=str()):
             line = f"Postgres refused: {_first_line(error)}"
         case psycopg.OperationalError():

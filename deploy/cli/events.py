@@ -13,10 +13,10 @@ import typer
 from rich.text import Text
 
 from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter  # noqa: TC001 - the same
+from deploy.cli.connections import database, redis_client
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_handlers
-from deploy.cli.output import AsJson, console, emit
-from deploy.cli.servers import database, redis_client
+from deploy.cli.output import command, console, emit, wants_json
 from shared.settings import SettingError
 from shared.wire import INBOX
 from workers.ingest.reprocess import reprocess as reprocess_events
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
 
     from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
 
-app = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
-
-_READ_SECONDS: Final = 30
+app: Final = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
 
-@app.command("list")
+@command(app, "list")
 def list_(
     *,
     tenant: TenantFilter = None,
@@ -42,7 +40,6 @@ def list_(
     type_: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
     since: Since = None,
     limit: Limit = 20,
-    as_json: AsJson = False,
 ) -> None:
     """List events, newest first.
 
@@ -50,16 +47,12 @@ def list_(
         pipeline events list --tenant acme --since 2h
         pipeline events list --state rejected --limit 100 --json
     """
-    with database(read_seconds=_READ_SECONDS) as connection:
+    with database(read_only=True) as connection:
         found = event_history.list_events(connection, limit=limit, tenant=tenant, state=state, type=type_, since=since)
-    emit(
-        (asdict(it) for it in found),
-        as_json=as_json,
-        columns=["received_at", "id", "tenant", "provider", "type", "subject", "state", "reject_reason"],
-    )
+    emit(found, "received_at", "id", "tenant", "provider", "type", "subject", "state", "reject_reason")
 
 
-@app.command()
+@command(app)
 def show(
     event_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id that the ingress answered with.")],
     *,
@@ -67,7 +60,6 @@ def show(
         bool, typer.Option("--body", help="Print the body and nothing else, byte for byte as received.")
     ] = False,
     tracebacks: Annotated[bool, typer.Option("--tracebacks", help="Show those of failed attempts.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show the whole history of one event as a timeline.
 
@@ -75,26 +67,23 @@ def show(
         pipeline events show 0198c0de-0000-7000-8000-000000000000
         pipeline events show 0198c0de-0000-7000-8000-000000000000 --body > body.json
     """
-    with database(read_seconds=_READ_SECONDS) as connection:
+    with database(read_only=True) as connection:
         first_id = event_history.find_event(connection, event_id)
-        if body:
-            content = event_history.read_body(connection, first_id)
-            if content is None:
-                raise CommandError(_not_stored(event_id))
-            sys.stdout.buffer.write(content)
-            return
-        history = event_history.read_history(connection, first_id)
-    if history is None:
+        content = event_history.read_body(connection, first_id) if body else None
+        history = None if body else event_history.read_history(connection, first_id)
+    if content is not None:
+        sys.stdout.buffer.write(content)
+    elif history is None:
         raise CommandError(_not_stored(event_id))
-    if as_json:
-        emit([asdict(history)], as_json=True, columns=[])
-        return
-    if first_id != event_id:
-        print(f"{event_id} is a duplicate of:")
-    _print(history, tracebacks=tracebacks)
+    elif wants_json():
+        emit([history])
+    else:
+        if first_id != event_id:
+            print(f"{event_id} is a duplicate of:")
+        _print(history, tracebacks=tracebacks)
 
 
-@app.command()
+@command(app)
 def reprocess(
     event_ids: Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", help="Rejected events.")] = None,
     *,
@@ -102,7 +91,6 @@ def reprocess(
         str | None, typer.Option(help="All that were rejected for this reason, such as schema_mismatch.")
     ] = None,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
 ) -> None:
     """Parse rejected events again after a fix, and make the deliveries of those that are now accepted.
 
@@ -113,18 +101,14 @@ def reprocess(
     """
     if not event_ids and reason is None:
         raise CommandError("which ones? give event ids or --reason; `pipeline events list --state rejected` shows them")
-    handlers = load_handlers()
+    wanting = load_handlers().wanting
     with database() as connection:
         outcomes = reprocess_events(
-            connection, wanting=handlers.wanting, event_ids=event_ids or [], reason=reason, dry_run=dry_run
+            connection, wanting=wanting, event_ids=event_ids or [], reason=reason, dry_run=dry_run
         )
-        rows = (asdict(it) | {"dry_run": dry_run, "handlers": list(it.handlers)} for it in outcomes)
-        emit(
-            rows if as_json else (row | {"handlers": ", ".join(row["handlers"])} for row in rows),
-            as_json=as_json,
-            columns=["event_id", "outcome", "reason", "handlers", "same_as"],
-        )
-    if dry_run and not as_json:
+        rows = (asdict(it) | {"dry_run": dry_run} for it in outcomes)
+        emit(rows, "event_id", "outcome", "reason", "handlers", "same_as")
+    if dry_run and not wants_json():
         print("nothing was changed")
 
 
@@ -133,7 +117,10 @@ def _print(history: EventHistory, *, tracebacks: bool) -> None:
     subject = f" · {history.subject}" if history.subject else ""
     out.print(Text(f"{history.id}", style="bold"))
     out.print(Text(f"{history.provider} → {history.tenant} · {history.type or 'type unknown'}{subject}"))
-    for line in _lines_of(history, tracebacks=tracebacks):
+    lines = [*_of_event(history)]
+    for delivery in history.deliveries:
+        lines += _of_delivery(delivery, datetime.now(UTC), tracebacks=tracebacks)
+    for line in sorted(lines, key=lambda line: line.at):
         since = (line.at - history.received_at).total_seconds()
         when = line.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         out.print(Text(f"{when}  {since:+12.3f} s  {line.text}", style=line.style))
@@ -141,7 +128,7 @@ def _print(history: EventHistory, *, tracebacks: bool) -> None:
             out.print(Text(line.more, style="dim"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Line:
     """One thing that happened, or that is to come; `style` is rich's."""
 
@@ -151,65 +138,49 @@ class _Line:
     more: str = ""
 
 
-def _lines_of(history: EventHistory, *, tracebacks: bool) -> list[_Line]:
-    """Return what happened to an event, oldest first, and what comes next."""
-    now = datetime.now(UTC)
-    lines = [*_of_event(history)]
-    for delivery in history.deliveries:
-        lines += _of_delivery(delivery, now, tracebacks=tracebacks)
-    return sorted(lines, key=lambda line: line.at)
-
-
 def _of_event(history: EventHistory) -> Iterator[_Line]:
-    yield _Line(at=history.received_at, text=f"received, {history.body_bytes} bytes, signed by {history.secret_label}")
+    yield _Line(history.received_at, f"received, {history.body_bytes} bytes, signed by {history.secret_label}")
     if history.state == "rejected":
         notes = "".join(f"; {note}" for note in history.notes)
-        yield _Line(at=history.stored_at, text=f"stored, rejected: {history.reject_reason}{notes}", style="red")
+        yield _Line(history.stored_at, f"stored, rejected: {history.reject_reason}{notes}", "red")
     else:
         notes = "".join(f"; noted: {note}" for note in history.notes)
         nobody = "" if history.deliveries else "; no handler asked for it"
-        yield _Line(at=history.stored_at, text=f"stored, accepted as {history.type}{nobody}{notes}")
+        yield _Line(history.stored_at, f"stored, accepted as {history.type}{nobody}{notes}")
     for arrival in history.arrivals:
-        yield _Line(at=arrival.received_at, text=f"arrived again as {arrival.id}, signed by {arrival.secret_label}")
+        yield _Line(arrival.received_at, f"arrived again as {arrival.id}, signed by {arrival.secret_label}")
 
 
-def _of_delivery(delivery: DeliveryHistory, now: datetime, *, tracebacks: bool) -> Iterator[_Line]:
-    who = delivery.handler
-    yield _Line(at=delivery.created_at, text=f"{who}: delivery made")
-    for failed in delivery.failures:
+def _of_delivery(it: DeliveryHistory, now: datetime, *, tracebacks: bool) -> Iterator[_Line]:
+    who = it.handler
+    yield _Line(it.created_at, f"{who}: delivery made")
+    for failed in it.failures:
         more = (failed.traceback or "").rstrip() if tracebacks else ""
-        yield _Line(at=failed.failed_at, text=f"{who}: {_failure(failed)}", style="red", more=more)
-    match delivery.state:
-        case "pending" if delivery.due_at is not None and delivery.due_at > now:
-            when = _stamp(delivery.due_at)
-            text = f"{who}: next attempt in {_span(delivery.due_at - now)}, at {when}"
-            yield _Line(at=delivery.due_at, text=text, style="yellow")
+        yield _Line(failed.failed_at, f"{who}: {_failure(failed)}", "red", more)
+    match it.state:
+        case "pending" if it.due_at is not None and it.due_at > now:
+            text = f"{who}: next attempt in {_span(it.due_at - now)}, at {_stamp(it.due_at)}"
+            yield _Line(it.due_at, text, "yellow")
         case "pending":
-            yield _Line(at=now, text=f"{who}: due, waits to be admitted", style="yellow")
+            yield _Line(now, f"{who}: due, waits to be admitted", "yellow")
         case "queued":
-            yield _Line(at=now, text=f"{who}: sent to a worker through Celery", style="yellow")
+            yield _Line(now, f"{who}: sent to a worker through Celery", "yellow")
         case "running":
-            lease = _stamp(delivery.lease_until or now)
-            yield _Line(at=now, text=f"{who}: runs on {delivery.worker}, waited for until {lease}", style="yellow")
+            text = f"{who}: runs on {it.worker}, waited for until {_stamp(it.lease_until or now)}"
+            yield _Line(now, text, "yellow")
         case "succeeded":
-            text = f"{who}: succeeded in attempt {delivery.attempt} on {delivery.worker}"
-            yield _Line(at=delivery.finished_at or now, text=text, style="green")
+            yield _Line(it.finished_at or now, f"{who}: succeeded in attempt {it.attempt} on {it.worker}", "green")
         case state:
-            attempts = "1 attempt" if delivery.attempt == 1 else f"{delivery.attempt} attempts"
-            text = f"{who}: {state} after {attempts}" + _why(delivery)
-            yield _Line(at=delivery.finished_at or now, text=text, style="red")
+            attempts = "1 attempt" if it.attempt == 1 else f"{it.attempt} attempts"
+            is_shown = it.failures and it.failures[-1].error == it.last_error
+            why = "" if is_shown or not it.last_error else f": {it.last_error}"
+            yield _Line(it.finished_at or now, f"{who}: {state} after {attempts}{why}", "red")
 
 
 def _failure(failed: Attempt) -> str:
     after = "" if failed.duration is None else f" after {_span(failed.duration)}"
     where = f" on {failed.worker}" if failed.worker else ""
     return f"attempt {failed.attempt} failed{after}{where}: {failed.error}"
-
-
-def _why(delivery: DeliveryHistory) -> str:
-    """Return the last error, where no attempt tells it."""
-    told = delivery.failures and delivery.failures[-1].error == delivery.last_error
-    return "" if told or not delivery.last_error else f": {delivery.last_error}"
 
 
 def _stamp(at: datetime) -> str:

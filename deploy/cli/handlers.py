@@ -1,22 +1,21 @@
-"""The modules in HANDLERS and EVENTS: `pipeline handlers list`, and commands that make deliveries as ingest would.
+"""The commands `pipeline handlers …`, and the handlers that other commands make deliveries for.
 
-Modules in the current folder are found, as the workers find them. A module that does not import is refused.
+Modules in the current folder are found, as the workers find them.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from deploy.cli.arguments import rate
+from deploy.cli.arguments import HandlerName, InFlight, rate
+from deploy.cli.connections import database, database_url, redis_url
 from deploy.cli.errors import CommandError
-from deploy.cli.output import AsJson, emit, say
-from deploy.cli.servers import database, database_url, redis_url
+from deploy.cli.output import command, emit, say
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
@@ -27,35 +26,29 @@ from workers.store import limits
 if TYPE_CHECKING:
     from workers.registration import Handler, Handlers
 
-app = typer.Typer(help="Handlers: the code that events are handed to.", no_args_is_help=True)
+app: Final = typer.Typer(help="Handlers: the code that events are handed to.", no_args_is_help=True)
 
 
-@app.command("list")
-def list_(*, as_json: AsJson = False) -> None:
+@command(app, "list")
+def list_() -> None:
     """List the handlers of the modules in HANDLERS: what each asks for, what it is given, and its limits.
 
     Examples:
         HANDLERS=acme_handlers pipeline handlers list
     """
-    emit(
-        (_describe(it) for it in sorted(load_handlers(), key=lambda it: it.name)),
-        as_json=as_json,
-        columns=["handler", "event", "provider", "tenant", "given", "max_attempts", "timeout", "about"],
-    )
+    rows = (_describe(it) for it in sorted(load_handlers(), key=lambda it: it.name))
+    emit(rows, "handler", "event", "provider", "tenant", "given", "max_attempts", "timeout", "about")
 
 
-@app.command()
+@command(app)
 def limit(
-    name: Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler, such as acme.grant.")],
+    name: HandlerName,
     *,
-    max_in_flight: Annotated[
-        int | None, typer.Option("--in-flight", min=1, help="At most so many deliveries queued and running at once.")
-    ] = None,
+    max_in_flight: InFlight = None,
     per_second: Annotated[
         float | None, typer.Option("--rate", parser=rate, metavar="RATE", help="At most 10/s, 300/m or 5000/h.")
     ] = None,
     tenant: Annotated[str, typer.Option(help="Only of this tenant; without it, of all of them together.")] = limits.ANY,
-    as_json: AsJson = False,
 ) -> None:
     """Limit the deliveries of a handler, over all workers; without --in-flight and --rate, lift the limit.
 
@@ -72,35 +65,25 @@ def limit(
     whose = "all tenants together" if tenant == limits.ANY else tenant
     bounds = [] if max_in_flight is None else [f"{max_in_flight} in flight"]
     bounds += [] if per_second is None else [f"{per_second:g} a second"]
-    say(
-        asdict(chosen),
-        as_json=as_json,
-        lines=[f"{name}, {whose}: {'at most ' + ' and '.join(bounds) if bounds else 'no limit'}"],
-    )
+    say(chosen, f"{name}, {whose}: {'at most ' + ' and '.join(bounds) if bounds else 'no limit'}")
 
 
-@app.command("limits")
-def limits_(*, as_json: AsJson = False) -> None:
+@command(app, "limits")
+def limits_() -> None:
     """List the limits of handlers; the tenant * stands for all of them together."""
     with database() as connection:
-        found = limits.list_limits(connection)
-    emit((asdict(it) for it in found), as_json=as_json, columns=["handler", "tenant", "max_in_flight", "rate"])
+        emit(limits.list_limits(connection), "handler", "tenant", "max_in_flight", "rate")
 
 
 def _describe(handler: Handler) -> dict[str, Any]:
     model, fields = _given(handler)
+    kept = ("event", "provider", "tenant", "max_attempts", "timeout", "schedule")
     return {
         "handler": handler.name,
-        "event": handler.event,
-        "provider": handler.provider,
-        "tenant": handler.tenant,
         "given": f"{model} ({', '.join(fields)})" if fields else model,
         "fields": fields,
-        "max_attempts": handler.max_attempts,
-        "timeout": handler.timeout,
-        "schedule": handler.schedule,
         "about": (inspect.getdoc(handler.function) or "").partition("\n")[0],
-    }
+    } | {name: getattr(handler, name) for name in kept}
 
 
 def _given(handler: Handler) -> tuple[str, list[str]]:
@@ -116,11 +99,7 @@ def _given(handler: Handler) -> tuple[str, list[str]]:
 
 
 def load_handlers() -> Handlers:
-    """Import the modules that EVENTS and HANDLERS name, and return the handlers.
-
-    Raises:
-        CommandError: a module does not import, or registers what is refused.
-    """
+    """Import the modules that EVENTS and HANDLERS name, and return the handlers."""
     found = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)

@@ -7,36 +7,33 @@ are away, end a command with one line and a status other than 0.
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import typer
 
 from deploy.cli import deliveries, endpoints, events, handlers, secrets, tenants
 from deploy.cli.errors import explain
 from deploy.cli.health import health
+from deploy.cli.output import command
 from deploy.cli.send import send
 from deploy.cli.setup import env, keygen, migrate
 from deploy.cli.stats import stats
 from deploy.cli.up import up
 from deploy.cli.verify import verify
 
-app = typer.Typer(
+app: Final = typer.Typer(
     name="pipeline",
     help="Run and operate the webhook pipeline: the whole stack, tenants, endpoints, events and deliveries.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, migrate, env, send, verify, stats, health, keygen):
-    app.command()(command)
-for name, group in (
-    ("tenants", tenants),
-    ("endpoints", endpoints),
-    ("secrets", secrets),
-    ("events", events),
-    ("deliveries", deliveries),
-    ("handlers", handlers),
-):
-    app.add_typer(group.app, name=name)
+for plain in (up, health):
+    app.command()(plain)
+for function in (migrate, env, send, verify, stats, keygen):
+    command(app)(function)
+for group in (tenants, endpoints, secrets, events, deliveries, handlers):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 
 def main() -> None:

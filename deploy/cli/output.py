@@ -1,14 +1,15 @@
-"""How commands print: a table for people, one JSON object a line for programs.
-
-With `--json`, standard output has nothing but JSON lines.
-"""
+"""How commands print: a table or lines for people, one JSON object a line with `--json`."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -16,10 +17,65 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
-"""The parameter that every command takes: `as_json: AsJson = False`."""
+_wants_json: Final = ContextVar("wants_json", default=False)
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register the function below as a command of `app` that takes `--json` too, which `emit` and `say` follow."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*, as_json: bool, **arguments: Any) -> None:
+            _wants_json.set(as_json)
+            function(**arguments)
+
+        option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_AsJson)
+        own = inspect.signature(function, eval_str=True)
+        run.__signature__ = own.replace(parameters=[*own.parameters.values(), option])  # type: ignore[attr-defined]
+        run.__annotations__ = {name: it.annotation for name, it in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def wants_json() -> bool:
+    """Return whether the command was called with `--json`: standard output then has nothing but JSON lines."""
+    return _wants_json.get()
+
+
+def emit(
+    rows: Iterable[Any], *columns: str, shown: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda row: row
+) -> None:
+    """Print rows, which are mappings or dataclasses.
+
+    JSON gets all of a row; the table gets `columns` only (an underscore is shown as a space), of what `shown` returns.
+    """
+    found = (asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row) for row in rows)
+    if wants_json():
+        for row in found:
+            print(json.dumps(row, default=_as_text))
+        return
+    table = Table(*(column.replace("_", " ") for column in columns), box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    for cells in map(shown, found):
+        table.add_row(*(Text(_cell(cells.get(column))) for column in columns))
+    if table.row_count:
+        console().print(table)
+    else:
+        print("none", file=sys.stderr)
+
+
+def say(row: Any, *lines: str) -> None:
+    """Print what a command did: `row` as a JSON object, or `lines` for people."""
+    if wants_json():
+        emit([row])
+    else:
+        print(*lines, sep="\n")
 
 
 def console() -> Console:
@@ -28,55 +84,27 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=plain, no_color=plain, width=200 if plain else None)
 
 
-def emit(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Sequence[str]) -> None:
-    """Print rows.
-
-    Args:
-        rows: by column name; JSON gets all of a row, the table `columns` only.
-        as_json: one JSON object a line instead of a table.
-        columns: of the table, in order; an underscore is shown as a space.
-    """
-    if as_json:
-        for row in rows:
-            print(json.dumps(row, default=_as_text))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    if table.row_count:
-        console().print(table)
-    else:
-        print("none", file=sys.stderr)
-
-
-def say(*rows: Mapping[str, Any], as_json: bool, lines: Sequence[str]) -> None:
-    """Print what a command did: `rows` as JSON objects, or `lines` for people."""
-    if as_json:
-        emit(rows, as_json=True, columns=[])
-        return
-    for line in lines:
-        print(line)
-
-
 def _as_text(value: object) -> object:
     """Turn what JSON does not know into text; a duration becomes seconds."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value).decode(errors="replace")
+    match value:
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case bytes() | bytearray() | memoryview():
+            return bytes(value).decode(errors="replace")
     return str(value)
 
 
 def _cell(value: object) -> str:
     """Return what a table shows."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return value.astimezone().isoformat(sep=" ", timespec="milliseconds")
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.astimezone().isoformat(sep=" ", timespec="milliseconds")
+        case list() | tuple():
+            return ", ".join(map(str, value))
     return str(_as_text(value))

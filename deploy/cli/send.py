@@ -17,20 +17,29 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deploy.cli.arguments import Provider, TenantName  # noqa: TC001 - the same
+from deploy.cli.arguments import Provider, TenantName, existing_file
+from deploy.cli.connections import database_schema, database_url, ingress_url
 from deploy.cli.errors import CommandError
-from deploy.cli.output import AsJson, emit
-from deploy.cli.posting import Answer, post_many
-from deploy.cli.servers import database_schema, database_url, ingress_url
-from deploy.cli.signing import prepare
+from deploy.cli.load_generator import Answer, post_many
+from deploy.cli.output import emit, wants_json
+from deploy.cli.signed_requests import prepare_requests
 from deploy.cli.waiting import Seen, follow
 from workers.store.stats import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
 _WITH_A_BAR: Final = 50
 """Runs of so many events or more show a progress bar, on a terminal."""
+_MEANINGS: Final = {
+    Fate.DEAD: "see `pipeline deliveries list --state dead`",
+    Fate.CANCELLED: "by hand",
+    Fate.REJECTED: "see `pipeline events list --state rejected`",
+    Fate.UNWANTED: "stored, and no handler asks for them",
+    Fate.OPEN: "waiting, running or to be tried again; see `pipeline deliveries list`",
+    Fate.NOT_STORED: "not in Postgres so far; see `pipeline stats` for the inbox",
+}
 
 
 def send(
@@ -43,10 +52,7 @@ def send(
     event: Annotated[
         str | None, typer.Option(help="Event type of the made-up bodies, such as verification.failed or push.")
     ] = None,
-    body_file: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="Send exactly these bytes, each time the same."),
-    ] = None,
+    body_file: Annotated[Path | None, existing_file("Send exactly these bytes, each time the same.")] = None,
     provider: Provider = "moveris",
     secret_stdin: Annotated[
         bool,
@@ -70,7 +76,6 @@ def send(
     ids_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the id of each acknowledged event to this file.")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Send signed events to a tenant's endpoint, as the provider would, a fresh session each.
 
@@ -84,14 +89,16 @@ def send(
         pipeline send acme --provider github --event pull_request.opened
         pipeline send demo --body-file body.json --count 5   (one event, four duplicates)
     """
-    path, make = prepare(tenant, provider, label=label, event=event, body_file=body_file, secret_stdin=secret_stdin)
+    path, make = prepare_requests(
+        tenant, provider, label=label, event=event, body_file=body_file, secret_stdin=secret_stdin
+    )
     target = _target(url or ingress_url(), path)
     started = time.monotonic()
     answers: list[Answer] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told what came of it so far, like by Ctrl-C
     with (
         suppress(KeyboardInterrupt),
-        _bar("sending", count, as_json=as_json) as bar,
+        _bar("sending", count) as bar,
         ids_file.open("w") if ids_file else nullcontext() as ids,
     ):
         for answer in post_many(target, make, count=count, rate=rate, connections=connections, timeout=timeout):
@@ -99,24 +106,25 @@ def send(
             bar.advance(bar.task_ids[0])
             if ids and answer.id:
                 print(answer.id, file=ids, flush=True)
-            if as_json:
-                emit([_row(answer)], as_json=True, columns=[])
+            if wants_json():
+                row = asdict(answer)
+                emit([row | {"milliseconds": round(row.pop("seconds") * 1000, 3)}])
     summary = _summarize(answers, time.monotonic() - started)
     if len(answers) < count:
         print(f"pipeline: stopped after {len(answers)} of {count}", file=sys.stderr)
-    if not as_json:
+    if not wants_json():
         _print_answers(summary, answers, rate)
     good = summary["acknowledged"] == count
     if wait and summary["acknowledged"] and len(answers) == count:
-        seen = _wait(answers, patience, as_json=as_json)
+        seen = _wait([it.id for it in sorted(answers, key=lambda it: it.number) if it.id], patience)
         seconds = time.monotonic() - started
         fates = {fate.value: seen.fates[fate] for fate in Fate} | {"unknown": seen.unknown}
         summary |= {"fates": fates, "waited_seconds": round(seconds, 3)}
         good = good and seen.fates[Fate.HANDLED] == summary["acknowledged"]
-        if not as_json:
+        if not wants_json():
             _print_fates(seen, seconds)
-    if as_json:
-        emit([{"summary": summary}], as_json=True, columns=[])
+    if wants_json():
+        emit([{"summary": summary}])
     if not good:
         raise typer.Exit(1)
 
@@ -129,25 +137,13 @@ def _target(url: str, path: str) -> str:
     return url if "/webhooks/" in parts.path else url.rstrip("/") + path
 
 
-def _bar(what: str, total: int, *, as_json: bool) -> Progress:
+def _bar(what: str, total: int) -> Progress:
     console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-        disable=as_json or total < _WITH_A_BAR or not console.is_terminal,
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    is_hidden = wants_json() or total < _WITH_A_BAR or not console.is_terminal
+    progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True, disable=is_hidden)
     progress.add_task(what, total=total, note="")
     return progress
-
-
-def _row(answer: Answer) -> dict[str, Any]:
-    row = asdict(answer)
-    return row | {"milliseconds": round(row.pop("seconds") * 1000, 3)}
 
 
 def _summarize(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
@@ -162,14 +158,11 @@ def _summarize(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
 
 
 def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: float | None) -> None:
-    print(
-        f"acknowledged {summary['acknowledged']} of {summary['sent']} "
-        f"in {summary['seconds']:.1f} s ({summary['per_second']:.0f}/s)"
-    )
+    print("acknowledged {acknowledged} of {sent} in {seconds:.1f} s ({per_second:.0f}/s)".format_map(summary))
     if summary["acknowledged"] == 1 == summary["sent"]:
         print(f"event        {answers[0].id}; its history: pipeline events show {answers[0].id}")
     if summary["acknowledged"]:
-        print(f"times        p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms, max {summary['max_ms']} ms")
+        print("times        p50 {p50_ms} ms, p99 {p99_ms} ms, max {max_ms} ms".format_map(summary))
     for reason, number in summary["refused"].items():
         print(f"refused      {number}: {reason}")
     if details := Counter(answer.detail for answer in answers if answer.detail):
@@ -178,10 +171,9 @@ def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: 
         print(f"pipeline: slower than the asked {rate:g}/s: raise --connections, or answers take long", file=sys.stderr)
 
 
-def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Seen:
-    ids = [answer.id for answer in sorted(answers, key=lambda it: it.number) if answer.id]
+def _wait(ids: Sequence[UUID], patience: float) -> Seen:
     seen = Seen()
-    with _bar("handling", len(ids), as_json=as_json) as bar:
+    with _bar("handling", len(ids)) as bar:
         for seen in follow(database_url(), ids, schema=database_schema(), patience=patience):
             note = f"{seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
             bar.update(bar.task_ids[0], completed=seen.finished, note=note)
@@ -190,15 +182,7 @@ def _wait(answers: Sequence[Answer], patience: float, *, as_json: bool) -> Seen:
 
 def _print_fates(seen: Seen, seconds: float) -> None:
     print(f"handled      {seen.fates[Fate.HANDLED]} after {seconds:.1f} s in all")
-    meanings = {
-        Fate.DEAD: "see `pipeline deliveries list --state dead`",
-        Fate.CANCELLED: "by hand",
-        Fate.REJECTED: "see `pipeline events list --state rejected`",
-        Fate.UNWANTED: "stored, and no handler asks for them",
-        Fate.OPEN: "waiting, running or to be tried again; see `pipeline deliveries list`",
-        Fate.NOT_STORED: "not in Postgres so far; see `pipeline stats` for the inbox",
-    }
-    for fate, meaning in meanings.items():
+    for fate, meaning in _MEANINGS.items():
         if seen.fates[fate]:
             print(f"{fate.value.replace('_', ' '):12} {seen.fates[fate]}: {meaning}")
     if seen.unknown:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 from cryptography.fernet import Fernet
 
-from deploy.cli.output import AsJson, say
-from deploy.cli.servers import database_schema, database_url, redis_url, secrets_key
+from deploy.cli.connections import database_schema, database_url, redis_url, secrets_key
+from deploy.cli.output import emit, say, wants_json
 from workers.store.connect import connect
 from workers.store.migrate import migrate as apply
 from workers.store.partitions import ensure_partitions
@@ -17,7 +17,6 @@ from workers.store.partitions import ensure_partitions
 def env(
     *,
     secrets: Annotated[bool, typer.Option("--secrets", help="Print SECRETS_KEY too, for an ingress by hand.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Print the servers that the other commands use, ready for `export $(pipeline env)`.
 
@@ -28,10 +27,10 @@ def env(
         values["DATABASE_SCHEMA"] = schema
     if secrets:
         values["SECRETS_KEY"] = ",".join(secrets_key())
-    say(values, as_json=as_json, lines=[f"{variable}={value}" for variable, value in values.items()])
+    say(values, *(f"{variable}={value}" for variable, value in values.items()))
 
 
-def keygen(*, as_json: AsJson = False) -> None:
+def keygen() -> None:
     """Print a new key for SECRETS_KEY, which encrypts the endpoints' secrets.
 
     The ingress and the commands that add secrets need the same value; the workers need none.
@@ -41,7 +40,7 @@ def keygen(*, as_json: AsJson = False) -> None:
         export SECRETS_KEY=$(pipeline keygen)
     """
     key = Fernet.generate_key().decode()
-    say({"secrets_key": key}, as_json=as_json, lines=[key])
+    say({"secrets_key": key}, key)
 
 
 def migrate(
@@ -50,7 +49,6 @@ def migrate(
         Literal["pre", "post"] | None,
         typer.Option(help="Only what goes before (pre) or after (post) a deployment of services."),
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Bring the database's tables up to this version.
 
@@ -61,5 +59,7 @@ def migrate(
     with connect(database_url(), name="pipeline migrate", schema=schema, lease_seconds=3600) as connection:
         names = apply(connection, phase, schema=schema)
         ensure_partitions(connection)
-    lines = [f"applied {name}" for name in names] or ["nothing to do: the database is up to date"]
-    say(*({"applied": name} for name in names), as_json=as_json, lines=lines)
+    if wants_json():
+        emit({"applied": name} for name in names)
+    else:
+        print(*([f"applied {name}" for name in names] or ["nothing to do: the database is up to date"]), sep="\n")

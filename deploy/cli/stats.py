@@ -5,38 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from deploy.cli.output import AsJson, emit
-from deploy.cli.servers import database, redis_client
+from deploy.cli.connections import database, redis_client
+from deploy.cli.output import emit, wants_json
 from deploy.local.settings import RetentionSettings
 from shared.settings import load
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, INBOX, OVERFLOW
 from workers.housekeeping import publishing
+from workers.store import stats as store
 from workers.store import tenants
 from workers.store.partitions import DAYS_AHEAD
-from workers.store.stats import (
-    BOUND,
-    RECEIVED_BOUND,
-    count_received,
-    count_rejected,
-    list_old_snapshots,
-    read_days,
-    read_load,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
 
-    from workers.store.stats import Days, Load
 
-_READ_SECONDS: Final = 30
-_COUNTS: Final = ("pending", "retrying", "queued", "running", "dead")
-
-
-def stats(*, as_json: AsJson = False) -> None:
+def stats() -> None:
     """Show what waits where: the inbox, the deliveries of each tenant, what came in lately, the registry.
 
     Deliveries: pending are due, retrying wait for their next attempt, queued are with Celery.
@@ -44,18 +31,18 @@ def stats(*, as_json: AsJson = False) -> None:
     """
     with redis_client() as client:
         found = _read_redis(client)
-    with database(read_seconds=_READ_SECONDS) as connection:
+    with database(read_only=True) as connection:
         for name, window in (("minute", timedelta(minutes=1)), ("hour", timedelta(hours=1))):
-            found[f"stored_last_{name}"] = count_received(connection, window)
-            found[f"rejected_last_{name}"] = count_rejected(connection, window)
+            found[f"stored_last_{name}"] = store.count_received(connection, window)
+            found[f"rejected_last_{name}"] = store.count_rejected(connection, window)
         found["registry_version"] = tenants.registry_version(connection)
-        days = read_days(connection)
+        days = store.read_days(connection)
         found |= {"oldest_day": days.oldest, "newest_day": days.newest}
-        work = read_load(connection)
-        snapshots = list_old_snapshots(connection)
+        work = [asdict(it) | {"waits_for": it.waits_for} for it in store.read_load(connection)]
+        snapshots = store.list_old_snapshots(connection)
         found["old_snapshots"] = [asdict(it) for it in snapshots]
-    if as_json:
-        emit([found, *(describe(it) for it in work)], as_json=True, columns=[])
+    if wants_json():
+        emit([found, *work])
         return
     _print(found)
     for line in _about_days(days):
@@ -64,17 +51,8 @@ def stats(*, as_json: AsJson = False) -> None:
         print(f"postgres   {snapshot}")
     if work:
         print()
-        rows = ({name: _bounded(value, BOUND) for name, value in describe(it).items()} for it in work)
-        emit(rows, as_json=False, columns=["tenant", *_COUNTS, "oldest_seconds", "waits_for"])
-
-
-def describe(load: Load) -> dict[str, Any]:
-    """Return a tenant's work by column, with what it waits for in words."""
-    oldest = load.oldest_seconds
-    return asdict(load) | {
-        "oldest_seconds": None if oldest is None else round(max(0.0, oldest), 1),
-        "waits_for": load.waits_for,
-    }
+        columns = ("pending", "retrying", "queued", "running", "dead", "oldest_seconds", "waits_for")
+        emit(work, "tenant", *columns, shown=lambda row: {name: _bounded(it, store.BOUND) for name, it in row.items()})
 
 
 def _read_redis(client: redis.Redis) -> dict[str, Any]:
@@ -94,8 +72,8 @@ def _oldest_seconds(client: redis.Redis, stream: str) -> float | None:
     oldest: Any = client.xrange(stream, count=1)
     if not oldest:
         return None
-    stream_id = oldest[0][0]
-    return round(max(0.0, time.time() - int(stream_id.partition(b"-")[0]) / 1000), 3)
+    milliseconds, _, _ = oldest[0][0].partition(b"-")
+    return round(max(0.0, time.time() - int(milliseconds) / 1000), 3)
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -104,9 +82,8 @@ def _print(found: dict[str, Any]) -> None:
         if length or name == "inbox":
             print(f"{name:10} {length} waiting{'' if age is None else f', the oldest for {age:.1f} s'}")
     for name in ("minute", "hour"):
-        stored, rejected = found[f"stored_last_{name}"], found[f"rejected_last_{name}"]
-        bound = RECEIVED_BOUND
-        print(f"last {name:6} {_bounded(stored, bound)} stored, {_bounded(rejected, bound)} of them rejected")
+        stored, rejected = (_bounded(found[f"{it}_last_{name}"], store.RECEIVED_BOUND) for it in ("stored", "rejected"))
+        print(f"last {name:6} {stored} stored, {rejected} of them rejected")
     print(f"queues     {found['handler_messages']} messages for handlers, {found['express_messages']} express")
     published, version = found["registry_published"], found["registry_version"]
     if published is None:
@@ -120,7 +97,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"registry   {state}")
 
 
-def _about_days(days: Days) -> Iterator[str]:
+def _about_days(days: store.Days) -> Iterator[str]:
     """Yield which days have tables, and what is wrong with them.
 
     The housekeeping worker makes the tables of a week ahead and drops what is older than RETENTION_DAYS.

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import redis
 import typer
 
-from deploy.cli.endpoints import path_of
 from deploy.cli.errors import CommandError
-from deploy.cli.posting import post_many
-from deploy.cli.signing import prepare
+from deploy.cli.load_generator import post_many
+from deploy.cli.secrets import path_of
+from deploy.cli.signed_requests import prepare_requests
+from deploy.cli.waiting import follow
 from deploy.local.console import Console
 from deploy.local.settings import GivenSettings, StackSettings, inherited
 from shared.registry import Cipher
@@ -32,6 +33,7 @@ from workers.store.connect import connect
 from workers.store.event_history import DONE_STATES, read_history
 from workers.store.migrate import migrate
 from workers.store.partitions import ensure_partitions
+from workers.store.stats import Fate
 
 if TYPE_CHECKING:
     from deploy.local.state import Stack
@@ -74,10 +76,9 @@ def up(
 def _prepare(stack: Stack, console: Console) -> None:
     """Migrate, check the key, make the demo's endpoint if there is none, publish the registry."""
     cipher = Cipher(fernet_keys(stack.secrets_key))
-    with connect(
-        stack.database_url, name="pipeline up", schema=stack.database_schema, lease_seconds=3600
-    ) as connection:
-        applied = migrate(connection, schema=stack.database_schema)
+    schema = stack.database_schema
+    with connect(stack.database_url, name="pipeline up", schema=schema, lease_seconds=3600) as connection:
+        applied = migrate(connection, schema=schema)
         ensure_partitions(connection)
         _check_key(connection, cipher)
         is_new = _make_demo(connection, cipher)
@@ -128,35 +129,33 @@ def _greet(stack: Stack, console: Console, home: Path, *, demo_event: bool) -> N
 
 def _send_first_event(stack: Stack, console: Console) -> None:
     """Post one event as its provider would and print its trail; all times are from the moment it was sent."""
-    path, make = prepare(TENANT, PROVIDER)
+    path, make = prepare_requests(TENANT, PROVIDER)
     started = time.monotonic()
-    (answer,) = post_many(
-        stack.ingress_url + path, make, count=1, rate=None, connections=1, timeout=FIRST_EVENT_SECONDS
-    )
+    target = stack.ingress_url + path
+    (answer,) = post_many(target, make, count=1, rate=None, connections=1, timeout=FIRST_EVENT_SECONDS)
     if answer.id is None:
         refusal = f"{answer.status} {answer.code} {answer.detail}".strip()
         console.bad(f"the ingress did not take the event: {refusal}")
         return
     console.good(f"event {answer.id}")
     console.good(f"acknowledged after {answer.seconds * 1000:.0f} ms")
-    is_stored, unfinished = False, ["nothing"]
-    with connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection:
-        while unfinished and time.monotonic() - started < FIRST_EVENT_SECONDS:
-            if found := read_history(connection, answer.id):
-                milliseconds = (time.monotonic() - started) * 1000
-                if not is_stored:
-                    console.good(f"stored after {milliseconds:.0f} ms")
-                is_stored = True
-                unfinished = [it.handler for it in found.deliveries if it.state not in DONE_STATES]
-            time.sleep(POLL_SECONDS)
-    if not is_stored or found is None:
+    is_stored = False
+    url, schema = stack.database_url, stack.database_schema
+    for seen in follow(url, [answer.id], schema=schema, patience=FIRST_EVENT_SECONDS, poll_seconds=POLL_SECONDS):
+        milliseconds = (time.monotonic() - started) * 1000
+        if not is_stored and not seen.unknown and not seen.fates[Fate.NOT_STORED]:
+            console.good(f"stored after {milliseconds:.0f} ms")
+            is_stored = True
+    with connect(url, name="pipeline up", schema=schema) as connection:
+        history = read_history(connection, answer.id)
+    if history is None:
         console.bad(f"not stored after {FIRST_EVENT_SECONDS:.0f} s: see ingest.log")
-    elif unfinished:
+    elif unfinished := [it.handler for it in history.deliveries if it.state not in DONE_STATES]:
         console.bad(f"not handled after {FIRST_EVENT_SECONDS:.0f} s: {', '.join(unfinished)}; see handlers.log")
-    elif not found.deliveries:
+    elif not history.deliveries:
         console.bad("stored, and no handler asks for it: name the module of yours in HANDLERS")
     else:
-        names = (it.handler if it.state == "succeeded" else f"{it.handler} ({it.state})" for it in found.deliveries)
+        names = (it.handler if it.state == "succeeded" else f"{it.handler} ({it.state})" for it in history.deliveries)
         console.good(f"handled after {milliseconds:.0f} ms by {', '.join(names)}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from codecs import BOM_UTF8
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003 - typer evaluates signatures
 from typing import TYPE_CHECKING, Annotated
@@ -13,22 +12,19 @@ from urllib.parse import urlsplit
 
 import typer
 
-from deploy.cli.arguments import moment
-from deploy.cli.diagnosis import Diagnosis, describe, diagnose
+from deploy.cli.arguments import existing_file, moment
+from deploy.cli.connections import cipher, database
 from deploy.cli.errors import CommandError
-from deploy.cli.output import AsJson, emit
-from deploy.cli.registering import UNSIGNED, name_of, scheme_of
-from deploy.cli.servers import cipher, database
-from deploy.cli.trials import Held
+from deploy.cli.output import say
+from deploy.cli.schemes import UNSIGNED, find_scheme, scheme_name
+from deploy.cli.signature_diagnosis import Diagnosis, describe, diagnose
+from deploy.cli.signature_mistakes import EndpointSecret
 from workers.store import tenants
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Iterator
 
     from shared.registry import Endpoint
-
-    Headers = list[tuple[bytes, bytes]]
 
 
 def verify(
@@ -36,23 +32,11 @@ def verify(
         str, typer.Argument(metavar="ENDPOINT", help="Its path or URL, or just PROVIDER/TENANT, such as github/acme.")
     ],
     *,
-    headers_file: Annotated[
-        Path,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help='The request\'s headers: lines "Name: value", or a JSON object.',
-        ),
-    ],
-    body_file: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="The body, byte for byte as it was received."),
-    ],
+    headers_file: Annotated[Path, existing_file('The request\'s headers: lines "Name: value", or a JSON object.')],
+    body_file: Annotated[Path, existing_file("The body, byte for byte as it was received.")],
     at: Annotated[
         datetime | None, typer.Option(parser=moment, metavar="TIME", help="Judge as at this date or time, not as now.")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Explain why a signature fails: what was expected, and what was found by trying.
 
@@ -68,15 +52,10 @@ def verify(
     found = _find(endpoint)
     if found.scheme == UNSIGNED:
         raise CommandError("nothing is signed at this endpoint: whoever posts to its path, token included, is accepted")
-    scheme = scheme_of(found.scheme)
-    now = at.timestamp() if at else time.time()
-    diagnosis = diagnose(
-        scheme, _hold(found, now), headers=_read_headers(headers_file), body=body_file.read_bytes(), now=now
-    )
-    if as_json:
-        emit([asdict(diagnosis)], as_json=True, columns=[])
-    else:
-        _print(diagnosis, name_of(found.scheme), describe(scheme).content)
+    scheme, now = find_scheme(found.scheme), at.timestamp() if at else time.time()
+    headers, body = _read_headers(headers_file), body_file.read_bytes()
+    diagnosis = diagnose(scheme, _hold(found, now), headers=headers, body=body, now=now)
+    say(diagnosis, *_lines(diagnosis, scheme_name(found.scheme), describe(scheme).content))
     if diagnosis.code != "verified":
         raise typer.Exit(1)
 
@@ -92,23 +71,22 @@ def _find(text: str) -> Endpoint:
         return tenants.find_endpoint(connection, tenant=tenant, provider=provider)
 
 
-def _hold(endpoint: Endpoint, now: float) -> list[Held]:
+def _hold(endpoint: Endpoint, now: float) -> list[EndpointSecret]:
     """Decrypt all secrets, those that may not sign too: one of them may be the one that did."""
-    held = []
-    for secret in endpoint.secrets:
-        expired = (
-            "" if tenants.is_alive(secret, datetime.fromtimestamp(now, UTC)) else f"expired since {secret.expires_at}"
-        )
-        held.append(Held(label=secret.label, text=cipher().decrypt(secret), note=expired))
-    return held
+    at = datetime.fromtimestamp(now, UTC)
+    notes = ["" if tenants.is_alive(it, at) else f"expired since {it.expires_at}" for it in endpoint.secrets]
+    return [
+        EndpointSecret(label=it.label, text=cipher().decrypt(it), note=note)
+        for it, note in zip(endpoint.secrets, notes, strict=True)
+    ]
 
 
-def _read_headers(file: Path) -> Headers:
+def _read_headers(file: Path) -> list[tuple[bytes, bytes]]:
     """Read headers as curl, proxies and browsers show them; a request line and marks before lines are left out."""
     text = file.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
     if text.lstrip().startswith("{"):
         try:
-            pairs = list(_object(json.loads(text)).items())
+            pairs = [(name, str(value)) for name, value in json.loads(text).items()]
         except ValueError as error:
             raise CommandError(f"{file} is no JSON object of headers: {error}") from None
     else:
@@ -116,33 +94,25 @@ def _read_headers(file: Path) -> Headers:
         pairs = [(name, value) for name, colon, value in (line.partition(":") for line in lines) if colon]
     if not pairs:
         raise CommandError(f'{file} holds no headers: write one a line, as "X-Signature: sha256=..."')
-    return [
-        (_bytes(name.strip().lower()), _bytes(str(value).strip())) for name, value in pairs if " " not in name.strip()
-    ]
-
-
-def _object(tree: Any) -> Mapping[str, Any]:
-    if not isinstance(tree, dict):
-        raise ValueError("it begins like one")  # noqa: TRY004 - what json.loads raises too
-    return tree
+    return [(_bytes(name.lower()), _bytes(value)) for name, value in pairs if " " not in name.strip()]
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    return text.strip().encode("utf-8", "surrogateescape")
 
 
-def _print(it: Diagnosis, scheme: str, content: str) -> None:
-    print(f"scheme         {scheme}")
-    print(f"header         {it.header}: {it.given}")
+def _lines(it: Diagnosis, scheme: str, content: str) -> Iterator[str]:
+    yield f"scheme         {scheme}"
+    yield f"header         {it.header}: {it.given}"
     length = "cannot be put together" if it.signed_length is None else f"{it.signed_length:,} bytes"
-    print(f"signed content {content}, {length}")
+    yield f"signed content {content}, {length}"
     for tried in it.tried:
         note = f" ({tried.note})" if tried.note else ""
-        print(f"secret         {tried.label}{note}: expects {tried.expected}")
+        yield f"secret         {tried.label}{note}: expects {tried.expected}"
     if not it.tried:
-        print("secret         none: nothing can sign")
-    print(f"verdict        {it.code}" + (f" by {it.label}" if it.label else ""))
+        yield "secret         none: nothing can sign"
+    yield f"verdict        {it.code}" + (f" by {it.label}" if it.label else "")
     for cause in it.causes:
-        print(f"cause          {cause}")
+        yield f"cause          {cause}"
     if not it.causes and not it.label:
-        print("cause          nothing that was tried fits: another secret signed, or the body was changed")
+        yield "cause          nothing that was tried fits: another secret signed, or the body was changed"

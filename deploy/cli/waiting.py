@@ -20,18 +20,11 @@ if TYPE_CHECKING:
 _UNFINISHED: Final = (Fate.NOT_STORED, Fate.OPEN)
 _CHUNK: Final = 2000
 """Ids asked for at once: those sent first finish first, so a look at the oldest is enough."""
-_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(slots=True)
 class Seen:
-    """What Postgres said of the events so far.
-
-    Attributes:
-        fates: how many events came to what, as Postgres last answered.
-        unknown: events of which that is not known, because Postgres did not answer when it was last asked.
-        error: why not, in one line.
-    """
+    """What Postgres said so far: how many events came to what, and of how many it did not say, with its error."""
 
     fates: Counter[Fate] = field(default_factory=Counter)
     unknown: int = 0
@@ -43,15 +36,13 @@ class Seen:
         return self.fates.total() - sum(self.fates[fate] for fate in _UNFINISHED)
 
 
-def follow(database_url: str, ids: Sequence[UUID], *, patience: float, schema: str = "") -> Iterator[Seen]:
+def follow(
+    database_url: str, ids: Sequence[UUID], *, patience: float, schema: str = "", poll_seconds: float = 0.1
+) -> Iterator[Seen]:
     """Yield what was seen so far, until all events have come to their end.
 
-    Args:
-        database_url: where to look.
-        ids: of acknowledged events.
-        patience: seconds without any change after which the wait is given up; the last value then has unfinished ones.
-            Postgres being away for a while counts as no change.
-        schema: of the pipeline's tables; empty where none is set.
+    After `patience` seconds without any change the wait is given up, and the last value has unfinished events. Postgres
+    being away for a while counts as no change.
     """
     postgres = PostgresConnection(database_url, name="pipeline send", schema=schema)
     fates: dict[UUID, Fate] = {}
@@ -73,6 +64,6 @@ def follow(database_url: str, ids: Sequence[UUID], *, patience: float, schema: s
                 unfinished = unfinished[_CHUNK:] + unfinished[:_CHUNK]  # do not look only at ones that hang
             yield Seen(Counter(fates.values()), len(ids) - len(fates), error)
             if unfinished:
-                time.sleep(_POLL_SECONDS)
+                time.sleep(poll_seconds)
     finally:
         postgres.close()

@@ -96,7 +96,7 @@ def test_only_what_was_selected_is_retried(connection: Connection) -> None:
     finish(connection, store(connection), state="cancelled")
     finish(connection, store(connection), state="succeeded")
     selection = Selection(tenant="acme", handler="acme.grant", since=NOW - timedelta(hours=1))
-    assert manual.preview_retry(connection, selection, state="dead") == {("acme", "acme.grant"): 1}
+    assert list(manual.retry(connection, selection, state="dead", dry_run=True)) == [{("acme", "acme.grant"): 1}]
     assert list(manual.retry(connection, selection, state="dead")) == [{("acme", "acme.grant"): 1}]
     assert list(rows(connection, "deliveries")) == [(wanted, "acme.grant")]
 
@@ -145,7 +145,7 @@ def test_open_deliveries_are_cancelled_and_running_ones_fenced_out(connection: C
         fences[event_id] = 8 if state == "running" else 7
     open_(connection, store(connection, tenant="other"))
     selection = Selection(tenant="acme")
-    assert manual.preview_cancel(connection, selection) == {("acme", "acme.grant"): 3}
+    assert list(manual.cancel(connection, selection, dry_run=True)) == [{("acme", "acme.grant"): 3}]
     assert total(manual.cancel(connection, selection)) == 3
     done = rows(connection, "deliveries_done")
     assert {row["state"] for row in done.values()} == {"cancelled"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from deploy.cli.diagnosis import Diagnosis, diagnose, mask
-from deploy.cli.trials import Held
+from deploy.cli.signature_diagnosis import Diagnosis, diagnose, mask
+from deploy.cli.signature_mistakes import EndpointSecret
 from ingress.schemes import compose, find
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def explain(
     now: float = NOW,
 ) -> Diagnosis:
     sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    found = diagnose(scheme, [Held(label="main", text=secret, note=note)], headers=sent, body=body, now=now)
+    found = diagnose(scheme, [EndpointSecret(label="main", text=secret, note=note)], headers=sent, body=body, now=now)
     shown = repr(asdict(found))
     assert secret.decode() not in shown
     assert all(value not in shown for value in headers.values() if len(value) > 40), "signatures are masked"
@@ -183,7 +183,7 @@ def test_another_providers_scheme_is_found() -> None:
 def test_a_header_that_comes_twice_is_found() -> None:
     ((name, value),) = GITHUB.sign(SECRET, BODY, now=NOW, event_id="").items()
     header = (name.lower().encode(), value.encode())
-    held = [Held(label="main", text=SECRET)]
+    held = [EndpointSecret(label="main", text=SECRET)]
     found = diagnose(GITHUB, held, headers=[header, header], body=BODY, now=NOW)
     assert found.causes == ("X-Hub-Signature-256 comes twice; whoever adds one must not choose the one that counts",)
 

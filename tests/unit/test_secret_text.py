@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.cli.arguments import clean_secret
 from deploy.cli.errors import CommandError
+from deploy.cli.secret_input import clean_secret
 
 INVISIBLE = st.text(
     st.sampled_from("\ufeff\u00a0\u200b\u200c\u2060\u00ad\u200e \t\r\n\x00\x1f\x85\u2028\u3000"), max_size=5

@@ -67,19 +67,19 @@ class Page:
     made: int
 
 
-def preview_retry(connection: Connection, selection: Selection, *, state: Literal["dead", "cancelled"]) -> Lanes:
-    """Count what `retry` would put back."""
-    return _counted(connection, "preview_retry", selection, state=state)
-
-
-def retry(connection: Connection, selection: Selection, *, state: Literal["dead", "cancelled"]) -> Iterator[Lanes]:
+def retry(
+    connection: Connection, selection: Selection, *, state: Literal["dead", "cancelled"], dry_run: bool = False
+) -> Iterator[Lanes]:
     """Put dead (or cancelled) deliveries back, due at once, their attempts starting anew.
 
     What was recorded of earlier attempts stays.
 
     Yields:
-        What each batch put back.
+        What each batch put back; of a dry run, what all would.
     """
+    if dry_run:
+        yield _counted(connection, "preview_retry", selection, state=state)
+        return
     before = _now(connection)
     after: tuple[str, str, UUID] = ("", "", _NIL)
     while True:
@@ -92,20 +92,18 @@ def retry(connection: Connection, selection: Selection, *, state: Literal["dead"
         yield _lanes(rows)
 
 
-def preview_cancel(connection: Connection, selection: Selection) -> Lanes:
-    """Count what `cancel` would finish."""
-    return _counted(connection, "preview_cancel", selection, before=_now(connection))
-
-
-def cancel(connection: Connection, selection: Selection) -> Iterator[Lanes]:
+def cancel(connection: Connection, selection: Selection, *, dry_run: bool = False) -> Iterator[Lanes]:
     """Finish open deliveries as cancelled; those that run are fenced out, so that their outcome changes nothing.
 
     Deliveries made after the call are left alone. Rows that somebody holds are tried again for about five seconds.
 
     Yields:
-        What each batch cancelled.
+        What each batch cancelled; of a dry run, what all would.
     """
     before = _now(connection)
+    if dry_run:
+        yield _counted(connection, "preview_cancel", selection, before=before)
+        return
     for _ in range(_PASSES):
         after: tuple[UUID, str] = (_NIL, "")
         while True:

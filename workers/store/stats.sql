@@ -63,7 +63,7 @@ SELECT n.tenant,
                ) AS following
                WHERE lane.number < 100
            )
-           SELECT extract(epoch FROM now() - min(due_at))::float8 FROM lane
+           SELECT round(extract(epoch FROM now() - min(due_at)), 1)::float8 FROM lane
        ) AS oldest_seconds,
        array(
            SELECT l.handler FROM handler_limits AS l

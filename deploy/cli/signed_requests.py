@@ -1,8 +1,4 @@
-"""Requests to one endpoint, signed as its provider would sign them.
-
-A secret of the endpoint signs, by the endpoint's own scheme. Each request is made when it is sent, so that its time is
-fresh. A label that is not there and a public key, which verifies only, are refused.
-"""
+"""Requests to one endpoint, signed as its provider would sign them, with a secret of the endpoint and a fresh time."""
 
 from __future__ import annotations
 
@@ -10,26 +6,25 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from deploy.cli.arguments import read_secret
-from deploy.cli.endpoints import path_of
+from deploy.cli.connections import cipher, database
 from deploy.cli.errors import CommandError
-from deploy.cli.registering import UNSIGNED, scheme_of
-from deploy.cli.servers import cipher, database
+from deploy.cli.schemes import UNSIGNED, find_scheme
+from deploy.cli.secret_input import read_secret
+from deploy.cli.secrets import path_of
 from ingress.schemes import PRESETS
 from ingress.schemes.scheme import WrongSecretError
 from workers import samples
 from workers.store import tenants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from shared.registry import Secret
+    from ingress.schemes import Scheme
+    from shared.registry import Endpoint
 
-    Make = Callable[[], tuple[bytes, Mapping[str, str]]]
 
-
-def prepare(
+def prepare_requests(
     tenant: str,
     provider: str,
     *,
@@ -37,8 +32,8 @@ def prepare(
     event: str | None = None,
     body_file: Path | None = None,
     secret_stdin: bool = False,
-) -> tuple[str, Make]:
-    """Return the path to post to, and what makes the requests.
+) -> tuple[str, Callable[[], tuple[bytes, Mapping[str, str]]]]:
+    """Return the path to post to, and what makes the body and headers of each request.
 
     Args:
         tenant: of the endpoint.
@@ -47,23 +42,11 @@ def prepare(
         event: type of made-up bodies; None for a common one.
         body_file: send these bytes instead.
         secret_stdin: sign with what is on standard input.
-
-    Raises:
-        CommandError: there is no such secret, or it cannot sign.
     """
     with database() as connection:
         endpoint = tenants.find_endpoint(connection, tenant=tenant, provider=provider)
-    scheme = scheme_of(endpoint.scheme)
-    if secret_stdin:
-        secret = read_secret(from_stdin=True)
-    else:
-        chosen = _choose(endpoint.secrets, label, tenant, provider)
-        secret = cipher().decrypt(chosen)
-        if scheme.read_key(label=chosen.label, text=secret).public_key is not None:
-            raise CommandError(
-                f"{chosen.label} is a public key, which verifies and cannot sign: "
-                "pipe its private key in and add --secret-stdin"
-            )
+    scheme = find_scheme(endpoint.scheme)
+    secret = read_secret(from_stdin=True) if secret_stdin else _decrypt(endpoint, scheme, label)
     fixed = body_file.read_bytes() if body_file else None
     kind = endpoint.scheme if isinstance(endpoint.scheme, str) and provider not in PRESETS else provider
 
@@ -81,12 +64,19 @@ def prepare(
     return f"{path}/{secret.decode()}" if endpoint.scheme == UNSIGNED else path, make
 
 
-def _choose(secrets: Sequence[Secret], label: str | None, tenant: str, provider: str) -> Secret:
+def _decrypt(endpoint: Endpoint, scheme: Scheme, label: str | None) -> bytes:
     """Return the secret of that label, even an expired one, or the newest that may sign."""
-    fitting = [it for it in secrets if (tenants.is_alive(it) if label is None else it.label == label)]
+    fitting = [it for it in endpoint.secrets if (tenants.is_alive(it) if label is None else it.label == label)]
     if not fitting:
         which = "that may sign" if label is None else repr(label)
         raise CommandError(
-            f"{tenant}'s endpoint of {provider} has no secret {which}; see `pipeline secrets list {tenant}`"
+            f"{endpoint.tenant}'s endpoint of {endpoint.provider} has no secret {which}; "
+            f"see `pipeline secrets list {endpoint.tenant}`"
         )
-    return fitting[-1]
+    secret = cipher().decrypt(fitting[-1])
+    if scheme.read_key(label=fitting[-1].label, text=secret).public_key is not None:
+        raise CommandError(
+            f"{fitting[-1].label} is a public key, which verifies and cannot sign: "
+            "pipe its private key in and add --secret-stdin"
+        )
+    return secret

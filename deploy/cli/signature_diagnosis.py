@@ -1,7 +1,6 @@
 """Why a signature fails: verified as the ingress would, then explained by trying what usually goes wrong.
 
-A cause is named only if the signature fits with it, so it is no guess. Signatures and secrets are shown masked, because
-the right signature of a body is as good as a secret.
+Signatures and secrets are shown masked, because the right signature of a body is as good as a secret.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from deploy.cli.trials import Held, Values, try_changes
+from deploy.cli.signature_mistakes import EndpointSecret, Values, find_mistakes
 from ingress.schemes import DECLARED
 from ingress.schemes.declared import ALGORITHMS, Declared, read_time
 from ingress.schemes.encodings import ENCODERS
@@ -65,7 +64,7 @@ class Diagnosis:
     causes: tuple[str, ...]
 
 
-def diagnose(scheme: Scheme, held: Sequence[Held], *, headers: Headers, body: bytes, now: float) -> Diagnosis:
+def diagnose(scheme: Scheme, held: Sequence[EndpointSecret], *, headers: Headers, body: bytes, now: float) -> Diagnosis:
     """Explain one request.
 
     Args:
@@ -88,7 +87,7 @@ def diagnose(scheme: Scheme, held: Sequence[Held], *, headers: Headers, body: by
     if isinstance(verdict, BadSignature):
         causes = [*_about_headers(it, headers, header, given), *_about_time(it, values, now)]
         if given:
-            causes += list(dict.fromkeys(try_changes(it, held, values, given, body)))[:_MOST_CAUSES]
+            causes += list(dict.fromkeys(find_mistakes(it, held, values, given, body)))[:_MOST_CAUSES]
         causes += _about_other_schemes(scheme, held, headers, body, now)
     return Diagnosis(
         code=verdict.value if isinstance(verdict, BadSignature) else "verified",
@@ -111,19 +110,15 @@ def describe(scheme: Scheme) -> Description:
 
 
 def mask(text: bytes) -> str:
-    """Return the beginning of a signature and its length, prefix included."""
+    """Return the beginning of a signature and its length, with a prefix such as "sha256=" or "t=1614265330,v1="."""
     if not text:
         return "(nothing)"
-    shown = text[: _SHOWN + _prefix_length(text)].decode("latin-1")
-    printable = "".join(character if character.isprintable() else "?" for character in shown)
-    return f"{printable}... ({len(text)} characters)"
-
-
-def _prefix_length(text: bytes) -> int:
-    """Return the length of what stands before the digest, such as "sha256=" or "t=1614265330,v1="."""
     longest = 40
     at = max(text.rfind(separator, 0, longest) for separator in (b"=", b","))
-    return at + 1 if at < len(text) - longest // 2 else 0
+    prefix = at + 1 if at < len(text) - longest // 2 else 0
+    shown = text[: _SHOWN + prefix].decode("latin-1")
+    printable = "".join(character if character.isprintable() else "?" for character in shown)
+    return f"{printable}... ({len(text)} characters)"
 
 
 def _expected(it: Description, key: Key, content: bytes | None) -> str:
@@ -131,8 +126,7 @@ def _expected(it: Description, key: Key, content: bytes | None) -> str:
         return "cannot be computed: a header of the signed content is missing"
     if key.public_key is not None:
         return f"an Ed25519 signature in {it.encoding} behind {it.ed25519_prefix or it.prefix!r}"
-    digest = hmac.digest(key.secret, content, ALGORITHMS[it.algorithm])
-    text = it.prefix.encode() + ENCODERS[it.encoding](digest)
+    text = it.prefix.encode() + ENCODERS[it.encoding](hmac.digest(key.secret, content, ALGORITHMS[it.algorithm]))
     return f"{mask(text)}, {it.algorithm} in {it.encoding}"
 
 
@@ -172,13 +166,11 @@ def _about_time(it: Description, values: Values, now: float) -> Iterator[str]:
 
 
 def _about_other_schemes(
-    scheme: Scheme, held: Sequence[Held], headers: Headers, body: bytes, now: float
+    scheme: Scheme, held: Sequence[EndpointSecret], headers: Headers, body: bytes, now: float
 ) -> Iterator[str]:
     """Say which preset signs like this, if one does."""
     for name, other in DECLARED.items():
-        if other is scheme:
-            continue
-        for one in held:
+        for one in held if other is not scheme else ():
             try:
                 key = other.read_key(label=one.label, text=one.text)
             except WrongSecretError:

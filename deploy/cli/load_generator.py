@@ -1,7 +1,7 @@
 """Posts many requests at a steady rate over a bounded number of connections.
 
 Request n is due at start + n / rate, whatever the answers take, and its time counts from when it was due, so that
-waiting for a free connection is not hidden. Nothing is sent twice. A connection that fails is an answer with status 0.
+waiting for a free connection is not hidden. Nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -26,15 +26,9 @@ _IDLE_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back for one request.
+    """What came back for one request: `id` if it was acknowledged, else `code`, and `status` 0 if nothing came back.
 
-    Attributes:
-        number: from 0, in the order of sending.
-        status: of HTTP; 0 if there was no answer.
-        id: of the event, if it was acknowledged.
-        code: why not, in one word; empty if it was acknowledged.
-        detail: the client's own error, if there was no answer.
-        seconds: from when the request was due until the whole answer was there.
+    `number` counts from 0 in the order of sending; `seconds` run from when it was due until the whole answer was there.
     """
 
     number: int
@@ -56,13 +50,8 @@ def post_many(
 ) -> Iterator[Answer]:
     """Post `count` requests and yield the answers as they come.
 
-    Args:
-        url: http:// or https://, whole.
-        make: returns the body and the headers of the next request; called from several threads.
-        count: how many.
-        rate: requests per second; None for as fast as the connections allow.
-        connections: how many may be open at once.
-        timeout: seconds that one answer may take.
+    `make` returns the body and the headers of the next request, and is called from several threads. Without a `rate` (a
+    second), the connections post as fast as they can. `timeout` bounds each answer, in seconds.
     """
     answers: SimpleQueue[Answer | BaseException] = SimpleQueue()
     numbers, stopped, start = counting(), threading.Event(), time.monotonic()
@@ -105,7 +94,7 @@ def post_many(
 def _post(
     connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
 ) -> tuple[int, UUID | None, str, str]:
-    """Return the status, the id of an acknowledgement, the code of a refusal, and the client's own error."""
+    """Return status, id, code and detail of an `Answer`."""
     try:
         connection.request("POST", path, body, dict(headers))
         response = connection.getresponse()

@@ -1,8 +1,7 @@
-"""The servers of one command: which they are, and connections that are closed with the block.
+"""Where the servers of a command are, and connections that are closed with the block.
 
 Each value comes from its environment variable, else from the stack that runs in PIPELINE_HOME, else from the only stack
-that this user runs; nothing is looked up before it is asked for. A command never waits for Redis longer than about two
-seconds. What it changes in the registry is published before it ends, or it says that the sweeper will do so.
+that this user runs; nothing is looked up before it is asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import shlex
 import sys
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import redis
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from workers.store.connect import Connection
+
+READ_SECONDS: Final = 30
+"""Time that a statement of a command that only reads may take."""
 
 
 def database_url() -> str:
@@ -50,6 +52,11 @@ def redis_url() -> str:
 def secrets_key() -> tuple[str, ...]:
     """Return the Fernet keys: the first encrypts, all decrypt."""
     return load(GivenSettings).secrets_key or fernet_keys(_stack("SECRETS_KEY").secrets_key)
+
+
+def cipher() -> Cipher:
+    """Return what encrypts and decrypts secrets."""
+    return Cipher(secrets_key())
 
 
 def ingress_url() -> str:
@@ -76,31 +83,30 @@ def _stack(variable: str) -> Stack:
 
 
 @contextmanager
-def database(*, read_seconds: int | None = None) -> Iterator[Connection]:
-    """Open Postgres; no single statement takes longer than `read_seconds`."""
+def database(*, read_only: bool = False) -> Iterator[Connection]:
+    """Open Postgres; where nothing is to be changed, no statement takes longer than `READ_SECONDS`."""
     with connect(database_url(), name="pipeline command", schema=database_schema()) as connection:
-        if read_seconds is not None:
-            connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{read_seconds}s"])
+        if read_only:
+            connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{READ_SECONDS}s"])
         yield connection
 
 
 @contextmanager
-def redis_client() -> Iterator[redis.Redis]:
-    """Open Redis."""
-    with redis.Redis.from_url(redis_url(), socket_timeout=2, socket_connect_timeout=2) as client:
-        yield client
+def registry_change() -> Iterator[Connection]:
+    """Open Postgres for a change of endpoints or secrets, and publish the registry behind it.
+
+    With Redis away the change is safe all the same; a line says that it is published later.
+    """
+    with database() as connection:
+        yield connection
+        try:
+            with redis_client() as client:
+                publishing.publish(connection, client)
+        except redis.RedisError as error:
+            print(f"pipeline: changed, but not published yet: {explain(error)}", file=sys.stderr)
+            print("pipeline: the sweeper publishes it as soon as Redis answers", file=sys.stderr)
 
 
-def cipher() -> Cipher:
-    """Return what encrypts and decrypts secrets."""
-    return Cipher(secrets_key())
-
-
-def publish(connection: Connection) -> None:
-    """Publish the registry; with Redis away, say that it comes later: the change itself is safe."""
-    try:
-        with redis_client() as client:
-            publishing.publish(connection, client)
-    except redis.RedisError as error:
-        print(f"pipeline: changed, but not published yet: {explain(error)}", file=sys.stderr)
-        print("pipeline: the sweeper publishes it as soon as Redis answers", file=sys.stderr)
+def redis_client() -> redis.Redis:
+    """Return a client of Redis, to be closed by `with`; it waits about two seconds at most."""
+    return redis.Redis.from_url(redis_url(), socket_timeout=2, socket_connect_timeout=2)
