@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import SharedSettings, address, fernet_keys, integer, port, seconds, setting
 
 
@@ -78,6 +79,7 @@ class IngressSettings(SharedSettings):
     inbox_timeout: float = setting(
         "INBOX_TIMEOUT", "0.8", under_a_second, "time in which Redis must confirm an event, seconds, below 1"
     )
+    inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
     inbox_high_water: float = setting(
         "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
     )

@@ -1,4 +1,4 @@
-"""Watches Redis four times a second: its memory, the registry's version, the inbox's length.
+"""Watches Redis four times a second: its memory, whether it keeps what it confirms, the registry's version.
 
 A registry change is in use within a second of its publication. "Full" is known before Redis refuses writes, which would
 stop Celery too. Redis may be away at any time, at the start included.
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from shared.durability import Verdict, assess
 from shared.registry import REGISTRY, VERSION_FIELD
 from shared.wire import INBOX
 
@@ -34,7 +35,7 @@ log: Final = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 0.25
 _FULL: Final = "Redis is full"
-_EVICTS: Final = "Redis may throw acknowledged events away: set maxmemory-policy to noeviction"
+_MEANT: Final = ", or set INBOX_DURABILITY to what is meant"
 
 
 class Watch:
@@ -50,6 +51,8 @@ class Watch:
             decode_responses=False,
         )
         self._high_water = settings.inbox_high_water
+        self._meant = settings.inbox_durability
+        self._durability = Verdict()
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
@@ -69,12 +72,14 @@ class Watch:
         async def readyz(_: Request) -> Response:
             found = {
                 "redis_away": bool(self._silence),
+                "redis_not_durable": bool(self._durability.faults),
                 "no_registry": self._endpoints.version is None,
                 "wrong_secrets_key": self._endpoints.opens_nothing,
             }
             if reasons := [reason for reason, is_found in found.items() if is_found]:
                 return JSONResponse({"status": "not_ready", "reasons": reasons}, status_code=503)
-            return JSONResponse({"status": "ready", "registry_version": self._endpoints.version})
+            unknown = {"unknown": self._durability.unknown} if self._durability.unknown else {}
+            return JSONResponse({"status": "ready", "registry_version": self._endpoints.version, **unknown})
 
         return [Route("/livez", livez), Route("/readyz", readyz)]
 
@@ -101,10 +106,11 @@ class Watch:
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.hget(REGISTRY, VERSION_FIELD)
-                pipeline.info("memory")
+                pipeline.info("memory", "persistence")
                 pipeline.xlen(INBOX)
-                version, memory, length = await pipeline.execute()
-            self._weigh(memory)  # first: appends use the room up, whatever becomes of the rest
+                version, facts, length = await pipeline.execute()
+            self._weigh(facts)  # first: appends use the room up, whatever becomes of the rest
+            self._judge(assess(facts, await self._appendfsync(), meant=self._meant))
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
         except Exception as error:
@@ -121,14 +127,25 @@ class Watch:
                 self._metrics.registry_version.set(int(self._endpoints.version))
         self._silence = reason
 
+    async def _appendfsync(self) -> str | None:
+        try:
+            return cast("dict[str, str]", await self._redis.config_get("appendfsync")).get("appendfsync")
+        except ResponseError:
+            return None  # managed servers forbid CONFIG
+
+    def _judge(self, verdict: Verdict) -> None:
+        before, self._durability = self._durability, verdict
+        for fault in set(verdict.faults) - set(before.faults):
+            log.error("%s%s", fault, _MEANT, extra={"code": "redis_not_durable"})
+        for unknown in set(verdict.unknown) - set(before.unknown):
+            log.warning("%s", unknown, extra={"code": "durability_unknown"})
+
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)
         self._inbox.room = room = bound * self._high_water - used if bound else None
         faults = set()
         if room is not None and room <= 0:
             faults.add(_FULL)
-        if bound and memory.get("maxmemory_policy") != "noeviction":
-            faults.add(_EVICTS)
         for fault in faults - self._faults:
             log.error("%s (%d of %d bytes are used)", fault, used, bound)
         if _FULL in self._faults - faults:

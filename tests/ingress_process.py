@@ -112,7 +112,8 @@ def request(body: bytes, *, path: str = PATH, secret: bytes = SECRET, extra: str
 
 def environment(redis_url: str, settings: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of an ingress process."""
-    return {**os.environ, "REDIS_URL": redis_url, "SECRETS_KEY": SECRETS_KEY, **settings}
+    own = {"REDIS_URL": redis_url, "SECRETS_KEY": SECRETS_KEY, "INBOX_DURABILITY": "any"}  # see `Valkey`
+    return {**os.environ, **own, **settings}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ pipeline runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from deploy.local.services import STAGES, check_settings, pipeline_services
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Stack, StackError, locked, read_stack, write_stack
 from deploy.local.supervisor import Supervisor
+from shared.durability import assess
 from workers.store.connect import connect
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     await supervisor.start(*servers)
     await run_blocking(lambda: check_settings(environ))
     await supervisor.wait_until_ready(*(server.name for server in servers), seconds=SERVERS_SECONDS)
-    await run_blocking(lambda: _check_servers(stack, this.console))
+    await run_blocking(lambda: _check_servers(stack, this))
     names = ", ".join(server.name for server in servers)
     this.console.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
     await run_blocking(lambda: this.prepare(stack))
@@ -176,17 +178,22 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
     return stack, servers
 
 
-def _check_servers(stack: Stack, console: Console) -> None:
+def _check_servers(stack: Stack, this: Run) -> None:
     """Ask the servers who they are; an unreachable one raises its client's error."""
     with connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection:
         if connection.info.server_version < OLDEST_POSTGRES:
             raise StackError("DATABASE_URL is a Postgres older than 15: upgrade it, or unset the variable")
     with redis.Redis.from_url(stack.redis_url, socket_timeout=5, socket_connect_timeout=5) as client:
-        facts = client.info()
+        facts, appendfsync = client.info(), None
+        with contextlib.suppress(redis.ResponseError):
+            appendfsync = client.config_get("appendfsync").get("appendfsync")
     version = facts.get("valkey_version") or facts.get("redis_version", "0")
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         raise StackError(f"REDIS_URL is a Redis {version}, older than 7: upgrade it, or unset the variable")
-    if not facts.get("aof_enabled"):
-        console.bad("REDIS_URL has no append-only file: what it acknowledged is lost when it dies; set appendonly yes")
-    if facts.get("maxmemory_policy", "noeviction") != "noeviction":
-        console.bad("REDIS_URL evicts keys when full, acknowledged events among them; set maxmemory-policy noeviction")
+    verdict = assess(facts, appendfsync, meant=this.given.inbox_durability)
+    for unknown in verdict.unknown:
+        this.console.bad(f"REDIS_URL: {unknown}")
+    if verdict.faults:
+        raise StackError(
+            f"REDIS_URL: {'; '.join(verdict.faults)}. If that is meant, set INBOX_DURABILITY, such as to any"
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
+from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import SCHEMA_ABOUT, database_url, fernet_keys, integer, port, redis_url, schema_name, setting
 
 
@@ -51,6 +52,7 @@ class GivenSettings:
     )
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     redis_url: str | None = setting("REDIS_URL", "", lambda text: redis_url(text) if text else None, "Redis")
+    inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
     secrets_key: tuple[str, ...] | None = setting(
         "SECRETS_KEY", "", lambda text: fernet_keys(text) if text else None, "Fernet key(s)"
     )

@@ -22,6 +22,7 @@ import httpx
 import psutil
 import psycopg
 import pytest
+import redis
 from cryptography.fernet import Fernet
 
 from tests.launching import free_port
@@ -340,6 +341,17 @@ def test_an_unreachable_redis_is_refused_without_its_password(database_url: str)
         assert line.startswith("pipeline: Redis cannot be reached: ")
         assert "is REDIS_URL right?" in line
         assert "hunter2" not in line
+
+
+def test_a_redis_that_loses_events_is_refused_before_anything_starts(database_url: str, redis_url: str) -> None:
+    with new_home() as home, redis.Redis.from_url(redis_url) as client:
+        client.config_set("appendfsync", "everysec")
+        try:
+            line = refusal(home, DATABASE_URL=database_url, REDIS_URL=redis_url)
+        finally:
+            client.config_set("appendfsync", "always")
+    assert "Redis has appendfsync everysec and loses acknowledged events when its machine dies" in line
+    assert "set INBOX_DURABILITY" in line
 
 
 def test_a_key_that_does_not_decrypt_the_stored_secrets_is_refused(database_url: str, redis_url: str) -> None:
