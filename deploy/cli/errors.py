@@ -53,6 +53,7 @@ def explain(error: Exception) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of a server's message; the rest is advice for other clients."""
+    """Return the first line of a server's message, of several hosts one for each; the rest is advice for others."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+    hosts = [line.partition("connection to server ")[2] for line in lines if line.startswith("- host: ")]
+    return "; ".join(hosts) if any(hosts) else lines[0].rstrip(".")
