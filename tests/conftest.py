@@ -18,14 +18,13 @@ from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 
 from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
+from deploy.local.service import Server
 from tests.launching import spawn
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from deploy.local.service import Server
 
 # all servers of the tests are on the loopback, which no proxy knows
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
@@ -69,12 +68,20 @@ def servers_home() -> Iterator[Path]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@contextmanager
+def run_postgres(home: Path) -> Iterator[Server]:
+    """Run a Postgres that need not survive a crash of the machine."""
+    options = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+    with running(prepare_postgres(home, port=free_port(), password="test", options=options), home) as it:
+        yield it
+
+
 @pytest.fixture(scope="session")
 def postgres_server(servers_home: Path) -> Iterator[Server]:
-    options = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-    with running(
-        prepare_postgres(servers_home, port=free_port(), password="test", options=options), servers_home
-    ) as it:
+    if url := os.environ.get("TEST_POSTGRES_URL"):  # of `tests.mutation`, which runs the tests some hundred times
+        yield Server(name="postgres", argv=(), is_ready=lambda: True, url=url)
+        return
+    with run_postgres(servers_home) as it:
         yield it
 
 
@@ -88,6 +95,8 @@ def valkey_server(servers_home: Path) -> Iterator[Server]:
 def template_database(postgres_server: Server) -> str:
     """Name of a migrated database that each test copies."""
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        if admin.execute("SELECT FROM pg_database WHERE datname = 'template_pipeline'").fetchone():
+            return "template_pipeline"
         admin.execute("CREATE DATABASE template_pipeline")
     with connect(postgres_server.url.removesuffix("/postgres") + "/template_pipeline", name="migrate") as connection:
         migrate(connection)
