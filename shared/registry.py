@@ -151,19 +151,30 @@ class Cipher:
     """Encrypts and decrypts secrets with `SECRETS_KEY`: the first key encrypts, all of them decrypt."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._fernet = MultiFernet([Fernet(key) for key in keys])
+        self._keys = [Fernet(key) for key in keys]
+        self._fernet = MultiFernet(self._keys)
 
     def encrypt(self, secret: bytes) -> bytes:
         """Return the Fernet token of a secret."""
         return self._fernet.encrypt(secret)
 
+    def reencrypt(self, secret: Secret) -> bytes:
+        """Return the secret encrypted with the first key. Raises RegistryError: no key fits."""
+        return self.encrypt(self.decrypt(secret))
+
+    def key_of(self, secret: Secret) -> int | None:
+        """Return the place of the key that decrypts a secret, 1 for the first, or None if none does."""
+        for place, key in enumerate(self._keys, 1):
+            try:
+                key.decrypt(secret.ciphertext)
+            except InvalidToken:
+                continue
+            return place
+        return None
+
     def opens(self, secret: Secret) -> bool:
         """Return whether one of the keys decrypts a secret."""
-        try:
-            self._fernet.decrypt(secret.ciphertext)
-        except InvalidToken:
-            return False
-        return True
+        return self.key_of(secret) is not None
 
     def decrypt(self, secret: Secret) -> bytes:
         """Return the secret in clear.

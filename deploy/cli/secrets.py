@@ -15,7 +15,7 @@ import typer
 from deploy.cli.arguments import Label, Provider, SecretStdin, TenantName, duration, moment
 from deploy.cli.connections import cipher, database, registry_change
 from deploy.cli.errors import CommandError
-from deploy.cli.output import command, emit, say
+from deploy.cli.output import command, emit, say, wants_json
 from deploy.cli.schemes import UNSIGNED, check_secret, find_scheme
 from deploy.cli.secret_input import read_secret
 from ingress.schemes.declared import Declared
@@ -25,7 +25,8 @@ from workers.store import tenants
 
 if TYPE_CHECKING:
     from deploy.cli.schemes import SchemeField
-    from shared.registry import Endpoint
+    from shared.registry import Endpoint, Secret
+    from workers.store.connect import Connection
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -143,6 +144,58 @@ def expire(
             )
     row = {**key, "label": label, "expires_at": end}
     say(row, f"{label} verifies nothing from {end.isoformat(sep=' ', timespec='seconds')} on")
+
+
+@command(app)
+def check() -> None:
+    """Name the secrets for which a key other than the first of SECRETS_KEY is still needed, or that none opens.
+
+    Exit code 1 if there are any: until then, no key may leave SECRETS_KEY.
+    """
+    with database() as connection:
+        left = _not_by_first_key(connection)
+    if not left and not wants_json():
+        print("every secret is encrypted with the first key of SECRETS_KEY: the others are not needed")
+        return
+    rows = (dict(zip(("tenant", "provider", "label"), name, strict=True)) | {"key": key} for name, _, key in left)
+    emit(rows, "tenant", "provider", "label", "key", shown=lambda row: row | {"key": row["key"] or "none opens it"})
+    if left:
+        raise typer.Exit(1)
+
+
+@command(app)
+def reencrypt() -> None:
+    """Encrypt every secret with the first key of SECRETS_KEY, so that the others can be taken out.
+
+    Before it, put the new key in front, the old one behind a comma, for all ingresses and whoever runs commands.
+
+    Examples:
+        export SECRETS_KEY=$(pipeline keygen),$SECRETS_KEY
+        pipeline secrets reencrypt
+    """
+    keys = cipher()
+    with registry_change() as connection:
+        old = [(name, secret) for name, secret, key in _not_by_first_key(connection) if key]
+        changes = {name: (secret.ciphertext, keys.reencrypt(secret)) for name, secret in old}
+        count = tenants.replace_ciphertexts(connection, changes) if changes else 0
+        left = _not_by_first_key(connection)
+    advice = "see `pipeline secrets check`" if left else "SECRETS_KEY needs its first key only"
+    say({"reencrypted": count, "left": len(left)}, f"encrypted {count} secrets with the first key; {advice}")
+    if left:
+        names = ", ".join(f"{tenant}'s {provider} secret {label}" for (tenant, provider, label), _, _ in left)
+        raise CommandError(f"not encrypted with the first key, because no key of SECRETS_KEY opens them: {names}")
+
+
+def _not_by_first_key(connection: Connection) -> list[tuple[tuple[str, str, str], Secret, int | None]]:
+    """Return tenant, provider and label of secrets, expired ones included; the secret; the place of its key, if any."""
+    keys = cipher()
+    _, endpoints = tenants.read_registry(connection)
+    found = (
+        ((it.tenant, it.provider, secret.label), secret, keys.key_of(secret))
+        for it in endpoints
+        for secret in it.secrets
+    )
+    return [one for one in found if one[2] != 1]
 
 
 def _last_expiry(endpoint: Endpoint) -> datetime:

@@ -231,6 +231,19 @@ def expire_secret(connection: Connection, *, tenant: str, provider: str, label: 
         )
 
 
+def replace_ciphertexts(connection: Connection, changes: Mapping[tuple[str, str, str], tuple[bytes, bytes]]) -> int:
+    """Replace ciphertexts of secrets, in one statement; return of how many.
+
+    Args:
+        connection: in autocommit, or in a transaction of the caller's.
+        changes: by tenant, provider and label the ciphertext that was read, and the new one. A secret that has changed
+            since is left alone.
+    """
+    names, texts = zip(*changes, strict=True), zip(*changes.values(), strict=True)
+    columns = dict(zip(("tenants", "providers", "labels", "before", "after"), map(list, (*names, *texts)), strict=True))
+    return len(connection.execute(_SQL["replace_ciphertexts"], columns).fetchall())
+
+
 def registry_version(connection: Connection) -> int:
     """Return the version that every change of an endpoint or secret raises."""
     (row,) = connection.execute(_SQL["registry_version"]).fetchall()

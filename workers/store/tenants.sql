@@ -68,6 +68,13 @@ UPDATE endpoint_secrets SET expires_at = %(at)s
 WHERE tenant = %(tenant)s AND provider = %(provider)s AND label = %(label)s
 RETURNING label;
 
+-- name: replace_ciphertexts
+UPDATE endpoint_secrets AS s SET ciphertext = new.ciphertext
+FROM unnest(%(tenants)s::text[], %(providers)s::text[], %(labels)s::text[], %(before)s::bytea[], %(after)s::bytea[])
+    AS new (tenant, provider, label, was, ciphertext)
+WHERE (s.tenant, s.provider, s.label) = (new.tenant, new.provider, new.label) AND s.ciphertext = new.was
+RETURNING s.label;
+
 -- name: registry_version
 SELECT version FROM registry_version;
 

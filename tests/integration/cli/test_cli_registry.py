@@ -243,3 +243,37 @@ def test_a_change_is_kept_when_redis_is_away_and_the_sweeper_is_named(acme: Pipe
 
 def test_a_new_key_fits_secrets_key(pipeline: Pipeline) -> None:
     Fernet(pipeline("keygen").text.strip())
+
+
+def test_secrets_are_encrypted_anew_so_that_an_old_key_can_go(acme: Pipeline, redis_client: redis.Redis) -> None:
+    new, old = Fernet.generate_key().decode(), acme.environ["SECRETS_KEY"]
+    assert "every secret is encrypted with the first key" in acme("secrets", "check").text
+    needed = acme("secrets", "check", "--json", status=1, SECRETS_KEY=f"{new},{old}").rows
+    assert needed == [{"tenant": "acme", "provider": "moveris", "label": "v1", "key": 2}]
+
+    done = acme("secrets", "reencrypt", SECRETS_KEY=f"{new},{old}").text
+    assert done == "encrypted 1 secrets with the first key; SECRETS_KEY needs its first key only\n"
+    assert acme("secrets", "check", "--json", SECRETS_KEY=new).rows == []
+    endpoint = published(redis_client)
+    assert endpoint is not None
+    assert [registry.Cipher([new]).decrypt(secret) for secret in endpoint.secrets] == [b"first"]
+    again = acme("secrets", "reencrypt", "--json", SECRETS_KEY=f"{new},{old}").rows
+    assert again == [{"reencrypted": 0, "left": 0}]
+
+
+def test_a_secret_that_no_key_opens_is_named_and_left_as_it_is(acme: Pipeline) -> None:
+    acme(
+        "secrets",
+        "add",
+        "acme",
+        "--label",
+        "v2",
+        "--secret-stdin",
+        stdin=b"x",
+        SECRETS_KEY=Fernet.generate_key().decode(),
+    )
+    assert "v2" in acme("secrets", "check", status=1).text
+    both = f"{Fernet.generate_key().decode()},{acme.environ['SECRETS_KEY']}"
+    refused = acme("secrets", "reencrypt", status=1, SECRETS_KEY=both)
+    assert refused.text.startswith("encrypted 1 secrets with the first key; see `pipeline secrets check`")
+    assert "no key of SECRETS_KEY opens them: acme's moveris secret v2" in refused.err
