@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from shared.wire import INBOX, OVERFLOW
 from tests.chaos.client import HUNG
 from tests.chaos.load import FORGED, FRESH, MALFORMED
 
@@ -111,7 +112,7 @@ async def wait_until_quiet(stack: Stack, *, seconds: float, on_step: Callable[[s
     """
     started = time.monotonic()
     while True:
-        inbox = await stack.redis.xlen("inbox")
+        inbox = await stack.redis.xlen(INBOX) + await stack.redis.xlen(OVERFLOW)
         (row,) = await stack.query(
             "SELECT count(*) AS n, min(state) AS state, min(last_error) AS error FROM deliveries"
         )
@@ -124,9 +125,10 @@ async def wait_until_quiet(stack: Stack, *, seconds: float, on_step: Callable[[s
 
 async def is_recovered(stack: Stack, ended: float, newer: Sequence[str]) -> bool:
     """Say whether everything acknowledged by then is handled, and one of the newer ids too."""
-    oldest = await stack.redis.xrange("inbox", count=1)
-    if oldest and int(bytes(oldest[0][0]).split(b"-")[0]) / 1000 < ended:  # type: ignore[arg-type] # bytes, as asked
-        return False
+    for stream in (INBOX, OVERFLOW):
+        oldest = await stack.redis.xrange(stream, count=1)
+        if oldest and int(bytes(oldest[0][0]).split(b"-")[0]) / 1000 < ended:  # type: ignore[arg-type] # bytes, as asked
+            return False
     (row,) = await stack.query(
         "SELECT NOT EXISTS (SELECT FROM deliveries WHERE created_at < to_timestamp(%s)) AS is_done,"
         " EXISTS (SELECT FROM chaos_effects WHERE event_id = ANY (%s::uuid[])) AS has_newer",

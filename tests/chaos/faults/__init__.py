@@ -58,6 +58,6 @@ def fault(name: str, about: str, *, mixes: bool = True, loses: bool = False) -> 
 
 def load() -> dict[str, Fault]:
     """Return all faults."""
-    for module in ("processes", "moments", "redis", "postgres", "oddities", "network"):
+    for module in ("processes", "moments", "redis", "postgres", "oddities", "entries", "network"):
         import_module(f"tests.chaos.faults.{module}")
     return FAULTS

@@ -12,6 +12,8 @@ from uuid import UUID
 import psutil
 from redis.exceptions import RedisError
 
+from shared.registry import REGISTRY
+from shared.wire import INBOX, INBOX_BYTES, OVERFLOW
 from tests.chaos.faults import fault
 from tests.chaos.servers import MAXMEMORY
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.stack import Stack
 
-KEPT = frozenset({b"inbox", b"registry"})
+KEPT = frozenset(name.encode() for name in (INBOX, OVERFLOW, INBOX_BYTES, REGISTRY))
 WAITING = 10
 """Events that wait in the inbox when everything is flushed, if the load brings them within ten seconds."""
 MOST_HELD = 100_000
@@ -67,22 +69,26 @@ async def flush_all(stack: Stack, chance: random.Random) -> None:
             with suppress(psutil.NoSuchProcess):
                 child.suspend()
         for _ in range(100):
-            if await stack.redis.xlen("inbox") >= WAITING:
+            if await stack.redis.xlen(INBOX) >= WAITING:
                 break
             await asyncio.sleep(0.1)
-        groups = await stack.redis.xinfo_groups("inbox")
+        streams = [stream for stream in (INBOX, OVERFLOW) if await stack.redis.exists(stream)]
+        groups = {stream: await stack.redis.xinfo_groups(stream) for stream in streams}
         pipeline = stack.redis.pipeline(transaction=True)
-        pipeline.xrange("inbox")
-        for group in groups:
-            pipeline.xpending_range("inbox", group["name"], "-", "+", MOST_HELD)
+        for stream in (INBOX, OVERFLOW):
+            pipeline.xrange(stream)
+        for stream, found in groups.items():
+            for group in found:
+                pipeline.xpending_range(stream, group["name"], "-", "+", MOST_HELD)
         pipeline.flushall()
-        entries, *held, _ = await pipeline.execute()
+        entries, overflow, *held, _ = await pipeline.execute()
     finally:
         for child in stopped:
             with suppress(psutil.NoSuchProcess):
                 child.resume()
     in_hand = {one["message_id"] for some in held for one in some}
-    stack.flushed |= {str(UUID(bytes=fields[b"id"])) for entry, fields in entries if entry not in in_hand}
+    waited = (*entries, *overflow)
+    stack.flushed |= {str(UUID(bytes=fields[b"id"])) for entry, fields in waited if entry not in in_hand}
     deadline = time.monotonic() + 30
     while not await stack.redis.exists("registry"):
         assert time.monotonic() < deadline, "the registry did not return within 30 s"
