@@ -35,6 +35,19 @@ def rate(text: str) -> float:
     return value
 
 
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?")
+_SIZE_UNITS: Final = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
+
+
+def size(text: str) -> int:
+    """Read a number of bytes such as "800kB", "100MB" or "2GB"."""
+    fits = _SIZE.fullmatch(text.strip())
+    value = int(float(fits[1]) * _SIZE_UNITS[fits[2]]) if fits else 0
+    if not 0 < value < 2**63:
+        raise typer.BadParameter(f"{text!r} is no size; write 800kB, 100MB or 2GB")
+    return value
+
+
 def moment(text: str) -> datetime:
     """Read a date or time in ISO 8601; without a zone it is UTC."""
     try:

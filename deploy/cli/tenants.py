@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-from deploy.cli.arguments import InFlight, TenantName  # noqa: TC001 - typer evaluates signatures
-from deploy.cli.connections import database
+from deploy.cli.arguments import InFlight, TenantName, rate, size
+from deploy.cli.connections import database, registry_change
 from deploy.cli.output import command, emit, say
+from shared import registry
 from workers.store import tenants
-from workers.store.refusals import UnknownTenantError
 from workers.store.stats import read_load
 
 app: Final = typer.Typer(help="Tenants: whose events these are.", no_args_is_help=True)
@@ -40,19 +40,27 @@ def list_() -> None:
     """List all tenants."""
     with database() as connection:
         rows = [asdict(it) | {"tenant": it.name} for it in tenants.list_tenants(connection)]
-    emit(rows, "tenant", "max_in_flight", "weight", "paused_at", "created_at")
+    emit(
+        rows,
+        "tenant",
+        "max_in_flight",
+        "weight",
+        "ingest_rate",
+        "ingest_burst",
+        "inbox_bytes",
+        "paused_at",
+        "created_at",
+    )
 
 
 @command(app)
 def show(name: TenantName) -> None:
     """Show a tenant's limits, where its deliveries are, and what those that are due wait for."""
     with database() as connection:
-        found = next((it for it in tenants.list_tenants(connection) if it.name == name), None)
-        if found is None:
-            raise UnknownTenantError(f"there is no tenant {name!r}; `pipeline tenants list` shows them")
+        found = tenants.find_tenant(connection, name)
         (work,) = read_load(connection, tenant=name)
     lines = [
-        f"limits     {_limits(found)}",
+        *_in_words(found),
         f"work       {work.pending} due, {work.retrying} waiting for their next attempt, {work.dead} dead",
         f"in flight  {work.queued} with Celery, {work.running} running",
     ]
@@ -87,27 +95,67 @@ def limit(
     weight: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Deliveries of the tenant in each round of turns; 1 by default.")
     ] = None,
+    per_second: Annotated[
+        float | None,
+        typer.Option("--rate", parser=rate, metavar="RATE", help="At most 100/s or 3000/m events; 429 beyond."),
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(min=1, max=2**31 - 1, help="Events that may come at once; those beyond wait behind the others'."),
+    ] = None,
+    inbox: Annotated[
+        int | None,
+        typer.Option(
+            parser=size, metavar="SIZE", help="At most 100MB of events in the inbox beside others; 503 beyond."
+        ),
+    ] = None,
     lift: Annotated[bool, typer.Option("--lift", help="Lift what is not given.")] = False,
 ) -> None:
-    """Limit a tenant's deliveries that are queued and running at once, or give it more turns than others.
+    """Limit what a tenant may send and what is done for it at once, or give it more turns than others.
 
-    What is not given stays as it is; with --lift, or with nothing given, it is lifted.
+    --rate, --burst and --inbox are about events as they arrive, over all endpoints of the tenant; --in-flight and
+    --weight are about deliveries to its handlers. What is not given stays as it is; with --lift, or with nothing given,
+    it is lifted. Nothing that was acknowledged is ever dropped by a limit.
 
     Examples:
-        pipeline tenants limit acme --in-flight 10
-        pipeline tenants limit acme --weight 2
+        pipeline tenants limit acme --in-flight 10 --weight 2
+        pipeline tenants limit acme --rate 100/s --burst 1000 --inbox 100MB
         pipeline tenants limit acme --lift
     """
-    lift = lift or (max_in_flight is None and weight is None)
-    with database() as connection, connection.transaction():
+    of_events = any((per_second, burst, inbox))
+    lift = lift or not (of_events or max_in_flight or weight)
+    opened = registry_change() if of_events or lift else database()
+    with opened as connection, connection.transaction():
         if max_in_flight is not None or lift:
             tenants.limit_tenant(connection, name, max_in_flight)
         if weight is not None or lift:
             tenants.weigh_tenant(connection, name, weight or 1)
-        (now,) = (it for it in tenants.list_tenants(connection) if it.name == name)
-    say({"tenant": name, "max_in_flight": now.max_in_flight, "weight": now.weight}, f"{name}: {_limits(now)}")
+        if of_events or lift:
+            kept = registry.Limits() if lift else tenants.find_tenant(connection, name).ingest
+            limits = registry.Limits(
+                rate=per_second or kept.rate, burst=burst or kept.burst, inbox_bytes=inbox or kept.inbox_bytes
+            )
+            tenants.limit_ingest(connection, name, limits)
+        now = tenants.find_tenant(connection, name)
+    say({"tenant": name} | _limits(now), *_in_words(now))
 
 
-def _limits(it: tenants.Tenant) -> str:
+def _limits(it: tenants.Tenant) -> dict[str, Any]:
+    return {
+        "max_in_flight": it.max_in_flight,
+        "weight": it.weight,
+        "rate": it.ingest_rate,
+        "burst": it.ingest_burst,
+        "inbox_bytes": it.inbox_bytes,
+    }
+
+
+def _in_words(it: tenants.Tenant) -> list[str]:
     cap = "any number" if it.max_in_flight is None else f"at most {it.max_in_flight}"
-    return f"{cap} in flight at once, {it.weight} in each round of turns"
+    events = "any number" if it.ingest_rate is None else f"at most {it.ingest_rate:g} a second"
+    burst = "" if it.ingest_burst is None else f", {it.ingest_burst:,} at once"
+    share = "" if it.inbox_bytes is None else f", {it.inbox_bytes / 1e6:,.4g} MB of the inbox beside others"
+    return [
+        f"deliveries {cap} in flight at once, {it.weight} in each round of turns",
+        f"events     {events}{burst}{share}",
+    ]

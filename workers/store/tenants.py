@@ -60,6 +60,11 @@ class Tenant:
     paused_at: datetime | None
     created_at: datetime
 
+    @property
+    def ingest(self) -> registry.Limits:
+        """What it may send."""
+        return registry.Limits(rate=self.ingest_rate, burst=self.ingest_burst, inbox_bytes=self.inbox_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSummary:
@@ -103,7 +108,16 @@ def add_tenant(connection: Connection, name: str, *, max_in_flight: int | None =
 def list_tenants(connection: Connection) -> list[Tenant]:
     """Return all tenants by name."""
     with connection.cursor(row_factory=class_row(Tenant)) as cursor:
-        return cursor.execute(_SQL["list_tenants"]).fetchall()
+        return cursor.execute(_SQL["list_tenants"], {"name": None}).fetchall()
+
+
+def find_tenant(connection: Connection, name: str) -> Tenant:
+    """Return a tenant. Raises UnknownTenantError."""
+    with connection.cursor(row_factory=class_row(Tenant)) as cursor:
+        found = cursor.execute(_SQL["list_tenants"], {"name": name}).fetchone()
+    if found is None:
+        raise _unknown_tenant(name)
+    return found
 
 
 def pause_tenant(connection: Connection, name: str) -> None:

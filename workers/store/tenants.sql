@@ -3,7 +3,7 @@ INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) O
 
 -- name: list_tenants
 SELECT name, max_in_flight, weight, ingest_rate, ingest_burst, inbox_bytes, paused_at, created_at
-FROM tenants ORDER BY name;
+FROM tenants WHERE name = %(name)s OR %(name)s::text IS NULL ORDER BY name;
 
 -- name: pause_tenant
 UPDATE tenants SET paused_at = coalesce(paused_at, now()) WHERE name = %(name)s RETURNING name;

@@ -160,11 +160,30 @@ def test_tenants_are_listed_limited_paused_and_resumed(pipeline: Pipeline) -> No
 def test_a_limit_that_is_not_given_stays_until_it_is_lifted(pipeline: Pipeline) -> None:
     pipeline("tenants", "add", "acme")
     pipeline("tenants", "limit", "acme", "--in-flight", "5")
-    assert pipeline.json("tenants", "limit", "acme", "--weight", "3") == [
-        {"tenant": "acme", "max_in_flight": 5, "weight": 3}
-    ]
+    (limited,) = pipeline.json("tenants", "limit", "acme", "--weight", "3")
+    assert (limited["tenant"], limited["max_in_flight"], limited["weight"]) == ("acme", 5, 3)
     assert pipeline.json("tenants", "limit", "acme", "--weight", "2", "--lift")[0]["max_in_flight"] is None
     assert pipeline.json("tenants", "limit", "acme")[0]["weight"] == 1
+
+
+def test_what_a_tenant_may_send_is_limited_published_and_lifted(pipeline: Pipeline, redis_client: redis.Redis) -> None:
+    pipeline("tenants", "add", "acme")
+    pipeline(*("endpoints", "add", "acme", "--provider", "moveris", "--label", "v1", "--secret-stdin"), stdin=b"secret")
+    said = pipeline("tenants", "limit", "acme", "--rate", "6000/m", "--burst", "1000").text
+    assert "at most 100 a second, 1,000 at once" in said
+    pipeline("tenants", "limit", "acme", "--inbox", "100MB", "--in-flight", "20")
+    endpoint = published(redis_client)
+    assert endpoint is not None
+    assert endpoint.limits == registry.Limits(rate=100, burst=1000, inbox_bytes=100_000_000)
+    assert "100 MB of the inbox" in pipeline("tenants", "show", "acme").text
+    lifted = pipeline.json("tenants", "limit", "acme", "--rate", "1/s", "--lift")
+    assert lifted == [
+        {"tenant": "acme", "max_in_flight": None, "weight": 1, "rate": 1.0, "burst": None, "inbox_bytes": None}
+    ]
+    for option, value in (("--rate", "0/s"), ("--burst", "0"), ("--inbox", "many")):
+        refused = pipeline("tenants", "limit", "acme", option, value, status=2)
+        assert option in refused.err
+    assert "globex" in pipeline("tenants", "limit", "globex", "--burst", "5", status=1).err
 
 
 def test_a_tenant_is_shown_with_what_its_deliveries_wait_for(pipeline: Pipeline, connection: Connection) -> None:
