@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CHECKS := .venv-checks
 INSTALLED := $(VENV)/installed
 LOCKS := deploy/locks
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-quick mutation lint format lock clean
+.PHONY: help run test chaos bench bench-quick mutation lint format lock checks sbom clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +45,22 @@ format: $(INSTALLED) ## Format the code and fix what can be fixed.
 lock: ## Pin the dependencies anew from pyproject.toml; UPGRADE=1 takes the newest versions.
 	@PYTHON=$(PYTHON) UPGRADE=$(UPGRADE) sh $(LOCKS)/lock.sh
 
+checks: $(CHECKS)/installed ## Install the tools with which make test checks what is shipped in deploy/.
+
+sbom: $(CHECKS)/installed ## Write a bill of materials (CycloneDX) of each lock file that is deployed into dist/.
+	@mkdir -p dist
+	@for lock in ingress workers flower; do \
+	  PYTHONWARNINGS=ignore $(CHECKS)/bin/cyclonedx-py requirements $(LOCKS)/$$lock.txt --output-reproducible --output-format JSON \
+	    --pyproject pyproject.toml --output-file dist/$$lock.cdx.json && echo "dist/$$lock.cdx.json"; \
+	done
+
 clean: ## Remove the virtual environment and caches; the data in .local stay.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CHECKS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(CHECKS)/installed: $(LOCKS)/checks.txt
+	@$(PYTHON) -m venv $(CHECKS)
+	@$(CHECKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/checks.txt
+	@touch $(CHECKS)/installed
 
 $(INSTALLED): $(LOCKS)/build.txt $(LOCKS)/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
