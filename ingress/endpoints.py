@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
 from ingress.schemes import find
 from ingress.schemes.scheme import NEVER, BadSchemeError, Key, WrongSecretError
-from shared.registry import VERSION_FIELD, Cipher, RegistryError, Secret, decode
+from shared.registry import VERSION_FIELD, Cipher, Limits, RegistryError, Secret, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,6 +46,7 @@ class Endpoint:
     keys: tuple[Key, ...]
     unreadable_until: float
     has_expiries: bool
+    limits: Limits
 
     def alive(self, now: float) -> tuple[Key, ...]:
         """Return the keys that may sign at `now`, Unix seconds."""
@@ -139,5 +140,6 @@ class Endpoints:
             scheme=scheme,
             keys=tuple(keys),
             unreadable_until=unreadable_until,
+            limits=described.limits,
             has_expiries=any(key.expires_at != NEVER for key in keys),
         )

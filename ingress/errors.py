@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -135,6 +136,9 @@ BODY_TOO_LARGE: Final = Refusal(
 HEADERS_TOO_LARGE: Final = Refusal(
     status=431, code="headers_too_large", message="The headers are larger than this server accepts.", closes=True
 )
+RATE_LIMITED: Final = Refusal(
+    status=429, code="rate_limited", message="The tenant sends more events than its rate allows; send it again later."
+)
 INTERNAL_ERROR: Final = Refusal(
     status=500, code="internal_error", message="An unexpected error; nothing was accepted.", closes=True
 )
@@ -142,6 +146,11 @@ INBOX_UNAVAILABLE: Final = Refusal(
     status=503,
     code="inbox_unavailable",
     message="The event cannot be stored now; nothing was accepted, send it again later.",
+)
+INBOX_SHARE_FULL: Final = Refusal(
+    status=503,
+    code="inbox_share_full",
+    message="Events of this tenant that still wait fill its share of the inbox; send the event again later.",
 )
 ENDPOINT_UNREADABLE: Final = Refusal(
     status=503,
@@ -157,3 +166,9 @@ TOO_MANY_CONNECTIONS: Final = Refusal(
     message="Too many connections are open; send the event again later.",
     closes=True,
 )
+
+
+@lru_cache(maxsize=100)
+def rate_limited(seconds: int) -> Refusal:
+    """Return `RATE_LIMITED` with the seconds after which an event is taken again."""
+    return replace(RATE_LIMITED, headers=((b"retry-after", str(seconds).encode()),))

@@ -25,13 +25,20 @@ from typing import TYPE_CHECKING, Final
 from hiredis import ReplyError, pack_command
 from redis.exceptions import RedisError
 
+from ingress.errors import INBOX_UNAVAILABLE, Refusal
+from ingress.limits import Tenants
 from ingress.redis_connection import RedisConnection, connect, make_pool
 from shared.envelope import Envelope, encode
-from shared.wire import INBOX, RING, ring_arguments
+from shared.envelope import size as entry_size
+from shared.wire import RING, ring_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ingress.limits import Tenant
     from ingress.metrics import Metrics
     from ingress.settings import IngressSettings
+    from shared.registry import Limits
 
     Stored = asyncio.Future[bool]
 
@@ -46,9 +53,14 @@ costs Redis and the ingress more than an event, and a drain that has just been c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """One round trip: packed XADDs, each with the future of its answer, and the doorbell after them if it `rings`."""
+    """One round trip: packed XADDs, each with the future of its answer, and the doorbell after them if it `rings`.
+
+    The events of `counted` tenants are counted before them: after them, a drain could have removed an entry already.
+    """
 
     entries: list[tuple[bytes, Stored]]
+    counted: Sequence[Tenant]
+    count: Sequence[str | int]
     size: int
     started: float
     deadline: float
@@ -68,6 +80,7 @@ class Inbox:
         self._settings = settings
         self._metrics = metrics
         metrics.waiting_bytes.set_function(lambda: self._held)
+        self.tenants = Tenants(metrics)
         self._held = 0
         """Bytes of what waits and of what is in flight."""
         self._waiting: list[tuple[bytes, Stored]] = []
@@ -94,21 +107,31 @@ class Inbox:
         self._has_work.set()
         await self._task
 
-    def append(self, envelope: Envelope) -> Stored | None:
-        """Queue one entry.
+    def append(self, envelope: Envelope, limits: Limits) -> Stored | Refusal:
+        """Queue one entry of a tenant with these limits.
 
         Returns:
-            A future that will say whether Redis has confirmed it, within the timeout; None if there is no room for it.
+            A future that will say whether Redis has confirmed it, within the timeout; or why it is not taken.
         """
-        command = _pack("XADD", INBOX, "*", *chain.from_iterable(encode(envelope).items()))
+        now = self._loop.time()
+        fields = encode(envelope)
+        counted_size = entry_size(fields) if limits.inbox_bytes is not None else 0
+        tenant = self.tenants.admit(envelope.tenant, limits, size=counted_size, now=now)
+        if isinstance(tenant, Refusal):
+            return tenant
+        command = _pack("XADD", tenant.choose_stream(now), "*", *chain.from_iterable(fields.items()))
         size = len(command)
         if self._held + size > self._settings.waiting_bytes or (self.room is not None and size > self.room):
-            return None
+            return INBOX_UNAVAILABLE
+        if limits.rate is not None or limits.inbox_bytes is not None:
+            self.tenants.count(tenant, size=counted_size, now=now)
+        if tenant.overflows:
+            self._metrics.overflowed.inc()
         self._held += size
         if self.room is not None:
             self.room -= size
         if not self._waiting:
-            self._oldest = self._loop.time()
+            self._oldest = now
             self._has_work.set()
         stored = self._loop.create_future()
         self._waiting.append((command, stored))
@@ -149,9 +172,12 @@ class Inbox:
         rings = now >= self._quiet_ends or self._is_stopping or not self._waiting
         self._owes_doorbell = not rings
         deadline = (self._oldest if self._waiting else now) + self._settings.inbox_timeout
-        batch = _Batch(entries=self._waiting, size=self._waiting_size, started=now, deadline=deadline, rings=rings)
+        counted, count = self.tenants.take_uncounted()
+        entries, size = self._waiting, self._waiting_size
         self._waiting, self._waiting_size = [], 0
-        return batch
+        return _Batch(
+            entries=entries, counted=counted, count=count, size=size, started=now, deadline=deadline, rings=rings
+        )
 
     async def _send(self, batch: _Batch, limit: asyncio.Timeout) -> None:
         """Send all commands in one write, and wait for their replies."""
@@ -159,7 +185,8 @@ class Inbox:
             self._connection = await connect(self._pool)
             if limit.expired():  # `asyncio.wait_for` of Python 3.11, in redis-py, swallows a cancellation
                 raise TimeoutError
-        commands = [command for command, _ in batch.entries]
+        commands = [_pack(*batch.count)] if batch.counted else []
+        commands += [command for command, _ in batch.entries]
         if batch.rings:
             keys, arguments = ring_arguments(self._settings.ingest_slots)
             commands.append(_pack("EVAL", RING, len(keys), *keys, *arguments))
@@ -167,16 +194,19 @@ class Inbox:
 
     def _finish(self, batch: _Batch, error: Exception | None) -> None:
         """Answer each entry by its own reply: a failure later takes nothing back."""
-        expected = [bytes] * len(batch.entries) + [int] * batch.rings
+        expected = [list] * bool(batch.counted) + [bytes] * len(batch.entries) + [int] * batch.rings
+        waiting = iter(batch.entries)
         refused: ReplyError | None = None
-        for place, (reply, kind) in enumerate(zip(batch.replies, expected, strict=False)):
+        for reply, kind in zip(batch.replies, expected, strict=False):
             is_done = isinstance(reply, kind)
             if not is_done and not isinstance(reply, ReplyError):
                 error = ConnectionResetError("Redis sent a reply to another command")
                 break
-            if place < len(batch.entries):
+            if kind is bytes:
                 refused = refused if is_done else reply  # type: ignore[assignment] # the line before the last
-                _answer(batch.entries[place][1], is_stored=is_done)
+                _answer(next(waiting)[1], is_stored=is_done)
+            elif kind is list:
+                self.tenants.finish_counting(batch.counted, reply, self._loop.time())
             elif is_done:
                 self._quiet_ends = self._loop.time() + QUIET_SECONDS
             else:

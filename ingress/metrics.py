@@ -31,6 +31,19 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.requests = Counter("ingress_requests", "Answers to webhook requests by code", ["code"], registry=registry)
         self.silent_bells = Counter("ingress_silent_bells", "Doorbells that Redis refused", registry=registry)
+        self.overflowed = Counter(
+            "ingress_overflowed",
+            "Events that went to the overflow, beyond the burst of their tenant",
+            registry=registry,
+        )
+        self.uncounted_batches = Counter(
+            "ingress_uncounted_batches",
+            "Batches whose events could not be counted against limits of tenants",
+            registry=registry,
+        )
+        self.overflow_length = Gauge(
+            "ingress_overflow_length", "Entries in the overflow when last asked", registry=registry
+        )
         self.waiting_bytes = Gauge("ingress_waiting_bytes", "Bytes of events that wait for Redis", registry=registry)
         self.inbox_length = Gauge("ingress_inbox_length", "Entries in the inbox when last asked", registry=registry)
         self.registry_version = Gauge(

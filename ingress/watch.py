@@ -20,9 +20,11 @@ from starlette.routing import Route
 
 from shared.durability import Verdict, assess
 from shared.registry import REGISTRY, VERSION_FIELD
-from shared.wire import INBOX
+from shared.wire import ACTIVE_TENANTS, INBOX, INBOX_BYTES, OVERFLOW
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -103,16 +105,23 @@ class Watch:
 
     async def look(self) -> None:
         """Ask once and pass on what Redis says; silence is an answer too."""
+        tenants = self._inbox.tenants
+        refused = list(tenants.refused)
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.hget(REGISTRY, VERSION_FIELD)
                 pipeline.info("memory", "persistence")
                 pipeline.xlen(INBOX)
-                version, facts, length = await pipeline.execute()
+                pipeline.xlen(OVERFLOW)
+                pipeline.hmget(INBOX_BYTES, ["", *refused])
+                pipeline.zrange(ACTIVE_TENANTS, 0, -1, withscores=True)
+                version, facts, length, overflow_length, (_, *held), active = await pipeline.execute()
             self._weigh(facts)  # first: appends use the room up, whatever becomes of the rest
             self._judge(assess(facts, await self._appendfsync(), meant=self._meant))
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
+            tenants.learn(dict(zip(refused, held, strict=True)), dict(active))
+            await self._tell_active(tenants.take_active())
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -123,6 +132,7 @@ class Watch:
         else:
             reason = ""
             self._metrics.inbox_length.set(length)
+            self._metrics.overflow_length.set(overflow_length)
             if self._endpoints.version is not None and self._endpoints.version.isdecimal():
                 self._metrics.registry_version.set(int(self._endpoints.version))
         self._silence = reason
@@ -139,6 +149,13 @@ class Watch:
             log.error("%s%s", fault, _MEANT, extra={"code": "redis_not_durable"})
         for unknown in set(verdict.unknown) - set(before.unknown):
             log.warning("%s", unknown, extra={"code": "durability_unknown"})
+
+    async def _tell_active(self, active: Mapping[str, float]) -> None:
+        """Tell other processes which tenants were active; a full Redis does not take it."""
+        if active:
+            with contextlib.suppress(ResponseError):
+                await self._redis.zadd(ACTIVE_TENANTS, active, gt=True)
+                await self._redis.zremrangebyrank(ACTIVE_TENANTS, 0, -4)
 
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)

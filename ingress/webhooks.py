@@ -132,8 +132,10 @@ class Webhooks:
         verified = verify_request(endpoint, headers, body)
         if not isinstance(verified, Envelope):
             return verified
-        stored = self._inbox.append(verified)
-        return verified if stored is not None and await stored else errors.INBOX_UNAVAILABLE
+        stored = self._inbox.append(verified, endpoint.limits)
+        if isinstance(stored, Refusal):
+            return stored
+        return verified if await stored else errors.INBOX_UNAVAILABLE
 
     def _find(self, scope: Scope) -> Endpoint | Refusal:
         """Find the endpoint; if the path ends in a token, it must be that of an unsigned one, where it is the key."""

@@ -23,7 +23,7 @@ from deploy.local.servers import free_port, prepare_valkey
 from ingress.schemes import find
 from shared.envelope import Envelope, decode
 from shared.registry import PUBLISH, REGISTRY, Cipher, Endpoint, Secret, encode, field_of
-from shared.wire import INBOX
+from shared.wire import INBOX, OVERFLOW
 from tests.conftest import SECRETS_KEY
 from tests.launching import spawn
 
@@ -243,6 +243,7 @@ def publish(redis_url: str, version: int, *endpoints: Endpoint) -> None:
 
 
 def inbox(redis_url: str) -> list[Envelope]:
-    """Return all entries of the inbox."""
+    """Return all entries of the inbox and its overflow, in the order in which they were received."""
     with redis.Redis.from_url(redis_url) as client:
-        return [decode(fields) for _, fields in client.xrange(INBOX)]
+        found = [decode(fields) for stream in (INBOX, OVERFLOW) for _, fields in client.xrange(stream)]
+    return sorted(found, key=lambda it: it.received_at)

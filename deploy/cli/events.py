@@ -18,7 +18,7 @@ from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_handlers
 from deploy.cli.output import command, console, emit, wants_json
 from shared.settings import SettingError
-from shared.wire import INBOX
+from shared.wire import INBOX, OVERFLOW
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import event_history
 
@@ -201,7 +201,7 @@ def _not_stored(event_id: UUID) -> str:
     """Return the line for an id that Postgres does not know; it may still be in the inbox."""
     try:
         with redis_client() as client:
-            waiting = client.xlen(INBOX)
+            waiting = client.xlen(INBOX) + client.xlen(OVERFLOW)
     except (redis.RedisError, SettingError):
         return f"no event {event_id} is stored (and Redis did not say what waits in the inbox)"
     if waiting:

@@ -39,7 +39,7 @@ def measure_our_acks(ground: Ground, sizes: Sizes) -> Figures:
         before = place.redis.info("memory")["used_memory"]
         result = load("closed", port=port, seconds=sizes.load_seconds, warm_up=1)
         used = place.redis.info("memory")["used_memory"] - before
-        waiting = place.redis.xlen("inbox")
+        waiting = place.waiting()
     return {"ack_rate": result["rate"], "waiting_bytes": used / waiting}
 
 

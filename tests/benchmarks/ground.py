@@ -95,6 +95,11 @@ class Place:
     secrets_key: str
     tree: Path = ROOT
 
+    def waiting(self) -> int:
+        """Return how many events wait for a drain."""
+        lengths: Any = (self.redis.xlen("inbox"), self.redis.xlen("inbox:overflow"))
+        return sum(lengths)
+
     def environ(self, **more: object) -> Mapping[str, str]:
         """Return the environment of a process that is measured here."""
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}

@@ -50,7 +50,7 @@ def measure_our_pipeline(ground: Ground, sizes: Sizes, handler: str) -> Figures:
 
 def finished(place: Place) -> int:
     """Return how many deliveries are finished, without a scan while they run."""
-    if place.redis.xlen("inbox") or place.query("SELECT EXISTS (SELECT FROM deliveries) AS open")["open"]:
+    if place.waiting() or place.query("SELECT EXISTS (SELECT FROM deliveries) AS open")["open"]:
         return 0
     return int(place.query("SELECT count(*) AS n FROM deliveries_done")["n"])
 

@@ -36,13 +36,13 @@ def measure_memory(ground: Ground, results: dict[str, Any], requests: int) -> Fi
             step = requests // 10
             while loader.is_alive():
                 done.wait(0.05)
-                waiting = place.redis.xlen("inbox") - 1000
+                waiting = place.waiting() - 1000
                 if waiting >= (len(curve) + 1) * step or (done.is_set() and len(curve) < 10):
                     curve.append((waiting, process.memory_full_info().uss / 1e6))
             loader.join()
             if not done.is_set():
                 raise RuntimeError("the load was not finished")
-            curve.append((place.redis.xlen("inbox") - 1000, process.memory_full_info().uss / 1e6))
+            curve.append((place.waiting() - 1000, process.memory_full_info().uss / 1e6))
             used = place.redis.info("memory")["used_memory"] - before
     results["curves"]["ingress memory"] = {
         "x": "requests served", "y": "MB, unique set", "lines": {"ingress": curve}, "flat": True

@@ -52,7 +52,7 @@ def measure_stored(ground: Ground, sizes: Sizes) -> Figures:
 def watch_drain(place: Place, backlog: int) -> float:
     """Return the rate from the first entry that leaves the inbox to the last."""
     began = first = None
-    while (waiting := place.redis.xlen("inbox")) > 0:
+    while (waiting := place.waiting()) > 0:
         if waiting < backlog and began is None:
             began, first = time.perf_counter(), waiting
         time.sleep(POLL_SECONDS)
