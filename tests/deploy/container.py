@@ -33,28 +33,28 @@ __all__ = ["IS_POSSIBLE"]
 
 _OVERLAY: Final = """
 set -e
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1,workdir=$2" /mnt/root
-mount --rbind /dev /mnt/root/dev
-mount -t proc proc /mnt/root/proc
-mount -t tmpfs -o mode=1777,size=64m none /mnt/root/tmp
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1,workdir=$2" /mnt/tree
+mount --rbind /dev /mnt/tree/dev
+mount -t proc proc /mnt/tree/proc
+mount -t tmpfs -o mode=1777,size=64m none /mnt/tree/tmp
 """
 _BUILD: Final = f"""
-mount -t tmpfs -o mode=755 none /mnt; mkdir /mnt/root
+mount -t tmpfs -o mode=755 none /mnt; mkdir /mnt/tree
 {_OVERLAY}
-exec chroot /mnt/root sh -e /build.sh
+exec chroot /mnt/tree sh -e /build.sh
 """
 _RUN: Final = f"""
 upper=$1 venv=$2 user=$3 folder=$4; shift 4
-mount -t tmpfs -o mode=755 none /mnt; mkdir /mnt/root /mnt/upper /mnt/work
+mount -t tmpfs -o mode=755 none /mnt; mkdir /mnt/tree /mnt/upper /mnt/work
 cp -a "$upper/." /mnt/upper/
 mkdir -p /mnt/upper/venv
 set -- /mnt/upper /mnt/work "$@"
 {_OVERLAY}
 shift 2
-mount --bind "$venv" /mnt/root/venv
-for place in /mnt/root /mnt/root/venv; do mount -o remount,bind,ro "$place"; done
+mount --bind "$venv" /mnt/tree/venv
+for place in /mnt/tree /mnt/tree/venv; do mount -o remount,bind,ro "$place"; done
 rights="--clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all"
-exec chroot /mnt/root setpriv --reuid="${{user%:*}}" --regid="${{user#*:}}" $rights \\
+exec chroot /mnt/tree setpriv --reuid="${{user%:*}}" --regid="${{user#*:}}" $rights \\
   sh -c 'cd "$0"; exec "$@"' "$folder" "$@"
 """
 
