@@ -95,7 +95,7 @@ def valkey_server(servers_home: Path) -> Iterator[Server]:
 def template_database(postgres_server: Server) -> str:
     """Name of a migrated database that each test copies."""
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
-        if admin.execute("SELECT FROM pg_database WHERE datname = 'template_pipeline'").fetchone():
+        if admin.execute("SELECT 1 FROM pg_database WHERE datname = 'template_pipeline'").fetchone():
             return "template_pipeline"
         admin.execute("CREATE DATABASE template_pipeline")
     with connect(postgres_server.url.removesuffix("/postgres") + "/template_pipeline", name="migrate") as connection:

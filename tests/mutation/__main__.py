@@ -50,6 +50,13 @@ class Place(NamedTuple):
     postgres_url: str
 
 
+class Run(NamedTuple):
+    """Arguments of pytest, and how many seconds it may take."""
+
+    tests: tuple[str, ...]
+    seconds: float
+
+
 class Case(NamedTuple):
     """A mutant, and the arguments of pytest that run the tests of that code."""
 
@@ -105,9 +112,9 @@ async def try_all(cases: Sequence[Case]) -> list[Mutant]:
         for _ in range(AT_ONCE):
             places.put_nowait(stack.enter_context(make_place()))
         async with asyncio.TaskGroup() as tasks:
-            bounds = {tests: tasks.create_task(find_bound(places, tests)) for tests in {it.tests for it in cases}}
+            runs = {tests: tasks.create_task(try_clean(places, tests)) for tests in {it.tests for it in cases}}
         async with asyncio.TaskGroup() as tasks:
-            tried = [tasks.create_task(survives(places, case, bounds[case.tests].result())) for case in cases]
+            tried = [tasks.create_task(survives(places, case.mutant, runs[case.tests].result())) for case in cases]
         return [case.mutant for case, task in zip(cases, tried, strict=True) if task.result()]
 
 
@@ -131,29 +138,33 @@ def copy_tree(to: Path) -> Path:
     return to
 
 
-async def find_bound(places: asyncio.Queue[Place], tests: tuple[str, ...]) -> float:
-    """Return how many seconds the tests may take; they must pass on clean code, at the second try at the latest."""
+async def try_clean(places: asyncio.Queue[Place], tests: tuple[str, ...]) -> Run:
+    """Run tests on clean code; return how to run them on mutants, without those that fail twice as it is."""
+    fails: list[str] = []
     async with taken(places) as place:
-        for _ in range(2):
+        for _ in range(6):
+            run = Run((*tests, *(f"--deselect={it}" for it in fails if fails.count(it) > 1)), LONGEST_SECONDS)
             began = time.monotonic()
-            failure = await run_tests(place, tests, LONGEST_SECONDS)
+            failure = await run_tests(place, run)
             if not failure:
-                return min(LONGEST_SECONDS, 20 + 3 * (time.monotonic() - began))
-    sys.exit(f"{' '.join(tests)}: fails on clean code: {failure}")
+                return run._replace(seconds=min(LONGEST_SECONDS, 20 + 3 * (time.monotonic() - began)))
+            print(f"fails on clean code: {failure}", flush=True)
+            fails.append(failure)
+    raise RuntimeError(f"{' '.join(tests)}: fails on clean code")
 
 
-async def survives(places: asyncio.Queue[Place], case: Case, seconds: float) -> bool:
+async def survives(places: asyncio.Queue[Place], mutant: Mutant, run: Run) -> bool:
     """Run the tests on a mutant, and print what came of it; a test that a busy machine makes fail kills nothing."""
     async with taken(places) as place:
-        file = place.tree / case.mutant.file
+        file = place.tree / mutant.file
         source = file.read_bytes()
-        file.write_bytes(case.mutant.apply(source))
+        file.write_bytes(mutant.apply(source))
         for _ in range(2):
-            failure = await run_tests(place, case.tests, seconds)
-            if not failure.startswith("tests/") or await run_tests(place, (failure,), seconds):
+            failure = await run_tests(place, run)
+            if not failure.startswith("tests/") or await run_tests(place, run._replace(tests=(failure,))):
                 break
         file.write_bytes(source)
-    print(f"killed by {failure}:" if failure else "survived:", case.mutant, flush=True)
+    print(f"killed by {failure}:" if failure else "survived:", mutant, flush=True)
     return not failure
 
 
@@ -165,9 +176,9 @@ async def taken(places: asyncio.Queue[Place]) -> AsyncIterator[Place]:
     places.put_nowait(place)
 
 
-async def run_tests(place: Place, tests: tuple[str, ...], seconds: float) -> str:
+async def run_tests(place: Place, run: Run) -> str:
     """Run tests until the first fails; return which it was, or "" if all passed in time."""
-    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "-m", "not long", "-p", "no:cacheprovider", *tests]
+    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "-m", "not long", "-p", "no:cacheprovider", *run.tests]
     environ = os.environ | {
         "PYTHONPATH": str(place.tree), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "250",
         "TEST_POSTGRES_URL": place.postgres_url,
@@ -176,10 +187,10 @@ async def run_tests(place: Place, tests: tuple[str, ...], seconds: float) -> str
         *argv, cwd=place.tree, env=environ, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True
     )
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(run.seconds):
             output = (await process.communicate())[0].decode()
     except TimeoutError:
-        return f"the bound of {seconds:.0f} s"
+        return f"the bound of {run.seconds:.0f} s"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it has started ends with it
