@@ -24,7 +24,7 @@ import sys
 import time
 import tomllib
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -34,7 +34,7 @@ from tests.mutation.mutants import Mutant, make_mutants, replace_text
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 ROOT: Final = Path(__file__).parents[2]
 PLAN: Final = Path(__file__).with_name("plan.toml")
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sample", type=int, default=9, help="mutants that are drawn of each file; default 9")
+    parser.add_argument("--sample", type=int, default=8, help="mutants that are drawn of each file; default 8")
     parser.add_argument("--seed", type=int, default=1, help="of the draw; default 1")
     parser.add_argument("--only", default="", metavar="TEXT", help="only files whose path holds this text")
     chosen = parser.parse_args()
@@ -107,15 +107,23 @@ def choose_cases(plan: dict[str, list[dict[str, Any]]], sample: int, seed: int) 
 async def try_all(cases: Sequence[Case]) -> list[Mutant]:
     """Try each mutant in a copy of the tree; return those that survived."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, cast("Task[Any]", asyncio.current_task()).cancel)
-    places: asyncio.Queue[Place] = asyncio.Queue()
+    groups: dict[tuple[str, ...], list[Mutant]] = {}
+    for case in cases:
+        groups.setdefault(case.tests, []).append(case.mutant)
+    survivors = []
+
+    async def work(place: Place) -> None:
+        while groups:
+            tests, mutants = groups.popitem()
+            run = await try_clean(place, tests)
+            survivors.extend([mutant for mutant in mutants if await survives(place, mutant, run)])
+
     with ExitStack() as stack:
-        for _ in range(AT_ONCE):
-            places.put_nowait(stack.enter_context(make_place()))
+        places = [stack.enter_context(make_place()) for _ in range(AT_ONCE)]
         async with asyncio.TaskGroup() as tasks:
-            runs = {tests: tasks.create_task(try_clean(places, tests)) for tests in {it.tests for it in cases}}
-        async with asyncio.TaskGroup() as tasks:
-            tried = [tasks.create_task(survives(places, case.mutant, runs[case.tests].result())) for case in cases]
-        return [case.mutant for case, task in zip(cases, tried, strict=True) if task.result()]
+            for place in places:
+                tasks.create_task(work(place))
+    return sorted(survivors)
 
 
 @contextmanager
@@ -138,42 +146,33 @@ def copy_tree(to: Path) -> Path:
     return to
 
 
-async def try_clean(places: asyncio.Queue[Place], tests: tuple[str, ...]) -> Run:
+async def try_clean(place: Place, tests: tuple[str, ...]) -> Run:
     """Run tests on clean code; return how to run them on mutants, without those that fail twice as it is."""
     fails: list[str] = []
-    async with taken(places) as place:
-        for _ in range(6):
-            run = Run((*tests, *(f"--deselect={it}" for it in fails if fails.count(it) > 1)), LONGEST_SECONDS)
-            began = time.monotonic()
-            failure = await run_tests(place, run)
-            if not failure:
-                return run._replace(seconds=min(LONGEST_SECONDS, 20 + 3 * (time.monotonic() - began)))
-            print(f"fails on clean code: {failure}", flush=True)
-            fails.append(failure)
-    raise RuntimeError(f"{' '.join(tests)}: fails on clean code")
+    while True:
+        run = Run((*tests, *(f"--deselect={it}" for it in fails if fails.count(it) > 1)), LONGEST_SECONDS)
+        began = time.monotonic()
+        failure = await run_tests(place, run)
+        if not failure:
+            return run._replace(seconds=min(LONGEST_SECONDS, 20 + 3 * (time.monotonic() - began)))
+        print(f"fails on clean code: {failure}", flush=True)
+        if not failure.startswith("tests/") or fails.count(failure) > 1:
+            raise RuntimeError(f"{' '.join(tests)} cannot be run on clean code")
+        fails.append(failure)
 
 
-async def survives(places: asyncio.Queue[Place], mutant: Mutant, run: Run) -> bool:
+async def survives(place: Place, mutant: Mutant, run: Run) -> bool:
     """Run the tests on a mutant, and print what came of it; a test that a busy machine makes fail kills nothing."""
-    async with taken(places) as place:
-        file = place.tree / mutant.file
-        source = file.read_bytes()
-        file.write_bytes(mutant.apply(source))
-        for _ in range(2):
-            failure = await run_tests(place, run)
-            if not failure.startswith("tests/") or await run_tests(place, run._replace(tests=(failure,))):
-                break
-        file.write_bytes(source)
+    file = place.tree / mutant.file
+    source = file.read_bytes()
+    file.write_bytes(mutant.apply(source))
+    for _ in range(2):
+        failure = await run_tests(place, run)
+        if not failure.startswith("tests/") or await run_tests(place, run._replace(tests=(failure,))):
+            break
+    file.write_bytes(source)
     print(f"killed by {failure}:" if failure else "survived:", mutant, flush=True)
     return not failure
-
-
-@asynccontextmanager
-async def taken(places: asyncio.Queue[Place]) -> AsyncIterator[Place]:
-    """Wait for a place, and give it back when the block ends."""
-    place = await places.get()
-    yield place
-    places.put_nowait(place)
 
 
 async def run_tests(place: Place, run: Run) -> str:
