@@ -29,6 +29,7 @@ from workers.housekeeping.publishing import publish_if_stale
 from workers.ingest.drain import drain
 from workers.ingest.inbox_reader import InboxReader
 from workers.process import Process, SchemaMissingError
+from workers.store import deliveries
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.serial import declare_serial
@@ -224,8 +225,11 @@ def warn() -> None:
 
 @app.task(name="housekeeping.keep_days")
 def keep_days() -> None:
-    """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone."""
-    _do_each(_make_days, _drop_days, _forget_drains)
+    """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone.
+
+    The marks of lanes are made anew, whatever may have made them wrong, or forgotten when they save nothing.
+    """
+    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks)
 
 
 def _do_each(*steps: Callable[[], object]) -> None:
@@ -290,6 +294,10 @@ def _drop_days() -> None:
 def _forget_drains() -> None:
     process = _process()
     InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots).forget_idle_consumers()
+
+
+def _renew_marks() -> None:
+    deliveries.renew_marks(_process().postgres.connection)
 
 
 @app.task(name="housekeeping.disown", send_events=False)

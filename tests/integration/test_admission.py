@@ -233,7 +233,7 @@ def test_a_paused_tenant_waits_and_a_cap_holds_between_concurrent_admissions(
 
 
 def list_due(connection: Connection, *, after: str = "", most: int = 10, lanes: int = 8) -> list[Candidate]:
-    found, _ = deliveries.list_candidates(
+    found, *_ = deliveries.list_candidates(
         connection, after=after, tenants=most, lanes=lanes, most=most, room=1, few=FEW
     )
     return sorted(found, key=lambda one: (one.place, one.lane))
@@ -313,7 +313,7 @@ def test_the_cost_of_admission_does_not_follow_the_backlog(
 
 def check_plans(connection: Connection, *, lanes_expected: int) -> None:
     parameters = {"after": "t05000", "tenants": 256, "lanes": 8, "most": 256, "room": 1, "few": FEW}
-    candidates, _ = deliveries.list_candidates(connection, **parameters)  # type: ignore[arg-type]
+    candidates, *_ = deliveries.list_candidates(connection, **parameters)  # type: ignore[arg-type]
     assert (len({(it.place, it.lane) for it in candidates}), len(candidates)) == (lanes_expected, 256)
     limited = {"handlers": ["h.00001"], "tenants": ["t00001"]}
     plans = [

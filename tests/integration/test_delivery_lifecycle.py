@@ -66,7 +66,8 @@ class Life(RuleBasedStateMachine):
     def begin(self, count: int, tenant: str) -> None:
         """Begin with deliveries that wait and some that are queued: many an order draws neither step in its time."""
         self.connection.execute(
-            "TRUNCATE deliveries, deliveries_done, attempts, events, endpoint_secrets, endpoints, admission_turns"
+            "TRUNCATE deliveries, deliveries_done, attempts, events, endpoint_secrets, endpoints, admission_turns,"
+            " lane_marks"
         )
         self.connection.execute("UPDATE admission SET tenant = '', express = '{}', express_at = NULL")
         self.connection.execute("DELETE FROM tenants")
@@ -253,6 +254,11 @@ class Life(RuleBasedStateMachine):
         assert row["number"] == self.failures
 
     @invariant()
+    def no_mark_hides_what_is_ready(self) -> None:
+        query = "SELECT FROM deliveries JOIN lane_marks USING (tenant, handler) WHERE ready AND position < low"
+        assert not self.connection.execute(query).fetchall()
+
+    @invariant()
     def the_cap_holds(self) -> None:
         in_flight = sum(row.state in {"queued", "running"} and row.tenant == "small" for row in self.seen.values())
         assert in_flight <= CAP
@@ -295,6 +301,12 @@ def live(connection: Connection, add: AddDeliveries, *, examples: int, steps: in
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+@pytest.fixture(autouse=True)
+def _always_marking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every admission mark the lanes that it has seen, as beside an old snapshot."""
+    monkeypatch.setattr(deliveries, "MOST_WALKED", -(10**9))
 
 
 def test_any_order_of_steps_keeps_every_delivery_in_one_place(

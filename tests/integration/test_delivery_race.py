@@ -18,6 +18,8 @@ from workers.store.manual import Selection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pytest
+
     from tests.integration.conftest import AddDeliveries
 
 RACING = 40
@@ -132,8 +134,9 @@ def list_attempts(connection: Connection) -> set[tuple[Key, int]]:
 
 
 def test_workers_that_race_count_every_attempt_once(
-    connection: Connection, database_url: str, add_deliveries: AddDeliveries
+    connection: Connection, database_url: str, add_deliveries: AddDeliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deliveries, "MOST_WALKED", -(10**9))  # every admission marks the lanes
     for name in NAMES:
         add_deliveries(RACING // len(NAMES), handler=name)
     race = Race(database_url, seed=7)
@@ -146,6 +149,8 @@ def test_workers_that_race_count_every_attempt_once(
     assert race.counted.keys() - race.succeeded <= list_attempts(connection), "an outcome counted for another claim"
     found = look(connection)
     assert len(found) == RACING
+    hidden = "SELECT FROM deliveries JOIN lane_marks USING (tenant, handler) WHERE ready AND position < low"
+    assert not connection.execute(hidden).fetchall()
     assert all(found[key].fence == fence for key, fence in race.succeeded), "a success counted for another claim"
     for key, fence in race.claimed:
         assert found[key].fence >= fence

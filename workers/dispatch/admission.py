@@ -212,7 +212,10 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
 
 
 class _Admission:
-    """Steps 2 and 3 of `admit`: one transaction of four round trips, five where handlers have limits."""
+    """Steps 2 and 3 of `admit`: one transaction of four round trips, five where handlers have limits.
+
+    Where it had to walk over many finished deliveries, which an old snapshot keeps in the index, it marks the lanes.
+    """
 
     def __init__(self, connection: Connection, queue: HandlerQueue, *, slots: int, budget: float) -> None:
         self._connection = connection
@@ -229,7 +232,7 @@ class _Admission:
             state = deliveries.lock_admission(connection, wait=wait)
             if state is None:
                 return []
-            candidates, tenants = deliveries.list_candidates(
+            candidates, tenants, walked = deliveries.list_candidates(
                 connection, after=state.after, tenants=most, lanes=lanes, most=most, room=room, few=FEW
             )
             if not candidates:
@@ -240,6 +243,8 @@ class _Admission:
             turns = take_turns(free, tenants, _allowances(tenants, limited))
             messages, skipped, counts = self._fill(turns, tenants, state, room=room, waiting_express=waiting_express)
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
+            if walked - state.walked > deliveries.MOST_WALKED + 2 * len(candidates) + FEW * len(tenants):
+                deliveries.mark_lanes(connection, {(it.tenant, it.handler) for it in candidates})
             if limited:
                 limits.take_tokens(connection, _count(limited, messages))
             lanes = min(lanes, 1 + (most - 1) // len(tenants))  # as many were looked at

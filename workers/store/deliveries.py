@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 _QUERIES: Final = Queries("deliveries.sql")
+MOST_WALKED: Final = 2000
+"""Dead entries of the index that one look may walk over before lanes get marks: a millisecond."""
 RECORD_SUCCESS: Final = _QUERIES["record_success"]
 """Parameters: event id, handler, fence, token of the transaction; an error if the outcome does not count."""
 
@@ -56,6 +58,7 @@ class AdmissionState:
         express_age: seconds since then.
         limited: whether any handler has a limit.
         serial: whether any handler runs one delivery of a subject at a time.
+        walked: entries of the index that this session has read before, of whatever transaction.
     """
 
     after: str
@@ -63,6 +66,7 @@ class AdmissionState:
     express_age: float
     limited: bool
     serial: bool
+    walked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +152,13 @@ def lock_admission(connection: Connection, *, wait: bool) -> AdmissionState | No
         express_age=row["express_age"] or 0.0,
         limited=row["limited"],
         serial=row["serial"],
+        walked=row["walked"],
     )
 
 
 def list_candidates(
     connection: Connection, *, after: str, tenants: int, lanes: int, most: int, room: int, few: int
-) -> tuple[list[Candidate], dict[str, DueTenant]]:
+) -> tuple[list[Candidate], dict[str, DueTenant], int]:
     """Find due work, spread evenly over tenants and their handlers.
 
     Args:
@@ -166,7 +171,8 @@ def list_candidates(
         few: due deliveries beyond which a tenant is crowded.
 
     Returns:
-        The oldest due deliveries of each lane, and the tenants that they belong to, from the one after `after` on.
+        The oldest due deliveries of each lane; the tenants that they belong to, from the one after `after` on; and
+        what this session has read of the index, dead entries included: see `AdmissionState.walked`.
     """
     parameters = {"after": after, "tenants": tenants, "lanes": lanes, "most": most, "room": room, "few": few}
     rows = connection.cursor(row_factory=tuple_row).execute(_QUERIES["list_candidates"], parameters).fetchall()
@@ -174,9 +180,9 @@ def list_candidates(
         Candidate(event_id=event_id, tenant=tenant, handler=handler, place=place, lane=lane, alone=alone)
         for event_id, tenant, handler, alone, place, lane, *_ in rows
     ]
-    due = {row[1]: row[-3:] for row in rows}
+    due = {row[1]: row[6:9] for row in rows}
     made = {it: DueTenant(weight=it[0] or 1, allowance=it[1], crowded=it[2]) for it in set(due.values())}
-    return candidates, {tenant: made[it] for tenant, it in due.items()}
+    return candidates, {tenant: made[it] for tenant, it in due.items()}, rows[-1][-1] if rows else 0
 
 
 def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -> Callable[[], set[tuple[UUID, str]]]:
@@ -197,6 +203,43 @@ def queue(connection: Connection, chosen: Sequence[Candidate], *, wait: float) -
     }
     marked = connection.cursor(row_factory=tuple_row).execute(_QUERIES["queue"], parameters)
     return lambda: set(marked.fetchall())
+
+
+def mark_lanes(connection: Connection, seen: Collection[tuple[str, str]], *, anew: bool = False) -> bool:
+    """Note where the ready work of lanes begins, so that the next look does not walk over what is finished.
+
+    Args:
+        connection: in a transaction.
+        seen: (tenant, handler) pairs, beside those that have a mark.
+        anew: whatever the marks say.
+
+    Returns:
+        Whether it was done; not while a delivery is being brought back to its old place.
+    """
+    (row,) = connection.execute(_QUERIES["lock_marks"]).fetchall()
+    if row["locked"]:
+        ordered = sorted(seen)
+        parameters = {"tenants": [it[0] for it in ordered], "handlers": [it[1] for it in ordered], "anew": anew}
+        connection.execute(_QUERIES["mark_lanes"], parameters)
+    return bool(row["locked"])
+
+
+def renew_marks(connection: Connection) -> None:
+    """Make the marks of lanes anew, or forget them all when nothing is walked over without them.
+
+    Args:
+        connection: outside a transaction.
+    """
+    with connection.transaction():
+        before = _count_walked(connection)
+        if mark_lanes(connection, (), anew=True) and _count_walked(connection) - before <= MOST_WALKED:
+            connection.execute(_QUERIES["forget_marks"])
+
+
+def _count_walked(connection: Connection) -> int:
+    (row,) = connection.execute(_QUERIES["count_walked"]).fetchall()
+    walked: int = row["walked"]
+    return walked
 
 
 def move_admission(connection: Connection, *, after: str, express: Mapping[str, float]) -> None:

@@ -7,19 +7,21 @@
 -- name: lock_admission
 SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
        (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited,
-       (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true)
+       (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true),
+       pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked
 FROM admission FOR UPDATE;
 
 -- name: lock_admission_if_free
 SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
        (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited,
-       (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true)
+       (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true),
+       pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked
 FROM admission FOR UPDATE SKIP LOCKED;
 
 -- Retries whose time has come enter the index that admission walks. By place in the table (locked rows keep it): a join
 -- by key reads all of a table of 30,000 rows, because the planner expects many to be due.
 -- name: promote_due
-UPDATE deliveries SET ready = true
+UPDATE deliveries SET ready = true, position = pg_current_xact_id()
 WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM deliveries
     WHERE state = 'pending' AND NOT ready AND due_at <= now()
@@ -28,51 +30,59 @@ WHERE ctid = ANY (ARRAY(
 
 -- Loose index scans: from the first due work of one tenant to that of the next, beginning after the tenant served last,
 -- once around; the same within each tenant, from handler to handler; then the oldest deliveries of each lane, as many of
--- each as make up `most`. The cost is some index probes per tenant and lane, whatever waits in them. `place` is the turn
--- of a tenant, `lane` that of a handler within its tenant. A tenant is `crowded` if more than `few` of its deliveries are
--- due, or 256 others come before it; without room for them, those are not read. Each lane is entered once, and gone on
--- with from its first delivery: what an old snapshot keeps in the index before it is walked once. The constant LIMIT is for the planner, which takes a computed one for a
--- tenth of all rows and would sort the backlog; LIMIT 1 on small tables keeps it from reading all of them.
+-- each as make up `most`. The cost is some index probes per tenant and lane, whatever waits in them; `next_ready` begins
+-- each lane at its mark. `place` is the turn of a tenant, `lane` that of a handler within its tenant. A tenant is
+-- `crowded` if more than `few` of its deliveries are due (those of lanes with a mark count apart), or 256 others come
+-- before it; without room for them, those are not read. The constant LIMIT is for the planner, which takes a computed one for a tenth of all rows and would sort the
+-- backlog; LIMIT 1 on small tables keeps it from reading all of them. `walked` is what has been read of the index, dead
+-- entries included, by the last row.
 -- name: list_candidates
 WITH RECURSIVE ahead AS (
-    (
-        SELECT tenant, handler, event_id, alone, due_at, 1 AS place FROM deliveries WHERE ready AND tenant > %(after)s
-        ORDER BY tenant, handler, due_at, event_id LIMIT 1
-    )
+    SELECT tenant, handler, event_id, alone, position, (event_id IS NOT NULL)::integer AS place
+    FROM next_ready(%(after)s, U&'\+10FFFF', '0', NULL)
     UNION ALL
-    SELECT following.tenant, following.handler, following.event_id, following.alone, following.due_at, ahead.place + 1
-    FROM ahead CROSS JOIN LATERAL (
-        SELECT tenant, handler, event_id, alone, due_at FROM deliveries WHERE ready AND tenant > ahead.tenant
-        ORDER BY tenant, handler, due_at, event_id LIMIT 1
-    ) AS following
+    SELECT following.tenant, following.handler, following.event_id, following.alone, following.position,
+           ahead.place + (following.event_id IS NOT NULL)::integer
+    FROM ahead CROSS JOIN LATERAL next_tenant(ahead.tenant, ahead.handler, ahead.event_id, ahead.position, NULL) AS following
     WHERE ahead.place < %(tenants)s
+), counted AS (
+    SELECT count(event_id) AS ahead FROM ahead
 ), behind AS (
-    (
-        SELECT tenant, handler, event_id, alone, due_at, 1 AS place FROM deliveries
-        WHERE ready AND (SELECT count(*) FROM ahead) < %(tenants)s
-        ORDER BY tenant, handler, due_at, event_id LIMIT 1
-    )
+    SELECT tenant, handler, event_id, alone, position, (event_id IS NOT NULL)::integer AS place
+    FROM next_ready('', '', '0', %(after)s)
+    WHERE (SELECT ahead FROM counted) < %(tenants)s
     UNION ALL
-    SELECT following.tenant, following.handler, following.event_id, following.alone, following.due_at,
-           behind.place + 1
-    FROM behind CROSS JOIN LATERAL (
-        SELECT tenant, handler, event_id, alone, due_at FROM deliveries WHERE ready AND tenant > behind.tenant
-        ORDER BY tenant, handler, due_at, event_id LIMIT 1
-    ) AS following
-    WHERE behind.place < %(tenants)s - (SELECT count(*) FROM ahead) AND following.tenant <= %(after)s
+    SELECT following.tenant, following.handler, following.event_id, following.alone, following.position,
+           behind.place + (following.event_id IS NOT NULL)::integer
+    FROM behind CROSS JOIN LATERAL
+         next_tenant(behind.tenant, behind.handler, behind.event_id, behind.position, %(after)s) AS following
+    WHERE behind.place < %(tenants)s - (SELECT ahead FROM counted)
 ), turns AS MATERIALIZED (
-    SELECT turn.tenant, turn.handler, turn.event_id, turn.alone, turn.due_at, turn.place, bounds.weight,
+    SELECT turn.tenant, turn.handler, turn.event_id, turn.alone, turn.position, turn.place, bounds.weight,
            bounds.allowance, last.handler AS after,
            turn.place > 256 OR (
-               SELECT true FROM deliveries AS d
-               WHERE d.ready AND d.tenant = turn.tenant AND (d.handler, d.due_at) >= (turn.handler, turn.due_at)
-               ORDER BY d.tenant, d.handler, d.due_at, d.event_id OFFSET %(few)s LIMIT 1
+               SELECT true
+               FROM (
+                   SELECT turn.handler, turn.position AS low
+                   UNION ALL
+                   SELECT m.handler, m.low FROM lane_marks AS m
+                   WHERE m.tenant = turn.tenant AND m.handler > turn.handler
+               ) AS range LEFT JOIN LATERAL (
+                   SELECT n.handler FROM lane_marks AS n
+                   WHERE n.tenant = turn.tenant AND n.handler > range.handler ORDER BY n.tenant, n.handler LIMIT 1
+               ) AS until ON true CROSS JOIN LATERAL (
+                   SELECT FROM deliveries AS d
+                   WHERE d.ready AND (d.tenant, d.handler, d.position) >= (turn.tenant, range.handler, range.low)
+                     AND (d.tenant, d.handler) < (turn.tenant, coalesce(until.handler, U&'\+10FFFF'))
+                   ORDER BY d.tenant, d.handler, d.position, d.event_id OFFSET %(few)s LIMIT 1
+               ) AS due
+               LIMIT 1
            ) IS NOT NULL AS crowded
     FROM (
-        SELECT tenant, handler, event_id, alone, due_at, place FROM ahead
+        SELECT tenant, handler, event_id, alone, position, place FROM ahead WHERE event_id IS NOT NULL
         UNION ALL
-        SELECT tenant, handler, event_id, alone, due_at, place + (SELECT count(*) FROM ahead)
-        FROM behind WHERE tenant <= %(after)s
+        SELECT tenant, handler, event_id, alone, position, place + (SELECT ahead FROM counted)
+        FROM behind WHERE event_id IS NOT NULL
     ) AS turn LEFT JOIN LATERAL (
         SELECT t.weight, CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight - (
                    SELECT count(*) FROM deliveries AS d WHERE d.tenant = turn.tenant AND d.state <> 'pending'
@@ -87,56 +97,50 @@ WITH RECURSIVE ahead AS (
     SELECT least(%(lanes)s, 1 + (%(most)s - 1) / greatest(count(*), 1)) AS lanes FROM turns
 ), lanes AS MATERIALIZED (
     SELECT turns.tenant, turns.place, turns.weight, turns.allowance, turns.crowded,
-           own.handler, own.event_id, own.alone, own.due_at, own.lane
+           own.handler, own.event_id, own.alone, own.position, own.lane
     FROM turns CROSS JOIN LATERAL (
         WITH RECURSIVE onward AS (
-            SELECT first.handler, first.event_id, first.alone, first.due_at, 1 AS lane
-            FROM (
-                SELECT turns.handler, turns.event_id, turns.alone, turns.due_at WHERE turns.after IS NULL
-                UNION ALL
-                (
-                    SELECT d.handler, d.event_id, d.alone, d.due_at FROM deliveries AS d
-                    WHERE d.ready AND d.tenant = turns.tenant AND d.handler > turns.after
-                    ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
-                )
-            ) AS first
+            SELECT turns.handler, turns.event_id, turns.alone, turns.position, 1 AS lane WHERE turns.after IS NULL
             UNION ALL
-            SELECT following.handler, following.event_id, following.alone, following.due_at, onward.lane + 1
-            FROM onward CROSS JOIN LATERAL (
-                SELECT d.handler, d.event_id, d.alone, d.due_at FROM deliveries AS d
-                WHERE d.ready AND d.tenant = turns.tenant AND d.handler > onward.handler
-                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
-            ) AS following
+            SELECT first.handler, first.event_id, first.alone, first.position, (first.event_id IS NOT NULL)::integer
+            FROM next_ready(turns.tenant, turns.after, '18446744073709551615', turns.tenant) AS first
+            WHERE turns.after IS NOT NULL
+            UNION ALL
+            SELECT following.handler, following.event_id, following.alone, following.position,
+                   onward.lane + (following.event_id IS NOT NULL)::integer
+            FROM onward CROSS JOIN LATERAL
+                 next_lane(turns.tenant, onward.handler, onward.event_id, onward.position) AS following
             WHERE onward.lane < (SELECT lanes FROM quota)
         ), again AS (
-            SELECT turns.handler, turns.event_id, turns.alone, turns.due_at, 1 AS lane
-            WHERE turns.after IS NOT NULL AND (SELECT count(*) FROM onward) < (SELECT lanes FROM quota)
+            SELECT turns.handler, turns.event_id, turns.alone, turns.position, 1 AS lane
+            WHERE turns.after IS NOT NULL AND (SELECT count(event_id) FROM onward) < (SELECT lanes FROM quota)
             UNION ALL
-            SELECT following.handler, following.event_id, following.alone, following.due_at, again.lane + 1
-            FROM again CROSS JOIN LATERAL (
-                SELECT d.handler, d.event_id, d.alone, d.due_at FROM deliveries AS d
-                WHERE d.ready AND d.tenant = turns.tenant AND d.handler > again.handler
-                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
-            ) AS following
-            WHERE again.lane < (SELECT lanes FROM quota) - (SELECT count(*) FROM onward)
+            SELECT following.handler, following.event_id, following.alone, following.position,
+                   again.lane + (following.event_id IS NOT NULL)::integer
+            FROM again CROSS JOIN LATERAL
+                 next_lane(turns.tenant, again.handler, again.event_id, again.position) AS following
+            WHERE again.lane < (SELECT lanes FROM quota) - (SELECT count(event_id) FROM onward)
               AND following.handler <= turns.after
         )
-        SELECT handler, event_id, alone, due_at, lane FROM onward
+        SELECT handler, event_id, alone, position, lane FROM onward WHERE event_id IS NOT NULL
         UNION ALL
-        SELECT handler, event_id, alone, due_at, lane + (SELECT count(*) FROM onward)
-        FROM again WHERE handler <= turns.after
+        SELECT handler, event_id, alone, position, lane + (SELECT count(event_id) FROM onward)
+        FROM again WHERE event_id IS NOT NULL AND handler <= turns.after
     ) AS own
     WHERE %(room)s > 0 OR NOT turns.crowded
 )
-SELECT event_id, tenant, handler, alone, place, lane, weight, allowance, crowded FROM lanes
+SELECT event_id, tenant, handler, alone, place, lane, weight, allowance, crowded,
+       pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked
+FROM lanes
 UNION ALL
 SELECT younger.event_id, lanes.tenant, lanes.handler, younger.alone, lanes.place, lanes.lane, lanes.weight,
-       lanes.allowance, lanes.crowded
+       lanes.allowance, lanes.crowded,
+       pg_stat_get_xact_tuples_returned('deliveries_position'::regclass)
 FROM lanes CROSS JOIN LATERAL (
     SELECT event_id, alone FROM (
         SELECT event_id, alone FROM deliveries AS d
-        WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler AND d.due_at >= lanes.due_at
-        ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 100000
+        WHERE d.ready AND d.tenant = lanes.tenant AND d.handler = lanes.handler AND d.position >= lanes.position
+        ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 100000
     ) AS oldest OFFSET 1 LIMIT (SELECT (%(most)s - 1) / greatest(count(*), 1) FROM lanes)
 ) AS younger
 WHERE (SELECT count(*) FROM lanes) < %(most)s;
@@ -157,6 +161,34 @@ UPDATE admission SET tenant = %(tenant)s, express = %(express)s::jsonb, express_
 INSERT INTO admission_turns (tenant, handler)
 SELECT tenant, handler FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) AS turn(tenant, handler) ORDER BY tenant
 ON CONFLICT (tenant) DO UPDATE SET handler = excluded.handler;
+
+-- Alone with the lock, which those share that bring a delivery back to its old place: none of them is under way.
+-- name: lock_marks
+SELECT pg_try_advisory_xact_lock(hashtext('pipeline lane marks')) AS locked;
+
+-- The first ready delivery of each lane that has a mark or was seen, or the oldest transaction that may still make one.
+-- With `anew`, each lane is walked from its beginning.
+-- name: mark_lanes
+INSERT INTO lane_marks AS m (tenant, handler, low)
+SELECT lane.tenant, lane.handler, least(first.position, pg_snapshot_xmin(pg_current_snapshot()))
+FROM (
+    SELECT tenant, handler, CASE WHEN %(anew)s THEN '0' ELSE low END AS low FROM lane_marks
+    UNION ALL
+    SELECT seen.tenant, seen.handler, '0' FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) AS seen(tenant, handler)
+    WHERE NOT EXISTS (SELECT FROM lane_marks AS k WHERE k.tenant = seen.tenant AND k.handler = seen.handler)
+) AS lane LEFT JOIN LATERAL (
+    SELECT d.position FROM deliveries AS d
+    WHERE d.ready AND d.tenant = lane.tenant AND d.handler = lane.handler AND d.position >= lane.low
+    ORDER BY d.tenant, d.handler, d.position LIMIT 1
+) AS first ON true
+ORDER BY lane.tenant, lane.handler
+ON CONFLICT (tenant, handler) DO UPDATE SET low = excluded.low WHERE m.low <> excluded.low;
+
+-- name: count_walked
+SELECT pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked;
+
+-- name: forget_marks
+DELETE FROM lane_marks;
 
 -- name: unqueue
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL

@@ -45,6 +45,7 @@ WHERE (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
 GROUP BY tenant, handler ORDER BY tenant, handler;
 
 -- Running ones are fenced out: their outcome will find no row. Rows in use this moment are left for the next pass.
+-- The lanes get a mark, which the next admission moves: it does not see those that have nothing left.
 -- name: cancel
 WITH chosen AS MATERIALIZED (
     SELECT event_id, handler FROM deliveries
@@ -64,6 +65,9 @@ WITH chosen AS MATERIALIZED (
     SELECT event_id, handler, tenant, 'cancelled', attempt, fence + (state = 'running')::integer, worker, last_error,
            created_at
     FROM taken
+), noted AS (
+    INSERT INTO lane_marks (tenant, handler, low)
+    SELECT DISTINCT tenant, handler, '0'::xid8 FROM taken WHERE ready ORDER BY tenant, handler ON CONFLICT DO NOTHING
 )
 SELECT tenant, handler, event_id FROM taken ORDER BY event_id, handler;
 

@@ -53,13 +53,13 @@ SELECT n.tenant,
            -- the oldest of each handler's, of the first hundred handlers
            WITH RECURSIVE lane AS (
                (SELECT d.handler, d.due_at, 1 AS number FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant
-                ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1)
+                ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 1)
                UNION ALL
                SELECT following.handler, following.due_at, lane.number + 1
                FROM lane CROSS JOIN LATERAL (
                    SELECT d.handler, d.due_at FROM deliveries AS d
                    WHERE d.ready AND d.tenant = n.tenant AND d.handler > lane.handler
-                   ORDER BY d.tenant, d.handler, d.due_at, d.event_id LIMIT 1
+                   ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 1
                ) AS following
                WHERE lane.number < 100
            )

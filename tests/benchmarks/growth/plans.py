@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
     from workers.store.sql import Queries
 
-GUILTY: Final = re.compile(r"Seq Scan on deliveries|Sort Key: \w+\.(?:tenant|due_at|event_id)")
+GUILTY: Final = re.compile(r"Seq Scan on deliveries|Sort Key: \w+\.(?:tenant|due_at|position|event_id)")
 """What is in flight may be sorted (by `lease_until`): it does not follow the backlog."""
 FEW: Final = 5_000
 """Rows below which reading all of them is the cheaper plan, and taken."""
@@ -25,7 +25,7 @@ def explain(connection: Connection) -> dict[str, str]:
     Raises:
         RuntimeError: one of them reads or sorts the backlog.
     """
-    some = "SELECT event_id, handler FROM deliveries WHERE ready ORDER BY tenant, handler, due_at LIMIT 64"
+    some = "SELECT event_id, handler FROM deliveries WHERE ready ORDER BY tenant, handler, position LIMIT 64"
     rows = connection.execute(some, prepare=False).fetchall()
     chosen = {name: [row[name] for row in rows] for name in ("event_id", "handler")}
     plans = {

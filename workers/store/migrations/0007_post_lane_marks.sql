@@ -1,0 +1,2 @@
+-- Admission walks `deliveries_position`.
+DROP INDEX deliveries_lane;
