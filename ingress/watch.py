@@ -74,13 +74,13 @@ class Watch:
         async def readyz(_: Request) -> Response:
             found = {
                 "redis_away": bool(self._silence),
-                "redis_not_durable": bool(self._durability.faults),
+                "redis_not_durable": bool(self._durability.texts("wrong")),
                 "no_registry": self._endpoints.version is None,
                 "wrong_secrets_key": self._endpoints.opens_nothing,
             }
             if reasons := [reason for reason, is_found in found.items() if is_found]:
                 return JSONResponse({"status": "not_ready", "reasons": reasons}, status_code=503)
-            unknown = {"unknown": self._durability.unknown} if self._durability.unknown else {}
+            unknown = {"unknown": it} if (it := self._durability.texts("unknown")) else {}
             return JSONResponse({"status": "ready", "registry_version": self._endpoints.version, **unknown})
 
         return [Route("/livez", livez), Route("/readyz", readyz)]
@@ -145,9 +145,9 @@ class Watch:
 
     def _judge(self, verdict: Verdict) -> None:
         before, self._durability = self._durability, verdict
-        for fault in set(verdict.faults) - set(before.faults):
+        for fault in set(verdict.texts("wrong")) - set(before.texts("wrong")):
             log.error("%s%s", fault, _MEANT, extra={"code": "redis_not_durable"})
-        for unknown in set(verdict.unknown) - set(before.unknown):
+        for unknown in set(verdict.texts("unknown")) - set(before.texts("unknown")):
             log.warning("%s", unknown, extra={"code": "durability_unknown"})
 
     async def _tell_active(self, active: Mapping[str, float]) -> None:

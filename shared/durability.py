@@ -30,16 +30,23 @@ def durability(text: str) -> Durability:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Of one thing; `text` says what was found and, where it is wrong, what to do."""
+
+    state: Literal["ok", "wrong", "unknown"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What was found; each text is a line without a full stop.
+    """What was found of both."""
 
-    Attributes:
-        faults: what is wrong and what to do.
-        unknown: what Redis does not tell.
-    """
+    durability: Judgement = Judgement(state="unknown", text="Redis has not been asked")
+    eviction: Judgement = Judgement(state="unknown", text="Redis has not been asked")
 
-    faults: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    def texts(self, state: Literal["wrong", "unknown"]) -> tuple[str, ...]:
+        """Return the lines of what is wrong, or unknown."""
+        return tuple(it.text for it in (self.durability, self.eviction) if it.state == state)
 
 
 def assess(facts: Mapping[str, Any], appendfsync: str | None, *, meant: Durability) -> Verdict:
@@ -51,25 +58,48 @@ def assess(facts: Mapping[str, Any], appendfsync: str | None, *, meant: Durabili
         meant: the setting.
     """
     if meant == "any":
-        return Verdict()
-    faults, unknown = [], []
-    policy, bound, has_log = (facts.get(name) for name in ("maxmemory_policy", "maxmemory", "aof_enabled"))
+        unasked = Judgement(state="ok", text="not asked for: INBOX_DURABILITY is any")
+        return Verdict(durability=unasked, eviction=unasked)
+    has_log, bound, policy = (facts.get(name) for name in ("aof_enabled", "maxmemory", "maxmemory_policy"))
+    return Verdict(
+        durability=_assess_log(has_log, appendfsync, meant),
+        eviction=_assess_bound(bound, policy),
+    )
+
+
+def _assess_log(has_log: Any, appendfsync: str | None, meant: Literal["always", "everysec"]) -> Judgement:
     if has_log is None:
-        unknown.append("Redis does not tell whether it has an append-only file (aof_enabled in INFO)")
-    elif not int(has_log):
-        faults.append("Redis has no append-only file and loses acknowledged events when it dies: set appendonly yes")
-    elif appendfsync not in _FLUSHES:
-        unknown.append(f"Redis does not tell appendfsync (CONFIG is forbidden): see that it is {meant} or safer")
-    elif _FLUSHES.index(appendfsync) > _FLUSHES.index(meant):
-        faults.append(
-            f"Redis has appendfsync {appendfsync} and loses acknowledged events when its machine dies: set {meant}"
+        return Judgement(
+            state="unknown", text="Redis does not tell whether it has an append-only file (aof_enabled in INFO)"
         )
+    if not int(has_log):
+        return Judgement(
+            state="wrong",
+            text="Redis has no append-only file and loses acknowledged events when it dies: set appendonly yes",
+        )
+    if appendfsync not in _FLUSHES:
+        return Judgement(
+            state="unknown",
+            text=f"Redis does not tell appendfsync (CONFIG is forbidden): see that it is {meant} or safer",
+        )
+    if _FLUSHES.index(appendfsync) > _FLUSHES.index(meant):
+        return Judgement(
+            state="wrong",
+            text=f"Redis has appendfsync {appendfsync} and loses acknowledged events if its machine dies: set {meant}",
+        )
+    return Judgement(state="ok", text=f"append-only file, appendfsync {appendfsync}")
+
+
+def _assess_bound(bound: Any, policy: Any) -> Judgement:
     if bound is None or policy is None:
-        unknown.append("Redis does not tell its bound of memory (maxmemory in INFO)")
-    elif not int(bound):
-        faults.append("Redis has no maxmemory and is ended by the system when memory is used up: set one")
-    elif policy != "noeviction":
-        faults.append(
-            f"Redis throws acknowledged events away when it is full: set maxmemory-policy {policy} to noeviction"
+        return Judgement(state="unknown", text="Redis does not tell its bound of memory (maxmemory in INFO)")
+    if not int(bound):
+        return Judgement(
+            state="wrong", text="Redis has no maxmemory and is ended by the system when memory is used up: set one"
         )
-    return Verdict(faults=tuple(faults), unknown=tuple(unknown))
+    if policy != "noeviction":
+        return Judgement(
+            state="wrong",
+            text=f"Redis throws acknowledged events away when it is full: set maxmemory-policy {policy} to noeviction",
+        )
+    return Judgement(state="ok", text="maxmemory with noeviction")

@@ -12,6 +12,7 @@ from typing import Final
 import typer
 
 from deploy.cli import deliveries, endpoints, events, handlers, secrets, tenants
+from deploy.cli.doctor import doctor
 from deploy.cli.errors import explain
 from deploy.cli.health import health
 from deploy.cli.output import command
@@ -30,7 +31,7 @@ app: Final = typer.Typer(
 )
 for plain in (up, health):
     app.command()(plain)
-for function in (migrate, env, send, verify, stats, keygen):
+for function in (migrate, env, send, verify, stats, doctor, keygen):
     command(app)(function)
 for group in (tenants, endpoints, secrets, events, deliveries, handlers):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])

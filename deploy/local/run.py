@@ -20,6 +20,7 @@ from deploy.local.blocking import run_blocking
 from deploy.local.data_dir import make_data_dir, read_credentials
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey
 from deploy.local.services import STAGES, check_settings, pipeline_services
+from deploy.local.settings import OLDEST_POSTGRES, OLDEST_REDIS
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Stack, StackError, locked, read_stack, write_stack
 from deploy.local.supervisor import Supervisor
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from deploy.local.service import Server
     from deploy.local.settings import GivenSettings, StackSettings
 
-OLDEST_POSTGRES: Final = 150000
-OLDEST_REDIS: Final = 7
 SERVERS_SECONDS: Final = 60.0
 SERVICES_SECONDS: Final = 90.0
 ECHO_SECONDS: Final = 1.0
@@ -191,9 +190,7 @@ def _check_servers(stack: Stack, this: Run) -> None:
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         raise StackError(f"REDIS_URL is a Redis {version}, older than 7: upgrade it, or unset the variable")
     verdict = assess(facts, appendfsync, meant=this.given.inbox_durability)
-    for unknown in verdict.unknown:
+    for unknown in verdict.texts("unknown"):
         this.console.bad(f"REDIS_URL: {unknown}")
-    if verdict.faults:
-        raise StackError(
-            f"REDIS_URL: {'; '.join(verdict.faults)}. If that is meant, set INBOX_DURABILITY, such as to any"
-        )
+    if faults := verdict.texts("wrong"):
+        raise StackError(f"REDIS_URL: {'; '.join(faults)}. If that is meant, set INBOX_DURABILITY, such as to any")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
+from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import SCHEMA_ABOUT, database_url, fernet_keys, integer, port, redis_url, schema_name, setting
+
+OLDEST_POSTGRES: Final = 150000
+OLDEST_REDIS: Final = 7
 
 
 def folder(text: str) -> Path:
@@ -53,6 +58,9 @@ class GivenSettings:
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     redis_url: str | None = setting("REDIS_URL", "", lambda text: redis_url(text) if text else None, "Redis")
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
+    inbox_high_water: float = setting(
+        "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
+    )
     secrets_key: tuple[str, ...] | None = setting(
         "SECRETS_KEY", "", lambda text: fernet_keys(text) if text else None, "Fernet key(s)"
     )

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from deploy.doctor.postgres_server import replicas
 from deploy.local.servers import free_port, prepare_postgres
 from tests.conftest import running
 from workers.store import tenants
@@ -146,3 +147,14 @@ def test_where_none_of_the_hosts_serves_the_line_tells_why_for_each(pair: Pair) 
     assert "session is read-only" in refused.stderr
     assert "Connection refused" in refused.stderr
     assert "test@" not in refused.stderr
+
+
+def test_the_doctor_tells_a_standby_and_a_replica_that_is_far_behind(pair: Pair) -> None:
+    on_standby = pipeline(pair.replica.url, "doctor")
+    assert on_standby.returncode == 1
+    assert "DATABASE_URL names a standby, which takes no writes" in on_standby.stdout
+    with connect(pair.primary.url, name="test") as primary, psycopg.connect(pair.replica.url) as replica:
+        assert replicas(primary).state == "ok"
+        replica.execute("SELECT pg_wal_replay_pause()")
+        primary.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 2000000))")
+        assert "MB behind" in replicas(primary, lag_bytes=1_000_000).found

@@ -1,0 +1,101 @@
+"""The command `pipeline doctor`: is what the guarantees rest on as it must be?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+import redis
+import typer
+
+from deploy.cli.connections import cipher, database, redis_client, redis_url
+from deploy.cli.errors import explain
+from deploy.cli.output import emit, wants_json
+from deploy.doctor import deployment, postgres_server, redis_server
+from deploy.doctor.finding import Finding, unknown, wrong
+from deploy.local.settings import GivenSettings
+from shared.settings import SettingError, load
+from workers.store import server
+from workers.store.migrate import MigrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from shared.registry import Cipher
+    from workers.store.connect import Connection
+
+_ERRORS: Final = (psycopg.Error, redis.RedisError)
+
+
+def doctor() -> None:
+    """Look at everything that the guarantees rest on, one line each: ok, wrong or unknown, and what to do.
+
+    Exit code 1 if something is wrong. Nothing is changed.
+    """
+    findings = list(_examine())
+    if wants_json():
+        emit(findings)
+    else:
+        width = max(len(it.thing) for it in findings)
+        for it in findings:
+            print(f"{it.state:8} {it.thing:{width}}  {it.found}")
+    if any(it.state == "wrong" for it in findings):
+        raise typer.Exit(1)
+
+
+def _examine() -> Iterator[Finding]:
+    with ExitStack() as stack:
+        client, connection = stack.enter_context(redis_client()), None
+        yield from _examine_redis(client)
+        try:
+            connection = stack.enter_context(database(read_only=True))
+        except (psycopg.Error, SettingError) as error:
+            yield wrong("postgres", explain(error) or str(error))
+            yield from (unknown(thing, "Postgres was not reached") for thing in postgres_server.THINGS)
+        else:
+            yield from _run(postgres_server.checks(connection))
+        yield from _run(_of_deployment(connection, client))
+
+
+def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
+    given = load(GivenSettings)
+    try:
+        yield from redis_server.examine_redis(client, meant=given.inbox_durability, high_water=given.inbox_high_water)
+    except redis.RedisError as error:
+        yield wrong("redis", explain(error) or str(error))
+        yield from (unknown(thing, "Redis was not reached") for thing in redis_server.THINGS)
+
+
+def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mapping[str, Callable[[], Finding]]:
+    """Return the checks that need both servers, or the workers."""
+    found = deployment.ask_workers(redis_url())
+    workers = {"workers": lambda: deployment.workers(found)}
+    if connection is None:
+        missing = ("clocks", "keys", "registry", "handlers")
+        return workers | {thing: lambda thing=thing: unknown(thing, "Postgres was not reached") for thing in missing}
+    return {
+        "clocks": lambda: deployment.clocks(connection, client),
+        "keys": lambda: deployment.keys(connection, _cipher()),
+        "registry": lambda: deployment.registry(connection, client),
+        **workers,
+        "handlers": lambda: deployment.handlers(found, server.list_open_handlers(connection)),
+    }
+
+
+def _run(checks: Mapping[str, Callable[[], Finding]]) -> Iterator[Finding]:
+    """Run checks; what a server refuses to tell is unknown."""
+    for thing, check in checks.items():
+        try:
+            yield check()
+        except MigrationError as error:
+            yield wrong(thing, str(error))
+        except _ERRORS as error:
+            yield unknown(thing, explain(error) or str(error))
+
+
+def _cipher() -> Cipher | None:
+    try:
+        return cipher()
+    except SettingError:
+        return None

@@ -1,0 +1,9 @@
+"""`pipeline doctor`: is what the guarantees rest on as it must be? Read `deploy.cli.doctor` first, which runs it.
+
+- `finding`: what a check returns.
+- `redis_server`: version and role, durability, eviction, memory.
+- `postgres_server`: version, pooler, encoding, rights, durability, replicas, old snapshots, days.
+- `deployment`: clocks, keys, the published registry, workers, and handlers that nobody runs.
+
+Nothing here changes anything.
+"""

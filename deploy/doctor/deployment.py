@@ -1,0 +1,129 @@
+"""What the guarantees rest on beside the servers: clocks, keys, the published registry, and who runs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from deploy.doctor.finding import Finding, ok, unknown, wrong
+from shared import wire
+from workers.housekeeping import publishing
+from workers.store import server, tenants
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import redis
+
+    from shared.registry import Cipher
+    from workers.store.connect import Connection
+
+APART_SECONDS: Final = 5.0
+"""How far clocks may be apart: providers' signatures and Celery's `expires` bear more."""
+QUEUES: Final = (wire.INGEST_QUEUE, wire.HANDLERS_QUEUE, wire.EXPRESS_QUEUE, wire.HOUSEKEEPING_QUEUE)
+_ASK_SECONDS: Final = 1.0
+"""How long answers are collected: nobody knows how many workers there are."""
+_UNASKED: Final = "Redis takes no question to the workers"
+
+
+def clocks(connection: Connection, client: redis.Redis) -> Finding:
+    """Compare the clocks of Postgres and Redis with this machine's."""
+    before = time.time()
+    postgres = server.read_facts(connection).now.timestamp()
+    between = time.time()
+    seconds, microseconds = client.time()
+    after = time.time()
+    return compare(
+        {"Postgres": postgres - (before + between) / 2, "Redis": seconds + microseconds / 1e6 - (between + after) / 2}
+    )
+
+
+def compare(ahead: dict[str, float]) -> Finding:
+    """Judge by how many seconds each clock is ahead of this machine's."""
+    spread = {**ahead, "this machine": 0.0}
+    first, last = max(spread, key=spread.__getitem__), min(spread, key=spread.__getitem__)
+    apart = spread[first] - spread[last]
+    if apart > APART_SECONDS:
+        found = f"{first} is {apart:.1f} s ahead of {last}"
+        return wrong("clocks", f"{found}: signatures are refused and retention is off by it; run NTP on all machines")
+    return ok("clocks", f"{apart:.1f} s apart at most")
+
+
+def keys(connection: Connection, cipher: Cipher | None) -> Finding:
+    """See that every secret that may sign can be decrypted."""
+    if cipher is None:
+        return unknown("keys", "SECRETS_KEY is not set here")
+    _, endpoints = tenants.read_registry(connection)
+    alive = [(it, secret) for it in endpoints for secret in it.secrets if tenants.is_alive(secret)]
+    closed = [f"{it.tenant}'s {it.provider} secret {secret.label}" for it, secret in alive if not cipher.opens(secret)]
+    if closed:
+        return wrong("keys", f"no key of SECRETS_KEY opens {_listed(closed)}: set the key, or add the secret anew")
+    old = sum(cipher.key_of(secret) != 1 for _, secret in alive)
+    moved = f", {old} of them with an old key: `pipeline secrets reencrypt`" if old else ""
+    return ok("keys", f"SECRETS_KEY opens all {len(alive)} secrets{moved}")
+
+
+def registry(connection: Connection, client: redis.Redis) -> Finding:
+    """See that the ingress is told of the endpoints as they are."""
+    version, published = tenants.registry_version(connection), publishing.published_version(client)
+    if published == version:
+        return ok("registry", f"published, version {version}")
+    found = "nothing is published" if published is None else f"version {published} is published, Postgres has {version}"
+    return wrong("registry", f"{found}: a housekeeping worker and beat publish it within seconds; do they run?")
+
+
+def ask_workers(redis_url: str) -> dict[str, dict[str, Any]] | None:
+    """Return the queues and the tasks of the workers that answer, by their names; None if Redis takes no question."""
+    from celery import Celery  # noqa: PLC0415 - a quarter of the time that any other command takes
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    from workers.broker import broker_options, broker_url  # noqa: PLC0415
+
+    with Celery("doctor", broker=broker_url(redis_url), set_as_current=False) as app:
+        app.conf.broker_transport_options = {
+            **broker_options(redis_url),
+            "socket_timeout": 2,
+            "socket_connect_timeout": 2,
+        }
+        try:
+            queues = app.control.inspect(timeout=_ASK_SECONDS).active_queues() or {}
+            again = app.control.inspect([*queues], timeout=_ASK_SECONDS, limit=len(queues))
+            tasks = (again.registered() or {}) if queues else {}
+        except (OperationalError, OSError, RedisError):
+            return None
+    return {
+        worker: {
+            "queues": {it["name"] for it in queues[worker]},
+            "tasks": {task.partition(" ")[0] for task in tasks.get(worker, ())},
+        }
+        for worker in queues
+    }
+
+
+def workers(found: dict[str, dict[str, Any]] | None) -> Finding:
+    """See that each queue has a worker."""
+    if found is None:
+        return unknown("workers", _UNASKED)
+    served = {queue for it in found.values() for queue in it["queues"]}
+    if missing := [queue for queue in QUEUES if queue not in served]:
+        advice = f"start one: celery -A workers.app worker --queues {','.join(missing)}"
+        return wrong("workers", f"no worker answers for {', '.join(missing)}: {advice}")
+    return ok("workers", f"{len(found)} answer, and serve every queue")
+
+
+def handlers(found: dict[str, dict[str, Any]] | None, waiting: Collection[str]) -> Finding:
+    """See that every handler with open deliveries is run by some worker of the handlers' queue."""
+    if found is None:
+        return unknown("handlers", _UNASKED)
+    run = {task for it in found.values() if wire.HANDLERS_QUEUE in it["queues"] for task in it["tasks"]}
+    if nobodys := sorted(set(waiting) - run):
+        advice = "name their modules in HANDLERS of a handler worker, or cancel their deliveries"
+        return wrong("handlers", f"deliveries of {_listed(nobodys)} are open and no worker runs them: {advice}")
+    return ok("handlers", f"all {len(waiting)} with open deliveries are run" if waiting else "no deliveries are open")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"  # noqa: PLR2004 - what fits a line
