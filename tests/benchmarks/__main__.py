@@ -40,6 +40,7 @@ def main() -> None:
     others = {"cost": cost.main, "fairness": fairness.main}
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
+        documents.update_all()
         return
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, small sizes: about three minutes")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from deploy.local.servers import free_port, prepare_valkey
+from tests.benchmarks.ground import MEMORY
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours, run_server, run_web, started
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.ground import Ground, Place
     from tests.benchmarks.measuring import Figures, Sizes
-
-MEMORY = Path("/dev/shm")
 
 
 def measure_verify_acks(ground: Ground, sizes: Sizes) -> Figures:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks import report
+from tests.benchmarks import fairness, report
 from tests.benchmarks.processes import ROOT
 
 if TYPE_CHECKING:
@@ -22,14 +22,17 @@ SERVERS: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "b
 
 def update_all(root: Path = ROOT) -> list[Path]:
     """Replace the blocks; return the files that are new."""
-    full, growth = report.read_json("full"), report.read_json("growth")
+    full, growth, fair = report.read_json("full"), report.read_json("growth"), report.read_json("fairness")
     grown = farthest(full, growth)
-    blocks = {
-        root / "README.md": ("performance", readme_block(full) if full.get("rounds") else None),
-        root / "deploy" / "PERFORMANCE.md": ("figures", performance_block(full, grown) if full.get("rounds") else None),
-        root / "deploy" / "SCALING.md": ("figures", scaling_block(growth or full, grown)),
-    }
-    return [path for path, (name, block) in blocks.items() if block and replace(path, name, block)]
+    readme, performance = root / "README.md", root / "deploy" / "PERFORMANCE.md"
+    blocks = (
+        (readme, "performance", readme_block(full) if full.get("rounds") else None),
+        (readme, "fairness", fairness_summary(fair) if fair else None),
+        (performance, "figures", performance_block(full, grown) if full.get("rounds") else None),
+        (performance, "fairness", fairness_block(fair) if fair else None),
+        (root / "deploy" / "SCALING.md", "figures", scaling_block(growth or full, grown)),
+    )
+    return [path for path, name, block in blocks if block and replace(path, name, block)]
 
 
 def replace(path: Path, name: str, block: str) -> bool:
@@ -75,6 +78,24 @@ def performance_block(full: Results, grown: Results) -> str:
         else ""
     )
     return f"{_about(full)}\n\n{figures}{growth}"
+
+
+def fairness_block(fair: Results) -> str:
+    """Return how a quiet tenant fares beside each flood."""
+    about = f"{fair['events']:,} quiet events a row, load average {fair['load']:.1f} when it began."
+    return f"{about}\n\n{report.markdown(fairness.rows_of(fair), fairness.HEADINGS)}"
+
+
+def fairness_summary(fair: Results) -> str:
+    """Return the same in short: the worst of each kind of flood."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in fair["rows"].values():
+        kinds.setdefault(row["kind"], []).append(row)
+    rows = []
+    for kind, found in kinds.items():
+        ratio = max(row["disk"]["ratio"] for row in found)
+        rows.append([kind, f"{ratio:.2g}", f"≤ {found[0]['must']:g}"])
+    return report.markdown(rows, ("beside a tenant that floods with", "quiet tenant's p99 ÷ its p99 alone", "must"))
 
 
 def _about(full: Results) -> str:

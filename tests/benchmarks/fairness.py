@@ -1,13 +1,14 @@
 """How a quiet tenant fares beside floods, `python -m tests.benchmarks fairness`: the whole stack, real requests.
 
 Each row posts events of quiet tenants at a steady rate while others flood, and compares the p99 from the moment when a
-request should have left to the end of its handler with that of the same tenant alone. Prints a table and writes it to
-`results/fairness.json`.
+request should have left to the end of its handler with that of the same tenant alone: first with the servers' files on
+the disk, then in memory, where a flush takes no time. Prints a table, writes `results/fairness.json` and draws it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -16,14 +17,14 @@ import time
 import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from deploy.local.servers import free_port
-from tests.benchmarks import report
+from tests.benchmarks import pictures, report
 from tests.benchmarks.answers import Answers
 from tests.benchmarks.bodies import make_body, make_request
 from tests.benchmarks.fill import fill_pending
-from tests.benchmarks.ground import stand_on
+from tests.benchmarks.ground import DISK, MEMORY, stand_on
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import ROOT, run_ours
 
@@ -36,7 +37,7 @@ SLOTS: Final = 4
 WARM_UP: Final = 20
 """Events of each quiet tenant before anything is counted: first connections and plans, and the handler's duration."""
 PATIENCE_SECONDS: Final = 120.0
-HEADINGS: Final = ("flood", "events", "p50, ms", "p99, ms", "p99 alone, ms", "beside ÷ alone", "must", "reached")
+HEADINGS: Final = ("flood", "p99 alone, ms", "p50, ms", "p99, ms", "beside ÷ alone", "in memory", "must", "reached")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Row:
     Attributes:
         name: for `--only`.
         title: for the table.
+        kind: for the short table, which shows the worst of its kind.
         must: bound of the ratio.
         seconds: that a handler of the flood takes.
         handlers: of each flooding tenant.
@@ -56,6 +58,7 @@ class Row:
 
     name: str
     title: str
+    kind: str
     must: float
     seconds: float = 0.0
     handlers: int = 1
@@ -64,16 +67,30 @@ class Row:
     is_arriving: bool = False
 
 
+_SECONDS: Final = (0.01, 0.1, 1.0, 30.0)
+_ARRIVING: Final = "a no-op handler, arriving as fast as the ingress takes it"
+_FIFTY: Final = "50 tenants at once, 0.2 s each"
+_TEN: Final = "ten quiet tenants beside a handler of 0.1 s"
 ROWS: Final = (
-    *(Row(name=f"{s:g}s", title=f"a handler of {s:g} s", must=2, seconds=s) for s in (0.01, 0.1, 1.0, 30.0)),
     *(
-        Row(name=f"{s:g}s-{n}", title=f"{n:,} handlers of {s:g} s", must=2, seconds=s, handlers=n)
-        for n in (20, 1000)
-        for s in (0.01, 0.1, 1.0, 30.0)
+        Row(name=f"{s:g}s", title=f"a handler of {s:g} s", kind="a handler of 10 ms to 30 s", must=2, seconds=s)
+        for s in _SECONDS
     ),
-    Row(name="arriving", title="a no-op handler, arriving as fast as the ingress takes it", must=5, is_arriving=True),
-    Row(name="50-floods", title="50 tenants at once, 0.2 s each", must=3, seconds=0.2, floods=50),
-    Row(name="ten-quiet", title="ten quiet tenants beside a handler of 0.1 s", must=2, seconds=0.1, quiets=10),
+    *(
+        Row(
+            name=f"{s:g}s-{n}",
+            title=f"{n:,} handlers of {s:g} s",
+            kind=f"{n:,} handlers of 10 ms to 30 s",
+            must=2,
+            seconds=s,
+            handlers=n,
+        )
+        for n in (20, 1000)
+        for s in _SECONDS
+    ),
+    Row(name="arriving", title=_ARRIVING, kind=_ARRIVING, must=5, is_arriving=True),
+    Row(name="50-floods", title=_FIFTY, kind=_FIFTY, must=3, seconds=0.2, floods=50),
+    Row(name="ten-quiet", title=_TEN, kind=_TEN, must=2, seconds=0.1, quiets=10),
 )
 
 
@@ -88,29 +105,58 @@ def main(arguments: Sequence[str]) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.quick:
         chosen.events, chosen.backlog = 200, 20_000
-    rows = []
-    with stand_on() as ground:
-        alone: dict[int, list[float]] = {}
-        for row in ROWS:
-            if chosen.only and row.name not in chosen.only:
-                continue
-            if row.quiets not in alone:
-                nobody = Row(name="alone", title="", must=1, floods=0, quiets=row.quiets)
-                alone[row.quiets] = measure(ground, nobody, events=chosen.events, rate=chosen.rate, backlog=0)
-            beside = measure(ground, row, events=chosen.events, rate=chosen.rate, backlog=chosen.backlog)
-            rows.append(_line(row, beside, alone[row.quiets]))
-            report.print_table(rows[-1:], HEADINGS, "")
-    report.print_table(rows, HEADINGS, f"a quiet tenant beside floods, {SLOTS} handler slots")
-    report.write_json({"headings": HEADINGS, "rows": rows}, "fairness-quick" if chosen.quick else "fairness")
+    name = "fairness-quick" if chosen.quick else "fairness"
+    wanted = [row for row in ROWS if not chosen.only or row.name in chosen.only]
+    found: dict[str, Any] = {"events": chosen.events, "load": os.getloadavg()[0], "rows": {}}
+    for place, folder in (("disk", DISK), ("memory", MEMORY)):
+        with stand_on(folder=folder) as ground:
+            alone: dict[int, list[float]] = {}
+            for row in wanted:
+                if row.quiets not in alone:
+                    nobody = Row(name="alone", title="", kind="", must=1, floods=0, quiets=row.quiets)
+                    alone[row.quiets] = measure(ground, nobody, events=chosen.events, rate=chosen.rate, backlog=0)
+                beside = measure(ground, row, events=chosen.events, rate=chosen.rate, backlog=chosen.backlog)
+                figures = _figures(beside, alone[row.quiets])
+                found["rows"].setdefault(row.name, {"title": row.title, "kind": row.kind, "must": row.must})[place] = (
+                    figures
+                )
+                print(f"{place:8}{row.title}: {figures['p99'] * 1000:.3g} ms, {figures['ratio']:.3g} times", flush=True)
+                report.write_json(found, name)
+    report.print_table(
+        rows_of(found), HEADINGS, f"a quiet tenant beside floods, {chosen.events:,} events a row, {SLOTS} handler slots"
+    )
+    if not chosen.quick and not chosen.only:
+        (report.RESULTS / "fairness.svg").write_text(draw(found))
 
 
-def _line(row: Row, beside: list[float], alone: list[float]) -> list[str]:
+def _figures(beside: list[float], alone: list[float]) -> dict[str, float]:
     p99, p99_alone = percentile(beside, 99), percentile(alone, 99)
-    ratio = p99 / p99_alone
-    figures = (percentile(beside, 50) * 1000, p99 * 1000, p99_alone * 1000, ratio)
-    is_reached = "yes" if ratio <= row.must else "no"
-    events = len(beside) * row.quiets
-    return [row.title, f"{events:,}", *(f"{figure:.3g}" for figure in figures), f"≤ {row.must:g}", is_reached]
+    return {"p50": percentile(beside, 50), "p99": p99, "alone": p99_alone, "ratio": p99 / p99_alone}
+
+
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the table."""
+    rows = []
+    for row in found["rows"].values():
+        disk, memory = row["disk"], row.get("memory")
+        milliseconds = (f"{disk[name] * 1000:.3g}" for name in ("alone", "p50", "p99"))
+        ratios = f"{disk['ratio']:.3g}", f"{memory['ratio']:.3g}" if memory else ""
+        is_reached = "yes" if disk["ratio"] <= row["must"] else "no"
+        rows.append([row["title"], *milliseconds, *ratios, f"≤ {row['must']:g}", is_reached])
+    return rows
+
+
+def draw(found: dict[str, Any]) -> str:
+    """Return a picture: a quiet tenant's p99, alone and beside each flood."""
+    rows = found["rows"].values()
+    groups = {
+        f"beside {row['title']}": {
+            "alone, ms": row["disk"]["alone"] * 1000,
+            f"beside it, ms ({row['disk']['ratio']:.1f} times)": row["disk"]["p99"] * 1000,
+        }
+        for row in rows
+    }
+    return pictures.draw_bars("a quiet tenant, 99th percentile from POST to handled", groups)
 
 
 def percentile(values: Sequence[float], per_cent: float) -> float:

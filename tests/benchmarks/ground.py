@@ -32,6 +32,8 @@ from workers.store.partitions import ensure_partitions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+DISK: Final = Path("/tmp")
+MEMORY: Final = Path("/dev/shm")
 TEMPLATE: Final = "bench_template"
 _OWN_TABLES: Final = "CREATE TABLE grants (session_id text NOT NULL, granted_at timestamptz NOT NULL DEFAULT now())"
 
@@ -138,9 +140,9 @@ class Place:
 
 
 @contextmanager
-def stand_on(*, maxmemory: str = "8gb") -> Iterator[Ground]:
+def stand_on(*, maxmemory: str = "8gb", folder: Path = DISK) -> Iterator[Ground]:
     """Start the servers, make the database that others are copied from, and leave nothing behind."""
-    home = Path(tempfile.mkdtemp(prefix="pipeline-bench-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="pipeline-bench-", dir=folder))
     home.chmod(0o755)
     try:
         postgres = prepare_postgres(home, port=free_port(), password="bench")
