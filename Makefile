@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CHECKS := .venv-checks
+DIST ?= dist
 INSTALLED := $(VENV)/installed
 LOCKS := deploy/locks
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -48,10 +49,10 @@ lock: ## Pin the dependencies anew from pyproject.toml; UPGRADE=1 takes the newe
 checks: $(CHECKS)/installed ## Install the tools with which make test checks what is shipped in deploy/.
 
 sbom: $(CHECKS)/installed ## Write a bill of materials (CycloneDX) of each lock file that is deployed into dist/.
-	@mkdir -p dist
+	@mkdir -p $(DIST)
 	@for lock in ingress workers flower; do \
 	  PYTHONWARNINGS=ignore $(CHECKS)/bin/cyclonedx-py requirements $(LOCKS)/$$lock.txt --output-reproducible --output-format JSON \
-	    --pyproject pyproject.toml --output-file dist/$$lock.cdx.json && echo "dist/$$lock.cdx.json"; \
+	    --pyproject pyproject.toml --output-file $(DIST)/$$lock.cdx.json && echo "$(DIST)/$$lock.cdx.json"; \
 	done
 
 clean: ## Remove the virtual environment and caches; the data in .local stay.

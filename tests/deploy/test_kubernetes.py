@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "deploy" / "kubernetes"
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
 OVERLAYS = ["overlays/small", "overlays/production"]
-ALL = [*OVERLAYS, "migrate"]
+ALL = [*OVERLAYS, "migrate/pre", "migrate/post"]
 
 pytestmark = [
     needs_checks,
@@ -82,6 +82,13 @@ def test_every_deployment_runs_the_command_that_compose_runs_and_ends_in_no_less
         assert one.get("command") == service.get("command"), duty
         assert one["image"].endswith(f"webhook-pipeline-{service['build']['target']}:0.2.0")
         assert pod["terminationGracePeriodSeconds"] >= int(service["stop_grace_period"].removesuffix("s")), duty
+
+
+@pytest.mark.parametrize("phase", ["pre", "post"])
+def test_each_phase_of_the_migrations_has_a_job(phase: str) -> None:
+    (pod,) = pods(f"migrate/{phase}").values()
+    assert pod["containers"][0]["args"] == ["migrate", "--phase", phase]
+    assert ("Job", f"webhook-migrate-{phase}") in objects(f"migrate/{phase}")
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt-get install systemd"
 )
-LASTING = [path for path in SERVICES if path.name != "webhook-migrate.service"]
+LASTING = [path for path in SERVICES if path.name != "webhook-migrate@.service"]
 
 
 def name_of(path: Path) -> str:
