@@ -184,6 +184,7 @@ def _make(connection: Connection, table: str, day: date, ends: float) -> bool:
 
         if not _patiently(lock_default, max(ends, time.monotonic() + LOCK_DEFAULT_SECONDS)):
             raise psycopg.errors.LockNotAvailable("a long transaction holds the DEFAULT partition")
+        connection.execute(_QUERIES["read_in_order"])
         run("move_rows")
         run("attach")
         run("drop_check")

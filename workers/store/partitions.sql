@@ -53,6 +53,12 @@ LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
 WITH moved AS (DELETE FROM {default} WHERE {key} >= {low} AND {key} < {high} RETURNING *)
 INSERT INTO {partition} SELECT * FROM moved;
 
+-- The index still holds what was moved, a million entries that lead to rows that are gone; reading the table in its own
+-- order takes a third of the time, while inserts wait.
+-- name: read_in_order
+SELECT set_config('enable_indexscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
+
+-- Reads DEFAULT once more: no other proof that the day's rows are gone is possible while inserts go on.
 -- name: attach
 ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES FROM ({low}) TO ({high});
 
