@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from shared import wire
 from shared.envelope import Envelope, encode, new_event_id, size
@@ -325,6 +326,36 @@ def test_a_group_that_is_gone_is_made_again_from_the_beginning(client: Redis, co
     post(client, b'{"type":"later"}')
     client.xgroup_destroy(wire.INBOX, wire.INBOX_GROUP)
     assert run(client, connection).stored == 1
+
+
+def test_a_full_redis_without_the_group_is_drained(client: Redis, connection: Connection) -> None:
+    post(client)
+    before = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
+    try:
+        with pytest.raises(OutOfMemoryError):
+            client.set("anything", "more")
+        assert run(client, connection).stored == 1
+        assert client.xlen(wire.INBOX) == 0
+    finally:
+        client.config_set("maxmemory", before or 0)
+
+
+def test_an_entry_that_repeats_a_field_is_no_envelope_and_is_kept_with_both_values(
+    client: Redis, connection: Connection
+) -> None:
+    post(client)
+    ((_, fields),) = cast("Any", client.xrange(wire.INBOX))
+    client.delete(wire.INBOX)
+    client.execute_command("XADD", wire.INBOX, "*", *(it for pair in fields.items() for it in pair), "body", b"another")
+    good = post(client, b'{"type":"later"}')
+    assert run(client, connection).rejected == 1
+    stored = events(connection)
+    assert stored.pop(good)["state"] == "accepted"
+    (broken,) = stored.values()
+    assert broken["reject_reason"] == "bad_envelope"
+    assert {HELLO, b"another"} <= {b64decode(value) for value in json.loads(broken["body"]).values()}
+    assert client.xlen(wire.INBOX) == 0
 
 
 def test_a_flush_while_entries_are_held_loses_none_of_those(

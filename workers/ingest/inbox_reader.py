@@ -158,6 +158,12 @@ end
 tenant; ARGV group, then id, tenant and bytes of each entry."""
 
 
+_MAKE_GROUP: Final = """#!lua flags=allow-oom
+return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+"""
+"""Lua, because a Redis that is full refuses the command by itself, and without the group no drain would make room."""
+
+
 class Place(NamedTuple):
     """Where an entry stands: the name of the stream and its id there, such as b"1700000000000-0"."""
 
@@ -325,7 +331,7 @@ class InboxReader:
         streams = (wire.INBOX, wire.OVERFLOW) if self._client.exists(wire.OVERFLOW) else (wire.INBOX,)
         for stream in streams:
             try:
-                self._client.xgroup_create(stream, wire.INBOX_GROUP, id="0", mkstream=True)
+                self._client.eval(_MAKE_GROUP, 1, stream, wire.INBOX_GROUP)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
@@ -343,6 +349,13 @@ def _fresh(reply: Any) -> list[Received]:
 
 
 def _received(stream: str, entry: Any, deliveries: int) -> Received:
+    """Return an entry of a script's reply; where a field name is repeated, each gets one of its own.
+
+    So nothing of it is lost, and it is no envelope, whichever of the values somebody else would have read.
+    """
     stream_id, flat = entry
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    names, values = flat[::2], flat[1::2]
+    if len(set(names)) < len(names):
+        names = [b"%s (field %d)" % (name, number) for number, name in enumerate(names, 1)]
+    fields = dict(zip(names, values, strict=True))
     return Received(place=Place(stream, stream_id), fields=fields, deliveries=deliveries)
