@@ -48,7 +48,7 @@ class DrainTimer(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Start the timer."""
         if wire.INGEST_QUEUE in consumer.app.amqp.queues.consume_from:
-            self._redis = Redis.from_url(self.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+            self._redis = self._redis or Redis.from_url(self.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
             self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._look, (consumer,))
 
     def stop(self, consumer: Any) -> None:

@@ -77,7 +77,13 @@ class HeartbeatTimer(bootsteps.StartStopStep):
 
 
 class BeatingScheduler(Scheduler):
-    """Celery's scheduler, in memory, with a heartbeat."""
+    """Celery's scheduler, in memory, with a heartbeat. Everything is due once when it starts."""
+
+    def setup_schedule(self) -> None:
+        """Read the schedule; Celery itself would wait for a whole interval first, ten minutes for the days."""
+        super().setup_schedule()
+        for entry in self.schedule.values():
+            entry.last_run_at -= entry.schedule.run_every
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Send what is due; return the seconds until the next tick, at most `beat_max_loop_interval`."""
