@@ -11,7 +11,7 @@ from deploy.cli.connections import database_schema, database_url, redis_url, sec
 from deploy.cli.output import emit, say, wants_json
 from workers.store.connect import connect
 from workers.store.migrate import migrate as apply
-from workers.store.partitions import ensure_partitions
+from workers.store.partitions import ensure_partitions, list_missing
 
 
 def env(
@@ -59,7 +59,14 @@ def migrate(
     with connect(database_url(), name="pipeline migrate", schema=schema, lease_seconds=3600) as connection:
         names = apply(connection, phase, schema=schema)
         ensure_partitions(connection)
+        missing = list_missing(connection)
     if wants_json():
-        emit({"applied": name} for name in names)
-    else:
-        print(*([f"applied {name}" for name in names] or ["nothing to do: the database is up to date"]), sep="\n")
+        emit([*({"applied": name} for name in names), *({"missing": name} for name in missing)])
+        return
+    lines = [f"applied {name}" for name in names]
+    if missing:
+        lines.append(
+            f"{len(missing)} partitions of days are missing ({missing[0]}, …): a long transaction, such as a pg_dump,"
+            " holds their tables; housekeeping makes them when it has ended, and so does this command"
+        )
+    print(*(lines or ["nothing to do: the database is up to date"]), sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from shared.envelope import Envelope, new_event_id
@@ -16,7 +18,7 @@ from workers.ingest.parsing import parse_envelope
 from workers.store import partitions
 from workers.store.connect import connect
 from workers.store.events import Counts, store_batch
-from workers.store.partitions import KEYS, drop_expired, ensure_partitions, partition_name
+from workers.store.partitions import KEYS, drop_expired, ensure_partitions, list_missing, partition_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +75,26 @@ def test_a_week_ahead_is_made_once(connection: Connection) -> None:
     assert ensure_partitions(connection, TODAY) == []
     made = ensure_partitions(connection, TODAY + timedelta(days=1))
     assert made == [partition_name(table, date(2026, 4, 4)) for table in KEYS]
+
+
+def test_a_role_that_does_not_own_the_tables_is_told_before_it_makes_anything(
+    connection: Connection, database_url: str
+) -> None:
+    role = f"guest_{uuid.uuid4().hex}"
+    connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'test'")
+    connection.execute(f"GRANT ALL ON SCHEMA public TO {role}")
+    connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    try:
+        with (
+            connect(re.sub(r"//[^@]*@", f"//{role}:test@", database_url), name="guest") as guest,
+            pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"belongs to the role postgres, and {role}"),
+        ):
+            ensure_partitions(guest, TODAY)
+        assert list_missing(connection, TODAY) == ensure_partitions(connection, TODAY)
+        assert list_missing(connection, TODAY) == []
+    finally:
+        connection.execute(f"DROP OWNED BY {role}")
+        connection.execute(f"DROP ROLE {role}")
 
 
 def test_the_database_s_own_day_is_the_default(connection: Connection) -> None:

@@ -54,20 +54,44 @@ def ensure_partitions(connection: Connection, today: date | None = None, *, days
 
     Returns:
         The names of what was made, today's first. What a long transaction held up is missing: call again.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: something is missing, and this role does not own the tables.
     """
     today = today or _today(connection)
     ends = time.monotonic() + CALL_SECONDS
+    made = []
+    for day, table in _list_missing(connection, today, days_ahead):
+        _require_owner(connection, table)
+        if _patiently(lambda day=day, table=table: _make(connection, table, day, ends), ends):  # type: ignore[misc]
+            made.append(partition_name(table, day))
+    return made
+
+
+def list_missing(connection: Connection, today: date | None = None, *, days_ahead: int = DAYS_AHEAD) -> list[str]:
+    """Return the names of what `ensure_partitions` would make."""
+    missing = _list_missing(connection, today or _today(connection), days_ahead)
+    return [partition_name(table, day) for day, table in missing]
+
+
+def _list_missing(connection: Connection, today: date, days_ahead: int) -> list[tuple[date, str]]:
     missing: list[tuple[bool, date, str]] = []
     for table in KEYS:
         days = {today + timedelta(days=ahead) for ahead in range(days_ahead + 1)}
         days |= _days_in_default(connection, table, before=today)
         present = _present(connection, table).values()
         missing += [(day != today, day, table) for day in days if day not in present]
-    made = []
-    for _, day, table in sorted(missing, key=lambda one: one[:2]):
-        if _patiently(lambda day=day, table=table: _make(connection, table, day, ends), ends):  # type: ignore[misc]
-            made.append(partition_name(table, day))
-    return made
+    return [(day, table) for _, day, table in sorted(missing, key=lambda one: one[:2])]
+
+
+def _require_owner(connection: Connection, table: str) -> None:
+    """Check, before anything is made, what attaching needs: the owner could not use what another role has made."""
+    (row,) = connection.execute(_QUERIES["owner"], {"table": table}).fetchall()
+    if not row["is_ours"]:
+        raise psycopg.errors.InsufficientPrivilege(
+            f"the table {table} belongs to the role {row['owner']}, and {row['role']} cannot make its days:"
+            f" let {row['owner']} run pipeline migrate, or GRANT {row['owner']} TO {row['role']}"
+        )
 
 
 def drop_expired(

@@ -17,6 +17,10 @@ FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = %(parent)s::regclass AND NOT i.inhdetachpending
 ORDER BY c.relname;
 
+-- name: owner
+SELECT pg_get_userbyid(relowner)::text AS owner, pg_has_role(relowner, 'USAGE') AS is_ours, current_user::text AS role
+FROM pg_class WHERE oid = %(table)s::regclass;
+
 -- name: exists
 SELECT to_regclass(%(name)s) IS NOT NULL AS exists;
 

@@ -257,6 +257,17 @@ def test_stats_say_when_days_are_missing_or_late(pipeline: Pipeline, connection:
     assert whole["newest_day"] == str(today + timedelta(days=2))
 
 
+def test_migrate_beside_a_long_reader_says_which_days_are_missing(pipeline: Pipeline, connection: Connection) -> None:
+    with connection.transaction():
+        connection.execute("LOCK TABLE events, events_default IN ACCESS SHARE MODE")
+        shown = pipeline("migrate").text
+        assert "nothing to do" not in shown
+        assert "8 partitions of days are missing (events_" in shown
+        assert "a long transaction" in shown
+    assert pipeline.json("migrate") == []
+    assert "nothing to do" in pipeline("migrate").text
+
+
 def test_migrate_of_a_role_that_may_not_is_one_line_and_none_where_nothing_is_to_do(
     pipeline: Pipeline, connection: Connection, database_url: str
 ) -> None:
