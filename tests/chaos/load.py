@@ -94,6 +94,10 @@ class Load:
         for connection in (connection for idle in self._idle.values() for connection in idle):
             connection.close()
 
+    def send_fresh(self, door: Door, body: bytes) -> Sent:
+        """Send one more event beside the load; it is accounted for like all others."""
+        return self._begin(FRESH, door, body, signature(door.secret, body))
+
     async def _run(self) -> None:
         due = time.monotonic()
         while True:
@@ -103,9 +107,7 @@ class Load:
             if len(self._open) >= MOST_OPEN:
                 self.behind += 1
                 await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.create_task(self._send(*self._choose()))
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
+            self._begin(*self._choose())
 
     def _choose(self) -> tuple[str, Door, bytes, bytes]:
         """Return kind, endpoint, body and signature of the next request."""
@@ -125,15 +127,21 @@ class Load:
         self._recent.append((door, body))
         return FRESH, door, body, signature(door.secret, body)
 
-    async def _send(self, kind: str, door: Door, body: bytes, signed: bytes) -> None:
-        idle = self._idle[door.port]
-        while idle and not idle[-1].is_open:
-            idle.pop().close()
-        connection = idle.pop() if idle else Connection(door.port)
+    def _begin(self, kind: str, door: Door, body: bytes, signed: bytes) -> Sent:
         digest = hashlib.sha256(body).digest()
         sent = Sent(kind=kind, tenant=door.tenant, digest=digest, at=time.time(), port=door.port)
         self.sent.append(sent)
-        answer = await connection.send(post(door.path, body, signed), seconds=PATIENCE)
+        task = asyncio.create_task(self._send(sent, post(door.path, body, signed)))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        return sent
+
+    async def _send(self, sent: Sent, request: bytes) -> None:
+        idle = self._idle[sent.port]
+        while idle and not idle[-1].is_open:
+            idle.pop().close()
+        connection = idle.pop() if idle else Connection(sent.port)
+        answer = await connection.send(request, seconds=PATIENCE)
         sent.answered, sent.outcome = time.time(), answer.outcome
         if answer.status == 200:
             with suppress(ValueError, KeyError):  # without an id it counts as lost

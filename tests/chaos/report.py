@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tests.chaos.client import CUT, HUNG, REFUSED
 from tests.chaos.faults import FAULTS
+from tests.chaos.run import BESIDE_FLOOD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +78,10 @@ def show(result: Result, console: Console) -> None:
         f" every response compared with Postgres {result.quiet:.1f} s after the last. The handler that writes outside"
         f" ran more than once for {total.repeated} events, overlapping itself for {total.overlapped} of them."
     )
+    console.print(
+        f"beside the flood 99 of 100 of {len(result.waits):,} other tenants' events that no fault met were handled"
+        f" within {result.beside_flood:.2f} s"
+    )
     if result.missed:
         console.print(f"found no victim at first: {'; '.join(sorted(set(result.missed)))}")
     for line in verdict(result):
@@ -108,6 +113,8 @@ def verdict(result: Result) -> list[str]:
         lines.append(f"no recovery seen after: {', '.join(result.late)}")
     if result.never:
         lines.append(f"never injected: {', '.join(result.never)}")
+    if result.beside_flood > BESIDE_FLOOD:
+        lines.append(f"beside the flood 1 in 100 events waited {result.beside_flood:.1f} s, more than {BESIDE_FLOOD:g}")
     lines += result.broken
     if total.flushed and not any(FAULTS[name].loses for name in result.plan.faults):
         lines.append(f"{total.flushed} flushed without a flush")
@@ -121,6 +128,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "machine": {"system": platform.platform(), "python": platform.python_version()},
         "seconds": result.ended - result.began,
         "quiet_after": result.quiet,
+        "beside_flood_p99": result.beside_flood,
         "verdict": verdict(result),
         "missed": result.missed,
         "total": _plain(result.total),

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos.faults import FAULTS, Missed
-from tests.chaos.load import Load
+from tests.chaos.flood import Flood
+from tests.chaos.load import FRESH, Load
 from tests.chaos.reconcile import Account, Injection, is_recovered, reconcile, wait_until_quiet
+from tests.chaos.stack import FLOODING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +31,11 @@ SLOWEST: Final = 90.0
 PATIENCE: Final = 25.0
 """Seconds after which the load is halved while a recovery is waited for; lost leases take 13.5."""
 QUIET: Final = 180.0
+CALM: Final = 8.0
+"""Seconds of load and flood before the first fault."""
+BESIDE_FLOOD: Final = 3.0
+"""Seconds after which 99 of 100 events of the other tenants must be handled while no fault acts; the flood's own work
+waits for more than ten."""
 TRIES: Final = 3
 """Times that a fault alone may look for its victim."""
 MOST: Final = 900.0
@@ -73,6 +80,7 @@ class Result:
         broken: what a fault expected and did not see, such as an end within the grace period.
         stored: Unix seconds at which events were stored.
         handled: Unix seconds of the first effect of each event that the load was acknowledged.
+        waits: seconds from the answer to the first effect, of quiet tenants' events that no fault met; in order.
     """
 
     plan: Plan
@@ -87,6 +95,12 @@ class Result:
     broken: list[str] = field(default_factory=list)
     stored: list[float] = field(default_factory=list)
     handled: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def beside_flood(self) -> float:
+        """The 99th percentile of the waits."""
+        return self.waits[int(0.99 * (len(self.waits) - 1))] if self.waits else float("inf")
 
     @property
     def never(self) -> list[str]:
@@ -102,7 +116,7 @@ class Result:
 async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]) -> Result:
     """Do a run on a stack that is up.
 
-    1. Warm up.
+    1. Let one tenant flood, which it does until the load ends, and look at how the others fare.
     2. Each fault alone: first those that do not mix, all of them, then the others until half of the time is over.
     3. Those that mix, two or three at a time, until the end and until each has come at least once. With rounds
        instead of seconds, each alone and no mixtures.
@@ -116,11 +130,15 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
     chance = random.Random(plan.seed)  # noqa: S311 - a seed that can be given again is what is wanted
     load = Load(stack.doors(), rate=plan.rate, chance=random.Random(chance.random()))  # noqa: S311 - the same
     session = _Session(stack, load, plan, on_step)
+    flood = Flood(stack, load)
     load.start()
-    await asyncio.sleep(2)
+    flood.start()
+    on_step(0, "load and flood")
+    await asyncio.sleep(CALM)
     await session.inject_alone(chance)
     if not plan.rounds:
         await session.inject_mixtures(chance)
+    await flood.stop()
     await load.stop()
     result = session.result
     result.ended = time.time()
@@ -225,7 +243,7 @@ class _Session:
         while time.time() < ended + SLOWEST:
             if time.time() > slower_at:  # a machine that others use too may do less than it did at the beginning
                 self._load.rate, slower_at = max(2.0, self._load.rate / 2), slower_at + PATIENCE
-            newer = [s.event_id for s in self._load.sent[first:] if s.event_id and s.kind == "fresh"]
+            newer = [s.event_id for s in self._load.sent[first:] if s.event_id and _is_quiet(s)]
             if newer and await is_recovered(self._stack, ended, newer):
                 for injection in injections:
                     injection.recovered = time.time()
@@ -245,6 +263,7 @@ async def _account(stack: Stack, load: Load, result: Result) -> None:
             result.by_fault[injection.name] = _sum(result.by_fault[injection.name], account)
         else:
             result.by_fault[injection.name] = account
+    result.waits = await _look_at_waits(stack, load.sent, windows)
     epoch = "extract(epoch FROM %s)::float8 AS at"
     stored = await stack.query(f"SELECT {epoch % 'stored_at'} FROM events")
     handled = await stack.query(
@@ -252,6 +271,25 @@ async def _account(stack: Stack, load: Load, result: Result) -> None:
     )
     result.stored = sorted(row["at"] for row in stored)
     result.handled = sorted(row["at"] for row in handled)
+
+
+async def _look_at_waits(stack: Stack, sent: Sequence[Sent], windows: Sequence[tuple[float, float]]) -> list[float]:
+    """Return how long events of quiet tenants waited that had all the time they may take before the next fault."""
+    rows = await stack.query(
+        "SELECT s.number, extract(epoch FROM min(e.at))::float8 AS at FROM chaos_sent AS s"
+        " JOIN chaos_effects AS e ON e.event_id = s.id GROUP BY 1"
+    )
+    waits = []
+    for request, at in ((sent[row["number"]], row["at"]) for row in rows):
+        is_met = any(begin < request.at + BESIDE_FLOOD and request.at < end for begin, end in windows)
+        if _is_quiet(request) and not is_met:
+            waits.append(max(0.0, at - request.answered))
+    return sorted(waits)
+
+
+def _is_quiet(request: Sent) -> bool:
+    """Say whether it is a new event of a tenant that does not flood."""
+    return request.kind == FRESH and request.tenant != FLOODING
 
 
 def _sum(one: Account, two: Account) -> Account:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).parent
 TENANTS: Final = ("acme", "bravo", "capped", "delta")
+FLOODING: Final = "flooding"
+"""A tenant that has a slow handler of its own besides, and is left out of `doors`; see `tests.chaos.flood`."""
 TABLES: Final = """
     CREATE TABLE chaos_effects (event_id uuid, attempt integer, at timestamptz DEFAULT clock_timestamp());
     CREATE INDEX ON chaos_effects (event_id);
@@ -106,7 +108,7 @@ class Stack:
         self._with_clock = with_clock
         self._key = Fernet.generate_key().decode()
         self._settings = {**SETTINGS, **(settings or {})}
-        self._secrets = {tenant: secrets.token_bytes(24) for tenant in TENANTS}
+        self._secrets = {tenant: secrets.token_bytes(24) for tenant in (*TENANTS, FLOODING)}
         self._up: subprocess.Popen[bytes] | None = None
         self._further: list[subprocess.Popen[bytes]] = []
         self._keeper: asyncio.Task[None] | None = None
@@ -142,17 +144,17 @@ class Stack:
         await self.query(
             "INSERT INTO tenants (name, max_in_flight) SELECT t, CASE t WHEN 'capped' THEN 200 END"
             " FROM unnest(%s::text[]) AS t",
-            [list(TENANTS)],
+            [list(self._secrets)],
         )
         await self.query(
             "INSERT INTO endpoints (tenant, provider, scheme)"
             " SELECT t, 'moveris', '\"moveris\"' FROM unnest(%s::text[]) AS t",
-            [list(TENANTS)],
+            [list(self._secrets)],
         )
         await self.query(
             "INSERT INTO endpoint_secrets (tenant, provider, label, ciphertext)"
             " SELECT t, 'moveris', 'first', c FROM unnest(%s::text[], %s::bytea[]) AS s(t, c)",
-            [list(TENANTS), [cipher.encrypt(self._secrets[tenant]) for tenant in TENANTS]],
+            [list(self._secrets), [cipher.encrypt(secret) for secret in self._secrets.values()]],
         )
         if self._with_clock:
             self._keeper = asyncio.create_task(self._keep_clock_ingress())
@@ -252,10 +254,14 @@ class Stack:
 
     # Its doors ------------------------------------------------------------------------------------------------------
 
-    def doors(self) -> list[Door]:
-        """Return every tenant's endpoint at each ingress."""
+    def doors(self, *tenants: str) -> list[Door]:
+        """Return the endpoints of these tenants, or of all but the flooding one, at each ingress."""
         ports = [self.port, self.clock_port] if self._with_clock else [self.port]
-        return [Door(port=port, tenant=tenant, secret=self._secrets[tenant]) for port in ports for tenant in TENANTS]
+        return [
+            Door(port=port, tenant=tenant, secret=self._secrets[tenant])
+            for port in ports
+            for tenant in tenants or TENANTS
+        ]
 
     async def query(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None

@@ -228,7 +228,9 @@ def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
     return [right.replace(b"host: chaos\r\n", chance.choice([b"", b"host:\r\n", b"host: a\r\nhost: b\r\n"]))], half
 
 
-def costly(chance: random.Random, door: Door) -> tuple[list[bytes], bool]:
+def costly(  # noqa: PLR0911 - a list of kinds
+    chance: random.Random, door: Door
+) -> tuple[list[bytes], bool]:
     """Return a request that asks for memory or hides another one; nothing that it carries may be stored."""
     body = completed()
     signed = b"x-webhook-signature: %b\r\n" % signature(door.secret, body)
@@ -236,7 +238,7 @@ def costly(chance: random.Random, door: Door) -> tuple[list[bytes], bool]:
     chunked = head + b"transfer-encoding: chunked\r\n"
     large = b"%x\r\n%b\r\n" % (400_000, b"x" * 400_000)
     half = chance.random() < 0.5
-    kind = chance.randrange(6)
+    kind = chance.randrange(7)
     if kind == 0:  # fields below and above the bound on their number
         fields = chance.choice([b"a:\r\n", b"x: y\r\n"]) * chance.choice([200, 254, 255, 256, 257, 300, 20_000])
         return [head + fields + b"content-length: 0\r\n\r\n"], half
@@ -258,6 +260,13 @@ def costly(chance: random.Random, door: Door) -> tuple[list[bytes], bool]:
         inner += body
         outer = head + chance.choice(UPGRADES) + b"content-length: %d\r\n\r\n" % len(inner)
         return chance.choice([[outer + inner], [outer, inner], [outer[:-2], outer[-2:] + inner]]), half
+    if kind == 5:  # an upgrade without a body, and a request after it that must not be taken for one inside the upgrade
+        method = chance.choice([b"GET", b"POST"])
+        bare = b"%b %b HTTP/1.1\r\nhost: chaos\r\n" % (method, chance.choice([b"/livez", door.path.encode()]))
+        return [
+            bare + chance.choice(UPGRADES) + b"\r\n",
+            chance.choice([b"", head + b"content-length: 0\r\n\r\n"]),
+        ], half
     size = chance.choice([60_000, 300_000])  # a body without its end
     return [head + b"content-length: 1048576\r\n\r\n", b"x" * size], half
 

@@ -17,6 +17,7 @@ from shared.wire import INBOX, OVERFLOW
 from tests.chaos.faults import Missed, fault
 from tests.chaos.faults.postgres import send_one
 from tests.chaos.servers import MAXMEMORY, until
+from tests.chaos.watch import memory_of
 from tests.moveris import completed
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ STRANGE: Final = (b"\0", b"a\0b", "\ud800".encode(errors="surrogatepass"), b"\xf
 PATIENCE: Final = 30.0
 FULL_SECONDS: Final = 40.0
 WAITING: Final = 50
+SMALL: Final = 1200
+LARGE: Final = 150
+LARGE_BYTES: Final = 1_000_000
+"""All of them fill a good half of Redis."""
+DRAIN_MB: Final = 160.0
+"""What a drain may hold beyond what it held before: a read brings 32 MB, kept as fields, rows and SQL."""
 
 
 @fault("strange-entries", "entries in both streams with NUL, lone surrogates or any bytes in any field", mixes=False)
@@ -126,6 +133,35 @@ async def keep_redis_full(stack: Stack, chance: random.Random) -> None:
         await asyncio.sleep(max(0.0, began + FULL_SECONDS - time.monotonic()))
     finally:
         await stack.redis.config_set("maxmemory", MAXMEMORY)
+
+
+@fault("large-entries", "1,200 small entries, then 150 of 1 MB each, wait for the drains at once", mixes=False)
+async def append_large_entries(stack: Stack, chance: random.Random) -> None:
+    """What a drain reads at once is bounded in bytes, so its memory is, too; all are stored."""
+    drains = stack.children("ingest")
+    before = memory_of(stack, "ingest")
+    ids = []
+    try:
+        for child in drains:
+            with suppress(psutil.NoSuchProcess):
+                child.suspend()
+        for number in range(SMALL + LARGE):
+            size = 10 if number < SMALL else LARGE_BYTES
+            envelope = _envelope(stack, chance, b"large " + uuid.uuid4().hex.encode() + b"x" * size)
+            ids.append(str(envelope.id))
+            await stack.redis.xadd(INBOX, encode(envelope))  # type: ignore[arg-type] # the same
+    finally:
+        for child in drains:
+            with suppress(psutil.NoSuchProcess):
+                child.resume()
+    stored = asyncio.create_task(_until_stored(stack, ids))
+    most: dict[int, float] = {}
+    while not stored.done():
+        for pid, held in memory_of(stack, "ingest").items():
+            most[pid] = max(most.get(pid, 0.0), held - before.get(pid, held))
+        await asyncio.wait([stored], timeout=0.1)
+    await stored
+    assert max(most.values()) < DRAIN_MB, f"a drain took {max(most.values()):.0f} MB more, above {DRAIN_MB:g}"
 
 
 def _envelope(stack: Stack, chance: random.Random, body: bytes, *, at: datetime | None = None) -> Envelope:

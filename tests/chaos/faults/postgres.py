@@ -54,6 +54,20 @@ async def refuse_connections(stack: Stack, chance: random.Random) -> None:
             await connection.execute("ALTER DATABASE postgres ALLOW_CONNECTIONS true")
 
 
+@fault("postgres-read-only", "Postgres is read-only for every session, old and new, for 4 s", mixes=False)
+async def make_read_only(stack: Stack, chance: random.Random) -> None:
+    """As a former primary is after a switchover: connections stay alive, `SELECT 1` passes, no write does."""
+    del chance
+    async with await stack.connect() as connection:
+        await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        try:
+            await connection.execute("SELECT pg_reload_conf()")
+            await asyncio.sleep(4)
+        finally:
+            await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            await connection.execute("SELECT pg_reload_conf()")
+
+
 @fault("postgres-cut", "all connections of Postgres ended, several times")
 async def cut_connections(stack: Stack, chance: random.Random) -> None:
     """Three times within a second."""

@@ -1,7 +1,8 @@
-"""Two handlers as a team would write them, and the orders by which the faults end or stop them in the middle.
+"""Three handlers as a team would write them, and the orders by which the faults end or stop them in the middle.
 
 `chaos.inside` writes through the delivery's connection: exactly one effect for each event, whatever happens.
 `chaos.outside` writes through a connection of its own: at least one, and a row for each run that began.
+`chaos.slow` is the flooding tenant's alone, and sleeps.
 An order is a file; the first handler that comes along takes it, by renaming it, and obeys.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,12 @@ def write_inside(event: Event, delivery: Delivery) -> None:
     obey("after-write")
     if delivery.event_id.int % 50 == 0 and delivery.attempt == 1:
         raise RuntimeError("the first attempt of one in fifty fails, after its writes")
+
+
+@handler("chaos.slow", tenant="flooding", **PATIENT)
+def sleep(event: Event, delivery: Delivery) -> None:
+    """Hold a slot for half a second."""
+    time.sleep(0.5)
 
 
 @handler("chaos.outside", **PATIENT)
