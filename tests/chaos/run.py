@@ -31,6 +31,8 @@ SLOWEST: Final = 90.0
 PATIENCE: Final = 25.0
 """Seconds after which the load is halved while a recovery is waited for; lost leases take 13.5."""
 QUIET: Final = 180.0
+LEARN: Final = 4.0
+"""Seconds of flood before the load: how long its handler takes is not known before it has run."""
 CALM: Final = 8.0
 """Seconds of load and flood before the first fault."""
 BESIDE_FLOOD: Final = 3.0
@@ -131,9 +133,10 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
     load = Load(stack.doors(), rate=plan.rate, chance=random.Random(chance.random()))  # noqa: S311 - the same
     session = _Session(stack, load, plan, on_step)
     flood = Flood(stack, load)
-    load.start()
     flood.start()
-    on_step(0, "load and flood")
+    on_step(0, "flood, then load beside it")
+    await asyncio.sleep(LEARN)
+    load.start()
     await asyncio.sleep(CALM)
     await session.inject_alone(chance)
     if not plan.rounds:
