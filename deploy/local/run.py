@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
-from deploy.local.blocking import run_blocking
-from deploy.local.data_dir import make_data_dir, read_credentials
-from deploy.local.servers import is_free, prepare_postgres, prepare_valkey
+from deploy.local.servers import is_free, prepare_postgres, prepare_valkey, read_credentials
 from deploy.local.services import STAGES, check_settings, pipeline_services
 from deploy.local.settings import OLDEST_POSTGRES, OLDEST_REDIS
 from deploy.local.stale_processes import end_stale_processes
-from deploy.local.state import Stack, StackError, locked, read_stack, write_stack
-from deploy.local.supervisor import Supervisor
+from deploy.local.state import Stack, StackError, locked, make_data_dir, read_stack, write_stack
+from deploy.local.supervisor import Supervisor, run_blocking
 from shared.durability import assess
 from workers.store.connect import connect
 
@@ -44,10 +42,7 @@ class Run:
     """What one run was asked to do.
 
     Attributes:
-        settings: of the stack.
-        given: what already runs elsewhere.
         environ: that the services inherit.
-        console: told of every step.
         prepare: brings the database up to date; called when the servers are ready and nothing else runs.
         greet: shows that it works and how to use it; called when everything is ready.
     """
@@ -61,11 +56,7 @@ class Run:
 
 
 async def run(this: Run) -> None:
-    """Start everything, stay until SIGINT, SIGTERM or SIGHUP, stop everything.
-
-    Raises:
-        StackError: it cannot start; everything has been stopped again.
-    """
+    """Start everything, stay until SIGINT, SIGTERM or SIGHUP, stop everything."""
     home = this.settings.home
     logs = make_data_dir(home)
     with locked(home):
@@ -158,19 +149,19 @@ def _handle_signals(supervisor: Supervisor, console: Console) -> asyncio.Event:
 
 def _plan(this: Run) -> tuple[Stack, list[Server]]:
     """Decide which servers are used, and make the data folders of the embedded ones."""
-    home, servers = this.settings.home, []
+    home, given, servers = this.settings.home, this.given, []
     own = read_credentials(home)
-    if this.given.database_url is None:
+    if given.database_url is None:
         with this.console.waiting("preparing Postgres"):
             servers.append(prepare_postgres(home, port=own.postgres_port, password=own.postgres_password))
-    if this.given.redis_url is None:
+    if given.redis_url is None:
         servers.append(prepare_valkey(home, port=own.valkey_port, password=own.valkey_password))
     urls = {server.name: server.url for server in servers}
     stack = Stack(
-        database_url=this.given.database_url or urls["postgres"],
-        database_schema=this.given.database_schema,
-        redis_url=this.given.redis_url or urls["valkey"],
-        secrets_key=",".join(this.given.secrets_key or [own.secrets_key]),
+        database_url=given.database_url or urls["postgres"],
+        database_schema=given.database_schema,
+        redis_url=given.redis_url or urls["valkey"],
+        secrets_key=",".join(given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
         flower_url=this.settings.flower_url,
     )

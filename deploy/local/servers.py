@@ -1,12 +1,14 @@
 """The embedded servers: PostgreSQL and Valkey from wheels, as foreground processes on loopback.
 
-Data are below the given folder and survive. Both servers ask for a password. Valkey writes its append-only file before
+Data are below the given folder and survive, and so do passwords and ports (`secrets.json`), unless another program has
+taken a port meanwhile. Both servers ask for a password. Valkey writes its append-only file before
 it answers. Under root, PostgreSQL (which refuses to be root) runs as `nobody`; where that user cannot reach the folder,
 `postgres` in it is a link into `/var/lib/webhook-pipeline`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import secrets
@@ -15,15 +17,19 @@ import signal
 import socket
 import subprocess
 import tempfile
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import psycopg
 import redis
+from cryptography.fernet import Fernet
 
 from deploy.local.service import Server
+from deploy.local.state import StackError, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,14 +60,47 @@ def is_free(port: int) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Passwords and ports of the embedded servers, and the Fernet key made for this stack."""
+
+    secrets_key: str
+    postgres_password: str
+    postgres_port: int
+    valkey_password: str
+    valkey_port: int
+
+
+def read_credentials(home: Path) -> Credentials:
+    """Read the credentials, or make them; change a port that another program uses."""
+    path = home / "secrets.json"
+    try:
+        found = Credentials(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        if (home / "postgres").exists():
+            raise StackError(f"{path} is missing, and with it the password of the data in {home}: restore it") from None
+        found = Credentials(
+            secrets_key=Fernet.generate_key().decode(),
+            postgres_password=secrets.token_urlsafe(24),
+            postgres_port=free_port(),
+            valkey_password=secrets.token_urlsafe(24),
+            valkey_port=free_port(),
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise StackError(f"{path} cannot be read ({error}): restore it, or set another PIPELINE_HOME") from None
+    if not is_free(found.postgres_port):
+        found = replace(found, postgres_port=free_port())
+    if not is_free(found.valkey_port):
+        found = replace(found, valkey_port=free_port())
+    write_private(path, found)
+    return found
+
+
 def prepare_postgres(home: Path, *, port: int, password: str, options: Sequence[str] = ()) -> Server:
     """Create the cluster below `home` if there is none, and return the server.
 
-    Args:
-        home: folder of the embedded stack.
-        port: TCP port on the loopback.
-        password: of the user `postgres`; only used when the cluster is made.
-        options: further settings, such as "fsync=off".
+    The password is that of the user `postgres`, and is set when the cluster is made; `options` are further settings,
+    such as "fsync=off".
     """
     uid = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
     install, data = _postgres_folders(home, uid)
@@ -90,35 +129,25 @@ def prepare_postgres(home: Path, *, port: int, password: str, options: Sequence[
 
 
 def prepare_valkey(home: Path, *, port: int, password: str, maxmemory: str = "512mb") -> Server:
-    """Write the configuration below `home` and return the server.
-
-    Args:
-        home: folder of the embedded stack.
-        port: TCP port on the loopback.
-        password: that clients must give.
-        maxmemory: in Redis' notation.
-    """
+    """Write the configuration below `home` and return the server."""
     data = home / "valkey"
     data.mkdir(parents=True, exist_ok=True)
     data.chmod(0o700)  # events lie in its files
     configuration = data / "valkey.conf"
     configuration.touch(mode=0o600)
     configuration.write_text(
-        "\n".join(
-            [
-                "bind 127.0.0.1",
-                f"port {port}",
-                f"requirepass {password}",
-                f'dir "{data}"',
-                "appendonly yes",
-                "appendfsync always",
-                'save ""',
-                f"maxmemory {maxmemory}",
-                "maxmemory-policy noeviction",
-                "daemonize no",
-                "",
-            ]
-        )
+        dedent(f"""\
+            bind 127.0.0.1
+            port {port}
+            requirepass {password}
+            dir "{data}"
+            appendonly yes
+            appendfsync always
+            save ""
+            maxmemory {maxmemory}
+            maxmemory-policy noeviction
+            daemonize no
+            """)
     )
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     return Server(

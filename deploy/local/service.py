@@ -34,12 +34,10 @@ class Service:
     Attributes:
         name: in messages, the log's file name and the state file.
         argv: the command that runs it in the foreground; the program is an absolute path.
-        environ: its whole environment; None for ours.
         is_ready: whether it does its work now; may block for a second or two.
+        environ: its whole environment; None for ours.
         settle_seconds: time that it must have run before it is asked.
-        stop_signal: asks it to finish what it has in hand and end.
-        kill_signal: asks it to end at once.
-        patience: seconds between `stop_signal` and `kill_signal`.
+        stop_signal: asks it to finish what it has in hand and end; `kill_signal`, `patience` seconds later, at once.
         uid: user to run it as, or None for ours.
     """
 
@@ -104,30 +102,17 @@ def kill_group(pid: int) -> None:
 
 def describe(service: Service, process: asyncio.subprocess.Process) -> Member:
     """Return the process as the state file has it."""
-    try:
+    started_at = 0.0
+    with suppress(psutil.NoSuchProcess):
         started_at = psutil.Process(process.pid).create_time()
-    except psutil.NoSuchProcess:
-        started_at = 0.0
     return Member(name=service.name, pid=process.pid, started_at=started_at)
-
-
-def describe_end(returncode: int) -> str:
-    """Return in words how a process ended."""
-    if returncode < 0:
-        return f"was killed by {signal.Signals(-returncode).name}"
-    return f"ended with status {returncode}"
 
 
 def rotate_log(log: Path) -> None:
     """Move what a large log holds aside; the service goes on writing to the file, which it opened to append."""
-    try:
-        if log.stat().st_size < LARGE_BYTES:
-            return
-    except FileNotFoundError:
-        return
-    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
-    with log.open("r+b") as file:
-        file.truncate(0)
+    if log.exists() and log.stat().st_size >= LARGE_BYTES:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
 
 
 def last_line(log: Path) -> str:

@@ -43,12 +43,7 @@ NOT_ON_A_LOOPBACK_PORT: Final = {"FLOWER_UNIX_SOCKET", "FLOWER_CERTFILE", "FLOWE
 
 
 def check_settings(environ: Mapping[str, str]) -> None:
-    """See whether the services would start, before any does.
-
-    Raises:
-        SettingError: a variable of the ingress or of Flower is wrong.
-        StackError: the workers refuse their settings or the handlers that HANDLERS names.
-    """
+    """Raise what would keep the services from starting: wrong settings, or handlers that are refused."""
     load(IngressSettings, environ)
     load(FlowerSettings, environ)
     # in a process of its own: handlers are the team's code

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import SCHEMA_ABOUT, database_url, fernet_keys, integer, port, redis_url, schema_name, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 OLDEST_POSTGRES: Final = 150000
 OLDEST_REDIS: Final = 7
@@ -19,6 +24,11 @@ OLDEST_REDIS: Final = 7
 def folder(text: str) -> Path:
     """Parse a folder; it need not exist."""
     return Path(text).expanduser().absolute()
+
+
+def optional(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    """Return the parser of a setting that is None where it is not set."""
+    return lambda text: parse(text) if text else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +62,18 @@ class GivenSettings:
     """Settings that name what already runs elsewhere; each is None when unset."""
 
     has_home: bool = setting("PIPELINE_HOME", "", bool, "whether a data folder was named")
-    database_url: str | None = setting(
-        "DATABASE_URL", "", lambda text: database_url(text) if text else None, "Postgres"
-    )
+    database_url: str | None = setting("DATABASE_URL", "", optional(database_url), "Postgres")
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
-    redis_url: str | None = setting("REDIS_URL", "", lambda text: redis_url(text) if text else None, "Redis")
+    redis_url: str | None = setting("REDIS_URL", "", optional(redis_url), "Redis")
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
     inbox_high_water: float = setting(
         "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
     )
-    secrets_key: tuple[str, ...] | None = setting(
-        "SECRETS_KEY", "", lambda text: fernet_keys(text) if text else None, "Fernet key(s)"
-    )
+    secrets_key: tuple[str, ...] | None = setting("SECRETS_KEY", "", optional(fernet_keys), "Fernet key(s)")
     ingress_url: str | None = setting(
         "INGRESS_URL",
         "",
-        lambda text: text.rstrip("/") or None,
+        optional(lambda text: text.rstrip("/")),
         "where `pipeline send` posts, such as http://host:8000",
     )
 

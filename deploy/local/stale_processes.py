@@ -26,9 +26,7 @@ START_TOLERANCE_SECONDS: Final = 1.5
 def end_stale_processes(members: Sequence[Member], *, patience: float = 5.0) -> list[str]:
     """End what still runs of a former stack, its servers last; return the names of what was found.
 
-    Args:
-        members: as the state file names them.
-        patience: seconds that the servers, and before them the others, get to end by themselves.
+    The servers, and before them the others, get `patience` seconds to end by themselves.
     """
     found: list[str] = []
     for servers in (False, True):
@@ -49,21 +47,20 @@ def end_stale_processes(members: Sequence[Member], *, patience: float = 5.0) -> 
 
 def _running(member: Member) -> list[psutil.Process]:
     """Return the member's process, its descendants, and what else is left of the session that it led."""
-    found: dict[int, psutil.Process] = {}
+    found: set[psutil.Process] = set()
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(member.pid)
         if abs(leader.create_time() - member.started_at) > START_TOLERANCE_SECONDS:
             return []  # another program has the number now, which none gets while a session of that number lives
-        found = {process.pid: process for process in (leader, *leader.children(recursive=True))}
+        found = {leader, *leader.children(recursive=True)}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == member.pid:
-                found |= {process.pid: process}
-    return [process for process in found.values() if _is_running(process)]
+                found.add(process)
+    return [process for process in found if _is_running(process)]
 
 
 def _is_running(process: psutil.Process) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False

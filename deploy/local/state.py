@@ -1,7 +1,7 @@
-"""The state file `stack.json`: where the running stack listens and which processes belong to it.
+"""The data folder of a stack: its lock, and `stack.json`, which tells the other commands where the stack listens.
 
-It is replaced as a whole, and only its owner reads it, because it holds passwords. A stack counts as running while its
-supervisor holds the lock of the data folder, whatever the file says.
+A stack counts as running while its supervisor holds the lock, whatever the file says. The file is replaced as a whole,
+and only its owner reads it, because it holds passwords.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +27,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One process of the stack.
-
-    Attributes:
-        name: as in the logs, such as "ingress".
-        pid: process id, also of its process group.
-        started_at: seconds of the epoch, as the kernel says; tells it apart from a later process of the same id.
-    """
+    """One process of the stack, which leads its process group; `started_at` (seconds, of the kernel) identifies it."""
 
     name: str
     pid: int
@@ -53,19 +47,23 @@ class Stack:
     members: tuple[Member, ...] = ()
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace a file as a whole, readable by its owner only."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def make_data_dir(home: Path) -> Path:
+    """Make the data folder and return that of the logs."""
+    logs = home / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        logs.chmod(0o700)
+        (home / "lock").touch()
+    except OSError as error:
+        raise StackError(
+            f"{home} cannot be written ({error.strerror}): set PIPELINE_HOME to a folder of yours"
+        ) from None
+    return logs
 
 
 def write_stack(home: Path, stack: Stack) -> None:
-    """Write the state file below `home`."""
-    write_private(home / "stack.json", json.dumps(asdict(stack), indent=2))
+    """Write the state file."""
+    write_private(home / "stack.json", stack)
 
 
 def read_stack(home: Path) -> Stack | None:
@@ -79,7 +77,7 @@ def read_stack(home: Path) -> Stack | None:
 
 def running_stack(home: Path) -> Stack | None:
     """Return the stack whose supervisor is alive, or None."""
-    return read_stack(home) if is_locked(home) else None
+    return read_stack(home) if _is_locked(home) else None
 
 
 def running_homes() -> list[Path]:
@@ -88,32 +86,16 @@ def running_homes() -> list[Path]:
     with suppress(OSError, RuntimeError):
         for link in Path(RUNNING).expanduser().iterdir():
             home = link.readlink()
-            if is_locked(home):
+            if _is_locked(home):
                 found.add(home)
             else:
                 link.unlink()  # its supervisor was killed
     return sorted(found)
 
 
-def is_locked(home: Path) -> bool:
-    """Return whether a supervisor holds the folder."""
-    try:
-        with (home / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """Hold the lock of the folder; the kernel releases it when this process ends, for whatever reason.
-
-    Raises:
-        StackError: another supervisor holds it.
-    """
+    """Hold the lock of the folder; the kernel releases it when this process ends, for whatever reason."""
     with (home / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,3 +127,23 @@ def _link_to(home: Path) -> Path | None:
     except (OSError, RuntimeError):
         return None
     return link
+
+
+def _is_locked(home: Path) -> bool:
+    """Return whether a supervisor holds the folder."""
+    try:
+        with (home / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def write_private(path: Path, data: Any) -> None:
+    """Replace a file as a whole with a dataclass in JSON, readable by its owner only."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(json.dumps(asdict(data), indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

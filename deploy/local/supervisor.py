@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import psutil
 
-from deploy.local.blocking import run_blocking
-from deploy.local.service import describe, describe_end, kill_group, last_line, rotate_log, start, stop
+from deploy.local.service import describe, kill_group, last_line, rotate_log, start, stop
 from deploy.local.state import StackError
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from deploy.local.service import Service
     from deploy.local.state import Member
 
+T = TypeVar("T")
+
 STEADY_SECONDS: Final = 30.0
 """After running for so long, the next restart is immediate again."""
 LONGEST_PAUSE: Final = 30.0
@@ -37,6 +41,25 @@ MAX_FAILED_STARTS: Final = 4
 """Ends in a row, before the service was ever ready, after which starting is given up."""
 MAINTENANCE_SECONDS: Final = 10.0
 PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+async def run_blocking(call: Callable[[], T]) -> T:
+    """Return what `call` returns, or raise what it raises; a caller that is cancelled goes on at once.
+
+    `asyncio.to_thread` would make the end of the process wait for a call that hangs, such as a migration that waits
+    for another session's lock.
+    """
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 @dataclass(slots=True)
@@ -73,29 +96,29 @@ class Supervisor:
         if adopt and sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-    def log_of(self, name: str) -> Path:
-        """Return the path of a service's log."""
-        return self._logs / f"{name}.log"
-
     async def start(self, *services: Service) -> None:
         """Start services and keep them running; return before they are ready."""
         for service in services:
-            rotate_log(self.log_of(service.name))
-            one = _Supervised(service, await start(service, self.log_of(service.name)))
+            rotate_log(self._log_of(service.name))
+            one = _Supervised(service, await start(service, self._log_of(service.name)))
             self._supervised[service.name] = one
             one.task = asyncio.create_task(self._supervise(one), name=f"supervise {service.name}")
         self._notify()
 
     async def wait_until_ready(self, *names: str, seconds: float) -> None:
-        """Wait for services to be ready.
-
-        Raises:
-            StackError: one keeps ending, or is not ready in time.
-        """
+        """Wait for services to be ready; a `StackError` if one keeps ending, or is not ready in time."""
+        them = [self._supervised[name] for name in names]
         try:
-            await asyncio.wait_for(self._wait_for([self._supervised[name] for name in names]), seconds)
+            async with asyncio.timeout(seconds):
+                while not all(one.is_ready for one in them):
+                    for one in them:
+                        if one.has_failed:
+                            log = self._log_of(one.service.name)
+                            raise StackError(f"{one.service.name} does not start; {log} ends with: {last_line(log)}")
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
-            late = ", ".join(name for name in names if not self._supervised[name].is_ready)
+            late = ", ".join(one.service.name for one in them if not one.is_ready)
             raise StackError(f"not ready after {seconds:.0f} s: {late}; see the logs in {self._logs}") from None
 
     async def stop(self, *stages: Sequence[str]) -> list[str]:
@@ -110,7 +133,7 @@ class Supervisor:
             ends = await asyncio.gather(*(stop(one.service, one.process) for one in members))
             killed += [one.service.name for one, has_ended in zip(members, ends, strict=True) if not has_ended]
         self._supervised.clear()
-        self.reap_orphans(kill=True)
+        self._reap_orphans(kill=True)
         return killed
 
     def kill_now(self) -> None:
@@ -125,10 +148,10 @@ class Supervisor:
         while True:
             await asyncio.sleep(MAINTENANCE_SECONDS)
             for name in self._supervised:
-                rotate_log(self.log_of(name))
-            self.reap_orphans(kill=False)
+                rotate_log(self._log_of(name))
+            self._reap_orphans(kill=False)
 
-    def reap_orphans(self, *, kill: bool) -> None:
+    def _reap_orphans(self, *, kill: bool) -> None:
         """Reap adopted processes that have ended; with `kill`, end the others first."""
         if not self._adopt:
             return
@@ -141,15 +164,6 @@ class Supervisor:
                     orphan.wait(1)
                 elif orphan.status() == psutil.STATUS_ZOMBIE:
                     os.waitpid(orphan.pid, os.WNOHANG)
-
-    async def _wait_for(self, them: Sequence[_Supervised]) -> None:
-        while not all(one.is_ready for one in them):
-            for one in them:
-                if one.has_failed:
-                    log = self.log_of(one.service.name)
-                    raise StackError(f"{one.service.name} does not start; {log} ends with: {last_line(log)}")
-            self._changed.clear()
-            await self._changed.wait()
 
     async def _supervise(self, one: _Supervised) -> None:
         """Run one service until cancelled.
@@ -174,7 +188,7 @@ class Supervisor:
             one.has_failed = ends >= MAX_FAILED_STARTS and not one.was_ready
             self._changed.set()
             await asyncio.sleep(pause)
-            one.process = await start(one.service, self.log_of(name))
+            one.process = await start(one.service, self._log_of(name))
             self._notify()
 
     async def _watch_readiness(self, one: _Supervised, *, is_restart: bool) -> None:
@@ -187,11 +201,16 @@ class Supervisor:
             self._console.good(f"{one.service.name} is back (pid {one.process.pid})")
 
     def _print_end(self, name: str, returncode: int, ends: int, pause: float) -> None:
-        how = f"{name} {describe_end(returncode)}"
+        is_killed = returncode < 0
+        how = f"was killed by {signal.Signals(-returncode).name}" if is_killed else f"ended with status {returncode}"
         if ends < MAX_FAILED_STARTS - 1:
-            self._console.bad(f"{how}; starting it again" + (f" in {pause:.0f} s" if pause else ""))
+            self._console.bad(f"{name} {how}; starting it again" + (f" in {pause:.0f} s" if pause else ""))
         else:
-            self._console.bad(f"{how}, {ends} times in a row; next try in {pause:.0f} s; see {self.log_of(name)}")
+            log = self._log_of(name)
+            self._console.bad(f"{name} {how}, {ends} times in a row; next try in {pause:.0f} s; see {log}")
+
+    def _log_of(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
 
     def _notify(self) -> None:
         self.on_change([describe(one.service, one.process) for one in self._supervised.values()])
