@@ -217,7 +217,7 @@ def sweep() -> None:
 
 @app.task(name="housekeeping.warn", send_events=False)
 def warn() -> None:
-    """Log which sessions have held a snapshot for long: what is finished stays in the index that admission walks."""
+    """Log which sessions have held a snapshot for long: what is finished stays among the open work."""
     with _process().connections() as process:
         for snapshot in list_old_snapshots(process.postgres.connection):
             log.warning("%s", snapshot, extra={"code": "old_snapshot"})

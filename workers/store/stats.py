@@ -29,8 +29,7 @@ BOUND: Final = 10_000
 RECEIVED_BOUND: Final = 500_000
 """Where counting events of the last minute or hour stops."""
 OLD_SECONDS: Final = 60
-"""Age of an old snapshot. With one, an admission of 20 deliveries took 66 ms instead of 3 after 200,000 were finished,
-259 ms after 600,000."""
+"""Age of an old snapshot. With one, the look for expired leases takes 12 ms more per 100,000 that were finished."""
 _TENANTS_SHOWN: Final = 100
 
 
@@ -91,7 +90,7 @@ class OldSnapshot:
         """Return a sentence that names it and says what to do."""
         end = f"SELECT pg_terminate_backend({self.pid})" if self.pid else "COMMIT PREPARED or ROLLBACK PREPARED"
         who = f"{self.application or 'a session'} of the role {self.role}" + (f" (pid {self.pid})" if self.pid else "")
-        return f"{who} has held a snapshot for {self.seconds:.0f} s: until it ends, admission gets slower ({end})"
+        return f"{who} has held a snapshot for {self.seconds:.0f} s: until it ends, sweeps get slower ({end})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

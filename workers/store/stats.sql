@@ -98,8 +98,8 @@ FROM (
     GROUP BY t.name
 ) AS days;
 
--- Sessions and prepared transactions that keep what has been finished since from being cleaned away: every look for due
--- work walks it. Other roles' sessions are shown to a member of pg_read_all_stats only.
+-- Sessions and prepared transactions that keep what has been finished since from being cleaned away. Other roles' sessions
+-- are shown to a member of pg_read_all_stats only.
 -- name: old_snapshots
 SELECT pid, usename::text AS role, application_name AS application, extract(epoch FROM now() - xact_start)::float8 AS seconds
 FROM pg_stat_activity
