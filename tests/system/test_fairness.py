@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.moveris import other
 from tests.system.ledger import account, effects, wait_until_settled
+from tests.system.stack import kill
+from tests.system.test_kills import MAINS
 from tests.system.test_leases import frozen
 from tests.system.waiting import until
 
@@ -59,3 +63,29 @@ def test_without_an_express_worker_a_quiet_tenants_event_waits_two_seconds_longe
     express = stack.main("express")
     with flood(stack, "noisy-too", tmp_path / "ids"), frozen(express, *stack.children("express")):
         assert seconds_until_handled(stack, "alone") < 4.0
+
+
+def test_kill_nine_of_the_express_worker_delays_a_quiet_tenants_event_by_two_seconds_at_most(
+    stack: Stack, tmp_path: Path
+) -> None:
+    seconds_until_handled(stack, "alone")
+    with flood(stack, "noisy-too", tmp_path / "ids"):
+        former = stack.main("express")
+        for process in (former, *stack.children("express")):
+            kill(process)
+        assert seconds_until_handled(stack, "alone") < 4.0
+    stack.successor("express", former)
+
+
+def test_restarting_everything_while_a_backlog_is_worked_off_loses_nothing(stack: Stack, tmp_path: Path) -> None:
+    quiet = stack.endpoint("still")
+    with flood(stack, "noisy", tmp_path / "ids"):
+        event_ids = [quiet.deliver(other("effect.anyone")) for _ in range(5)]
+        former = [stack.main(name) for name in MAINS]
+        for name, process in zip(MAINS, former, strict=True):
+            process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+    for name, process in zip(MAINS, former, strict=True):
+        stack.successor(name, process, seconds=60)
+        until(partial(stack.is_alive, name), seconds=30, what=f"a new {name}")
+    assert wait_until_settled(stack, event_ids, seconds=60).succeeded == len(event_ids)
+    until(lambda: len(effects(stack, event_ids)) == len(event_ids), seconds=20, what="each effect")
