@@ -1,7 +1,5 @@
 """Parameters that several commands take, and how their texts are read; times are aware."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final

@@ -4,13 +4,12 @@ Each value comes from its environment variable, else from the stack that runs in
 that this user runs; nothing is looked up before it is asked for.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import redis
 
@@ -20,12 +19,7 @@ from deploy.local.state import Stack, running_homes, running_stack
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from workers.housekeeping import publishing
-from workers.store.connect import connect
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from workers.store.connect import Connection
+from workers.store.connect import Connection, connect
 
 READ_SECONDS: Final = 30
 """Time that a statement of a command that only reads may take."""

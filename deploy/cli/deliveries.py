@@ -1,11 +1,10 @@
 """The commands `pipeline deliveries …`."""
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import typer
@@ -19,9 +18,6 @@ from deploy.cli.output import command, emit, say, wants_json
 from workers.registration import ANY
 from workers.store import event_history, manual
 from workers.store.manual import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 app: Final = typer.Typer(
     help="Deliveries: one event for one handler, until it succeeds or is dead.", no_args_is_help=True

@@ -1,9 +1,8 @@
 """The command `pipeline doctor`: is what the guarantees rest on as it must be?"""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psycopg
 import redis
@@ -15,15 +14,11 @@ from deploy.cli.output import emit, wants_json
 from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.doctor.finding import Finding, unknown, wrong
 from deploy.local.settings import GivenSettings
+from shared.registry import Cipher
 from shared.settings import SettingError, load
 from workers.store import server
+from workers.store.connect import Connection
 from workers.store.migrate import MigrationError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from shared.registry import Cipher
-    from workers.store.connect import Connection
 
 _ERRORS: Final = (psycopg.Error, redis.RedisError)
 

@@ -1,10 +1,8 @@
 """The commands `pipeline endpoints …`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,9 +14,7 @@ from deploy.cli.schemes import UNSIGNED, check_secret, choose_scheme, find_schem
 from deploy.cli.secrets import path_of, take_secret
 from shared.settings import SettingError
 from workers.store import tenants
-
-if TYPE_CHECKING:
-    from workers.store.connect import Connection
+from workers.store.connect import Connection
 
 app: Final = typer.Typer(help="Endpoints: where a provider posts a tenant's events.", no_args_is_help=True)
 

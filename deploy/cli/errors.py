@@ -4,8 +4,6 @@ Every error of these families ends a command with one line and a status other th
 Any other is a fault of ours and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

@@ -1,18 +1,17 @@
 """The commands `pipeline events …`; bodies and secrets are in no timeline."""
 
-from __future__ import annotations
-
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final, Literal
-from uuid import UUID  # noqa: TC003 - typer evaluates signatures
+from typing import Annotated, Final, Literal
+from uuid import UUID
 
 import redis
 import typer
 from rich.text import Text
 
-from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter  # noqa: TC001 - the same
+from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter
 from deploy.cli.connections import database, redis_client
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_handlers
@@ -21,11 +20,7 @@ from shared.settings import SettingError
 from shared.wire import INBOX, OVERFLOW
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import event_history
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
+from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
 
 app: Final = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 

@@ -3,12 +3,10 @@
 Modules in the current folder are found, as the workers find them.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -20,11 +18,9 @@ from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
 from workers.errors import RegistrationError
+from workers.registration import Handler, Handlers
 from workers.settings import WorkerSettings
 from workers.store import limits
-
-if TYPE_CHECKING:
-    from workers.registration import Handler, Handlers
 
 app: Final = typer.Typer(help="Handlers: the code that events are handed to.", no_args_is_help=True)
 

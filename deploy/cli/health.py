@@ -1,7 +1,5 @@
 """`pipeline health`, for the list of commands; `webhook_pipeline` runs it without importing this package."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

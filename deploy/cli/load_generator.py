@@ -4,21 +4,17 @@ Request n is due at start + n / rate, whatever the answers take, and its time co
 waiting for a free connection is not hidden. Nothing is sent twice.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from itertools import count as counting
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 _IDLE_SECONDS: Final = 2.0
 """A connection idle for longer is opened anew: servers close idle ones, often in the moment they are used again."""

@@ -4,8 +4,6 @@ A group of commands is a module with an `app`, a single command is a function. W
 are away, end a command with one line and a status other than 0.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Final
 

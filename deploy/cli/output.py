@@ -1,23 +1,19 @@
 """How commands print: a table or lines for people, one JSON object a line with `--json`."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
 _wants_json: Final = ContextVar("wants_json", default=False)
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]

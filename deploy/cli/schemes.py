@@ -3,23 +3,17 @@
 Nothing reaches the registry that the ingress could not follow.
 """
 
-from __future__ import annotations
-
 import tomllib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from deploy.cli.errors import CommandError
-from ingress.schemes import DECLARED, PRESETS, compose, find
+from ingress.schemes import DECLARED, PRESETS, Scheme, compose, find
 from ingress.schemes.declared import Declared
 from ingress.schemes.scheme import BadSchemeError, WrongSecretError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from ingress.schemes import Scheme
-
-    SchemeField = str | Mapping[str, Any]
+SchemeField = str | Mapping[str, Any]
 
 UNSIGNED: Final = "none"
 

@@ -3,8 +3,6 @@
 Secrets are never arguments, which other users of the machine would see and shells would remember.
 """
 
-from __future__ import annotations
-
 import sys
 import unicodedata
 

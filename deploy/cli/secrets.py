@@ -3,12 +3,10 @@
 A secret is stored encrypted and never shown, but for a token that is made here.
 """
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -16,17 +14,14 @@ from deploy.cli.arguments import Label, Provider, SecretStdin, TenantName, durat
 from deploy.cli.connections import cipher, database, registry_change
 from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say, wants_json
-from deploy.cli.schemes import UNSIGNED, check_secret, find_scheme
+from deploy.cli.schemes import UNSIGNED, SchemeField, check_secret, find_scheme
 from deploy.cli.secret_input import read_secret
 from ingress.schemes.declared import Declared
 from ingress.schemes.handshakes import verify_token
 from ingress.schemes.scheme import Handshake
+from shared.registry import Endpoint, Secret
 from workers.store import tenants
-
-if TYPE_CHECKING:
-    from deploy.cli.schemes import SchemeField
-    from shared.registry import Endpoint, Secret
-    from workers.store.connect import Connection
+from workers.store.connect import Connection
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _EVER: Final = datetime.min.replace(tzinfo=UTC)

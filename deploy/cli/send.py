@@ -1,17 +1,17 @@
 """The command `pipeline send`: signed events, posted as the provider would."""
 
-from __future__ import annotations
-
 import math
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from pathlib import Path  # noqa: TC003 - typer evaluates signatures
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -25,10 +25,6 @@ from deploy.cli.output import emit, wants_json
 from deploy.cli.signed_requests import prepare_requests
 from deploy.cli.waiting import Seen, follow
 from workers.store.stats import Fate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from uuid import UUID
 
 _WITH_A_BAR: Final = 50
 """Runs of so many events or more show a progress bar, on a terminal."""

@@ -1,7 +1,5 @@
 """The commands that set a deployment up: `pipeline env`, `keygen` and `migrate`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import typer

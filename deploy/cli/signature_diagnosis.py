@@ -3,25 +3,18 @@
 Signatures and secrets are shown masked, because the right signature of a body is as good as a secret.
 """
 
-from __future__ import annotations
-
 import hmac
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from deploy.cli.signature_mistakes import EndpointSecret, Values, find_mistakes
-from ingress.schemes import DECLARED
-from ingress.schemes.declared import ALGORITHMS, Declared, read_time
+from ingress.schemes import DECLARED, Scheme
+from ingress.schemes.declared import ALGORITHMS, Declared, Description, read_time
 from ingress.schemes.encodings import ENCODERS
 from ingress.schemes.scheme import BadSignature, Key, WrongSecretError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ingress.schemes import Scheme
-    from ingress.schemes.declared import Description
-
-    Headers = Sequence[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 _SHOWN: Final = 6
 _MOST_CAUSES: Final = 3

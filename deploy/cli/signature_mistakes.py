@@ -5,36 +5,29 @@ The changes of each kind are pairs of the changed thing and the words for it, wh
 itself comes first, with no words.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import gzip
 import hmac
 import json
 import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from deploy.cli.errors import CommandError
 from deploy.cli.secret_input import clean_secret
 from ingress.schemes.content import Template
-from ingress.schemes.declared import ALGORITHMS, Declared
+from ingress.schemes.declared import ALGORITHMS, Declared, Description
 from ingress.schemes.encodings import ENCODERS, decode
 from ingress.schemes.scheme import BadSchemeError, WrongSecretError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    from ingress.schemes.declared import Description
-
-    Change = tuple[bytes, str]
+Change = tuple[bytes, str]
 
 T = TypeVar("T")
 

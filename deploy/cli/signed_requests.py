@@ -1,27 +1,20 @@
 """Requests to one endpoint, signed as its provider would sign them, with a secret of the endpoint and a fresh time."""
 
-from __future__ import annotations
-
 import time
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from deploy.cli.connections import cipher, database
 from deploy.cli.errors import CommandError
 from deploy.cli.schemes import UNSIGNED, find_scheme
 from deploy.cli.secret_input import read_secret
 from deploy.cli.secrets import path_of
-from ingress.schemes import PRESETS
+from ingress.schemes import PRESETS, Scheme
 from ingress.schemes.scheme import WrongSecretError
+from shared.registry import Endpoint
 from workers import samples
 from workers.store import tenants
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from ingress.schemes import Scheme
-    from shared.registry import Endpoint
 
 
 def prepare_requests(

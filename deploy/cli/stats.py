@@ -1,11 +1,12 @@
 """The command `pipeline stats`: where work is at this moment."""
 
-from __future__ import annotations
-
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import redis
 
 from deploy.cli.connections import database, redis_client
 from deploy.cli.output import emit, wants_json
@@ -16,11 +17,6 @@ from workers.housekeeping import publishing
 from workers.store import stats as store
 from workers.store import tenants
 from workers.store.partitions import DAYS_AHEAD
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import redis
 
 
 def stats() -> None:

@@ -1,7 +1,5 @@
 """The commands `pipeline tenants …`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 

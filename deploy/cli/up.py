@@ -4,8 +4,6 @@ It makes a tenant `demo` with a Moveris endpoint, and sends a first event to it.
 secrets in the database is refused before any service runs with it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import shlex
@@ -13,7 +11,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import redis
 import typer
@@ -25,19 +23,16 @@ from deploy.cli.signed_requests import prepare_requests
 from deploy.cli.waiting import follow
 from deploy.local.console import Console
 from deploy.local.settings import GivenSettings, StackSettings, inherited
+from deploy.local.state import Stack
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from workers.housekeeping.publishing import publish
 from workers.store import tenants
-from workers.store.connect import connect
+from workers.store.connect import Connection, connect
 from workers.store.event_history import DONE_STATES, read_history
 from workers.store.migrate import migrate
 from workers.store.partitions import ensure_partitions
 from workers.store.stats import Fate
-
-if TYPE_CHECKING:
-    from deploy.local.state import Stack
-    from workers.store.connect import Connection
 
 TENANT: Final = "demo"
 PROVIDER: Final = "moveris"

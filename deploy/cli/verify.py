@@ -1,13 +1,12 @@
 """The command `pipeline verify`: would this request be accepted, and if not, why not."""
 
-from __future__ import annotations
-
 import json
 import time
 from codecs import BOM_UTF8
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path  # noqa: TC003 - typer evaluates signatures
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -19,12 +18,8 @@ from deploy.cli.output import say
 from deploy.cli.schemes import UNSIGNED, find_scheme, scheme_name
 from deploy.cli.signature_diagnosis import Diagnosis, describe, diagnose
 from deploy.cli.signature_mistakes import EndpointSecret
+from shared.registry import Endpoint
 from workers.store import tenants
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from shared.registry import Endpoint
 
 
 def verify(

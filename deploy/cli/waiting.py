@@ -1,21 +1,17 @@
 """Waits until acknowledged events have come to their end."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from uuid import UUID
 
 import psycopg
 
 from deploy.cli.errors import explain
 from workers.store.connect import PostgresConnection
 from workers.store.stats import Fate, read_fates
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from uuid import UUID
 
 _UNFINISHED: Final = (Fate.NOT_STORED, Fate.OPEN)
 _CHUNK: Final = 2000

@@ -1,24 +1,18 @@
 """What the guarantees rest on beside the servers: clocks, keys, the published registry, and who runs."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection
+from typing import Any, Final
 
+import redis
 from redis.exceptions import RedisError
 
 from deploy.doctor.finding import Finding, ok, unknown, wrong
 from shared import wire
+from shared.registry import Cipher
 from workers.housekeeping import publishing
 from workers.store import server, tenants
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    import redis
-
-    from shared.registry import Cipher
-    from workers.store.connect import Connection
+from workers.store.connect import Connection
 
 APART_SECONDS: Final = 5.0
 """How far clocks may be apart: providers' signatures and Celery's `expires` bear more."""

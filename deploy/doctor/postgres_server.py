@@ -1,19 +1,14 @@
 """What the guarantees rest on in Postgres."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from deploy.doctor.finding import Finding, ok, unknown, wrong
 from deploy.local.settings import OLDEST_POSTGRES
 from workers.store import pooler, server, stats
+from workers.store.connect import Connection
 from workers.store.partitions import DAYS_AHEAD
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from workers.store.connect import Connection
 
 LAG_BYTES: Final = 64_000_000
 """How far behind a replica may be, and how much WAL may be kept for one that is away."""

@@ -1,20 +1,14 @@
 """What the guarantees rest on in Redis."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import redis
 
 from deploy.doctor.finding import Finding, ok, unknown, wrong
 from deploy.local.settings import OLDEST_REDIS
-from shared.durability import assess
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from shared.durability import Durability
+from shared.durability import Durability, assess
 
 THINGS: Final = ("redis version", "redis role", "redis durability", "redis eviction", "redis memory")
 

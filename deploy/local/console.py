@@ -1,15 +1,11 @@
 """What `pipeline up` prints: a line for each thing that happened, with colour on a terminal and plain elsewhere."""
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any
 
 import rich.console
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 
 class Console:

@@ -5,8 +5,6 @@ ran. macOS has no such request: there the program runs on until the next `pipeli
 that no Python code runs between fork and exec in the parent.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import pwd

@@ -5,32 +5,26 @@ within 15 s. A folder in use, a port in use, and servers that are away or too ol
 pipeline runs.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import redis
 
+from deploy.local.console import Console
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey, read_credentials
+from deploy.local.service import Server
 from deploy.local.services import STAGES, check_settings, pipeline_services
-from deploy.local.settings import OLDEST_POSTGRES, OLDEST_REDIS
+from deploy.local.settings import OLDEST_POSTGRES, OLDEST_REDIS, GivenSettings, StackSettings
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Stack, StackError, locked, make_data_dir, read_stack, write_stack
 from deploy.local.supervisor import Supervisor, run_blocking
 from shared.durability import assess
 from workers.store.connect import connect
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from deploy.local.console import Console
-    from deploy.local.service import Server
-    from deploy.local.settings import GivenSettings, StackSettings
 
 SERVERS_SECONDS: Final = 60.0
 SERVICES_SECONDS: Final = 90.0

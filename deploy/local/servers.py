@@ -6,8 +6,6 @@ it answers. Under root, PostgreSQL (which refuses to be root) runs as `nobody`; 
 `postgres` in it is a link into `/var/lib/webhook-pipeline`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pwd
@@ -17,12 +15,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 import psycopg
 import redis
@@ -30,9 +28,6 @@ from cryptography.fernet import Fernet
 
 from deploy.local.service import Server
 from deploy.local.state import StackError, write_private
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 UNREACHABLE_HOMES = Path("/var/lib/webhook-pipeline")
 

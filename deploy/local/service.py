@@ -4,24 +4,20 @@ It runs in a session of its own and ends with this process. `stop` leaves nothin
 predecessor `<name>.log.1` stay below about twice `LARGE_BYTES` each.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psutil
 
 from deploy.local.state import Member
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 PARENT_WATCH: Final = str(Path(__file__).with_name("parent_watch.py"))
 LARGE_BYTES: Final = 20_000_000

@@ -4,13 +4,12 @@ Every service gets the same servers, and the ingress the key of the endpoints' s
 passwords are in their environment only.
 """
 
-from __future__ import annotations
-
 import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 from urllib.request import ProxyHandler, build_opener
 
 from celery import Celery
@@ -19,16 +18,12 @@ from kombu.exceptions import OperationalError
 from deploy.flower.settings import FlowerSettings
 from deploy.health import HEARTBEATS
 from deploy.local.service import Service
+from deploy.local.settings import StackSettings
 from deploy.local.state import StackError
 from ingress.settings import IngressSettings
 from shared.settings import load
 from workers.broker import broker_options, broker_url
 from workers.dispatch.express import express_slots
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from deploy.local.settings import StackSettings
 
 STAGES: Final = (
     ("beat", "flower"),

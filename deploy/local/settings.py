@@ -1,19 +1,15 @@
 """What `pipeline up` and the commands read from the environment; see `shared.settings`."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import SCHEMA_ABOUT, database_url, fernet_keys, integer, port, redis_url, schema_name, setting
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 T = TypeVar("T")
 

@@ -4,19 +4,15 @@ Only processes in the state file are touched, and those of a session that one of
 program has taken since is told apart by the time at which it started.
 """
 
-from __future__ import annotations
-
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psutil
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from deploy.local.state import Member
+from deploy.local.state import Member
 
 SERVERS: Final = ("postgres", "valkey")
 START_TOLERANCE_SECONDS: Final = 1.5

@@ -4,18 +4,14 @@ A stack counts as running while its supervisor holds the lock, whatever the file
 and only its owner reads it, because it holds passwords.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, Final
 
 RUNNING: Final = "~/.local/state/webhook-pipeline/running"
 """A folder of this user with a link to the data folder of each running stack, so that commands elsewhere find it."""

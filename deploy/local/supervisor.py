@@ -5,8 +5,6 @@ and takes at most the sum of the stages' patience. A service that ends again and
 `StackError` with the path of its log.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import os
@@ -14,23 +12,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 import psutil
 
-from deploy.local.service import describe, kill_group, last_line, rotate_log, start, stop
-from deploy.local.state import StackError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from deploy.local.console import Console
-    from deploy.local.service import Service
-    from deploy.local.state import Member
+from deploy.local.console import Console
+from deploy.local.service import Service, describe, kill_group, last_line, rotate_log, start, stop
+from deploy.local.state import Member, StackError
 
 T = TypeVar("T")
 
