@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from shared.wire import INBOX, OVERFLOW
 from tests.chaos.client import HUNG
 from tests.chaos.load import FORGED, FRESH, MALFORMED
 from tests.chaos.stack import FLOODING
+from tests.chaos.wire import INBOX, OVERFLOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

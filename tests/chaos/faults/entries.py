@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from shared.envelope import Envelope, encode, new_event_id
-from shared.wire import INBOX, OVERFLOW
 from tests.chaos.faults import Missed, fault
 from tests.chaos.faults.postgres import send_one
 from tests.chaos.servers import MAXMEMORY, until
 from tests.chaos.watch import memory_of
+from tests.chaos.wire import INBOX, OVERFLOW, entry
 from tests.moveris import completed
 
 if TYPE_CHECKING:
@@ -42,10 +41,10 @@ DRAIN_MB: Final = 160.0
 async def append_strange_entries(stack: Stack, chance: random.Random) -> None:
     """Each must be stored as rejected with all that it held, and nothing may wait for them."""
     bodies = []
-    for name in encode(_envelope(stack, chance, b"")):
+    for name in _entry(stack, chance, b"")[1]:
         for value in (*STRANGE, chance.randbytes(20)):
             body = b"strange " + uuid.uuid4().hex.encode()
-            fields = encode(_envelope(stack, chance, body)) | ({name: value} if name != b"body" else {body: value})
+            fields = _entry(stack, chance, body)[1] | ({name: value} if name != b"body" else {body: value})
             bodies.append(body)
             await stack.redis.xadd(chance.choice(STREAMS), fields)  # type: ignore[arg-type] # bytes are fine
     began = time.monotonic()
@@ -74,9 +73,9 @@ async def store_in_default(stack: Stack, chance: random.Random) -> None:
     ids = []
     for _ in range(WAITING):
         session = f"default-{uuid.uuid4()}"
-        envelope = _envelope(stack, chance, completed(session), at=day)
-        ids.append(str(envelope.id))
-        await stack.redis.xadd(INBOX, encode(envelope))  # type: ignore[arg-type] # the same
+        event_id, fields = _entry(stack, chance, completed(session), at=day)
+        ids.append(event_id)
+        await stack.redis.xadd(INBOX, fields)  # type: ignore[arg-type] # the same
     await _until_stored(stack, ids)
     keeping = stack.further("-m", "celery", "-A", "workers.app", "call", "housekeeping.keep_days")
     await until(lambda: keeping.poll() is not None, seconds=40, what="the call of keep_days")
@@ -147,9 +146,9 @@ async def append_large_entries(stack: Stack, chance: random.Random) -> None:
                 child.suspend()
         for number in range(SMALL + LARGE):
             size = 10 if number < SMALL else LARGE_BYTES
-            envelope = _envelope(stack, chance, b"large " + uuid.uuid4().hex.encode() + b"x" * size)
-            ids.append(str(envelope.id))
-            await stack.redis.xadd(INBOX, encode(envelope))  # type: ignore[arg-type] # the same
+            event_id, fields = _entry(stack, chance, b"large " + uuid.uuid4().hex.encode() + b"x" * size)
+            ids.append(event_id)
+            await stack.redis.xadd(INBOX, fields)  # type: ignore[arg-type] # the same
     finally:
         for child in drains:
             with suppress(psutil.NoSuchProcess):
@@ -164,13 +163,10 @@ async def append_large_entries(stack: Stack, chance: random.Random) -> None:
     assert max(most.values()) < DRAIN_MB, f"a drain took {max(most.values()):.0f} MB more, above {DRAIN_MB:g}"
 
 
-def _envelope(stack: Stack, chance: random.Random, body: bytes, *, at: datetime | None = None) -> Envelope:
-    now = datetime.now(UTC)
-    tenant = chance.choice(stack.doors()).tenant
-    return Envelope(
-        id=new_event_id(at or now), provider="moveris", tenant=tenant, secret_label="first", received_at=now,
-        headers=(), body=body,
-    )  # fmt: skip
+def _entry(
+    stack: Stack, chance: random.Random, body: bytes, *, at: datetime | None = None
+) -> tuple[str, dict[bytes, bytes]]:
+    return entry(chance.choice(stack.doors()).tenant, body, at=at)
 
 
 async def _until_stored(stack: Stack, ids: list[str]) -> None:

@@ -12,10 +12,9 @@ from uuid import UUID
 import psutil
 from redis.exceptions import RedisError
 
-from shared.registry import REGISTRY
-from shared.wire import INBOX, INBOX_BYTES, OVERFLOW
 from tests.chaos.faults import fault
 from tests.chaos.servers import MAXMEMORY
+from tests.chaos.wire import INBOX, INBOX_BYTES, OVERFLOW, REGISTRY
 
 if TYPE_CHECKING:
     import random
