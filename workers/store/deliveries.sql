@@ -66,10 +66,11 @@ WITH RECURSIVE ahead AS (
                    SELECT turn.handler, turn.position AS low
                    UNION ALL
                    SELECT m.handler, m.low FROM lane_marks AS m
-                   WHERE m.tenant = turn.tenant AND m.handler > turn.handler
+                   WHERE m.tenant = turn.tenant AND m.handler > turn.handler AND EXISTS (SELECT FROM lane_marks)
                ) AS range LEFT JOIN LATERAL (
                    SELECT n.handler FROM lane_marks AS n
-                   WHERE n.tenant = turn.tenant AND n.handler > range.handler ORDER BY n.tenant, n.handler LIMIT 1
+                   WHERE n.tenant = turn.tenant AND n.handler > range.handler AND EXISTS (SELECT FROM lane_marks)
+                   ORDER BY n.tenant, n.handler LIMIT 1
                ) AS until ON true CROSS JOIN LATERAL (
                    SELECT FROM deliveries AS d
                    WHERE d.ready AND (d.tenant, d.handler, d.position) >= (turn.tenant, range.handler, range.low)

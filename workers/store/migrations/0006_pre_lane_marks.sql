@@ -49,6 +49,7 @@ LANGUAGE sql STABLE ROWS 1 AS $$
     FROM (SELECT) AS one LEFT JOIN LATERAL (
         SELECT m.tenant, m.handler, m.low FROM lane_marks AS m
         WHERE (m.tenant, m.handler) > ($1, $2) AND m.tenant <= coalesce($4, U&'\+10FFFF')
+          AND EXISTS (SELECT FROM lane_marks)  -- asked once a query; mostly there are none
         ORDER BY m.tenant, m.handler LIMIT 1
     ) AS mark ON true LEFT JOIN LATERAL (
         SELECT d.tenant, d.handler, d.event_id, d.alone, d.position, d.due_at FROM deliveries AS d
