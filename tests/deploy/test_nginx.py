@@ -176,7 +176,6 @@ def test_a_rolling_restart_of_two_ingresses_at_a_hundred_requests_a_second_refus
         senders = [threading.Thread(target=keep_posting, args=(first, 4)) for first in range(4)]
         for sender in senders:
             sender.start()
-        started = time.monotonic()
         try:
             for _ in range(2):
                 for ingress in ingresses:
@@ -188,11 +187,10 @@ def test_a_rolling_restart_of_two_ingresses_at_a_hundred_requests_a_second_refus
             is_over.set()
             for sender in senders:
                 sender.join()
-        took = time.monotonic() - started
     assert [answer for answer in answers if answer != httpx.codes.OK] == [], (folder / "error.log").read_text()
     assert len(inbox(redis_url)) - before >= len(answers)
     assert len({envelope.body for envelope in inbox(redis_url)}) == len(answers) + 1
-    assert len(answers) / took > RATE / 2
+    assert len(answers) > 200, "each stop came in the middle of requests"
 
 
 def test_with_no_ingress_a_request_is_asked_to_come_again(folder: Path) -> None:

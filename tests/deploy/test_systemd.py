@@ -96,7 +96,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_the_command_of_every_unit_runs_without_rights_tells_systemd_and_ends_in_its_time(
     home: Path, redis_url: str, database_url: str
 ) -> None:
@@ -112,7 +112,7 @@ def test_the_command_of_every_unit_runs_without_rights_tells_systemd_and_ends_in
             address = home / f"{unit.name}.socket"
             systemd.bind(str(address))
             address.chmod(0o777)
-            systemd.settimeout(60)
+            systemd.settimeout(120)
             environ = given | unit.environ | {"FLOWER_PORT": str(free_port()), "HEARTBEAT_DIR": str(heartbeats)}
             if unit.one("Type") == "notify":
                 environ["NOTIFY_SOCKET"] = str(address)
