@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from ingress.errors import INBOX_SHARE_FULL, Refusal, rate_limited
 from shared.registry import Limits
-from shared.wire import INBOX, INBOX_BYTES, INBOX_RATES, OVERFLOW
+from shared.wire import ACTIVE_TENANTS, INBOX, INBOX_BYTES, INBOX_RATES, OVERFLOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from redis.asyncio import Redis
 
     from ingress.metrics import Metrics
 
@@ -109,10 +111,10 @@ class Tenants:
         self._latest = [Tenant("", Limits())] * 2
         """The two that were active last, the last one first."""
         self._uncounted: dict[str, Tenant] = {}
-        self.refused: set[str] = set()
+        self._refused: set[str] = set()
         """Names of those that were over their share when their last event came."""
         self._active_anywhere: Mapping[str, float] = {}
-        self._told_at = 0.0
+        self._told_at = float("-inf")
 
     def admit(self, name: str, limits: Limits, *, size: int, now: float) -> Tenant | Refusal:
         """Return the tenant of an event, or why the event is refused."""
@@ -127,7 +129,7 @@ class Tenants:
             if wait > 0:
                 return rate_limited(math.ceil(wait))
         if limits.inbox_bytes is not None and tenant.held + size > limits.inbox_bytes and self._has_others(tenant):
-            self.refused.add(name)
+            self._refused.add(name)
             return INBOX_SHARE_FULL
         return tenant
 
@@ -162,26 +164,25 @@ class Tenants:
             it.rate_whole_at = now + microseconds / 1e6 + own
             it.held = held + it.appended
 
-    def take_active(self) -> dict[str, float]:
-        """Return when the two tenants that were active last were so, Unix time; only what was not returned before."""
-        news = {it.name: it.active_at + _ahead() for it in self._latest if it.active_at > self._told_at}
-        self._told_at = max(it.active_at for it in self._latest)
-        return news
-
-    def learn(self, held: Mapping[str, bytes | None], active: Mapping[bytes, float]) -> None:
-        """Take over what refused tenants have in the inbox, and when tenants were active, Unix time, in any process."""
-        for name, size in held.items():
+    async def exchange(self, redis: Redis) -> None:
+        """Tell other processes which tenants are active; learn which are active there, and what refused ones hold."""
+        refused, ahead = list(self._refused), time.time() - time.monotonic()
+        news = {it.name: it.active_at + ahead for it in self._latest if it.active_at > self._told_at}
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.hmget(INBOX_BYTES, ["", *refused])
+            pipeline.zrange(ACTIVE_TENANTS, 0, -1, withscores=True)
+            if news:
+                pipeline.zadd(ACTIVE_TENANTS, news, gt=True)
+                pipeline.zremrangebyrank(ACTIVE_TENANTS, 0, -4)
+            (_, *held), active, *_ = await pipeline.execute(raise_on_error=False)  # a full Redis refuses ZADD
+        for name, size in zip(refused, held, strict=True):
             self._known[name].held = int(size or 0)
-            self.refused.discard(name)
-        self._active_anywhere = {name.decode(): at for name, at in active.items()}
+            self._refused.discard(name)
+        self._active_anywhere = {name.decode(): at - ahead for name, at in active}
+        self._told_at = max(it.active_at for it in self._latest)
 
     def _has_others(self, tenant: Tenant) -> bool:
         """Return whether another tenant was active lately, here or elsewhere."""
-        others = [it.active_at + _ahead() for it in self._latest if it is not tenant]
+        others = [it.active_at for it in self._latest if it is not tenant]
         others += [at for name, at in self._active_anywhere.items() if name != tenant.name]
-        return max(others, default=0) > time.time() - ACTIVE_SECONDS
-
-
-def _ahead() -> float:
-    """Return the seconds from the loop's time to Unix time."""
-    return time.time() - time.monotonic()
+        return max(others, default=float("-inf")) > tenant.active_at - ACTIVE_SECONDS

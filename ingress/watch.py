@@ -20,11 +20,9 @@ from starlette.routing import Route
 
 from shared.durability import Verdict, assess
 from shared.registry import REGISTRY, VERSION_FIELD
-from shared.wire import ACTIVE_TENANTS, INBOX, INBOX_BYTES, OVERFLOW
+from shared.wire import INBOX, OVERFLOW
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 0.25
-_FULL: Final = "Redis is full"
 _MEANT: Final = ", or set INBOX_DURABILITY to what is meant"
 
 
@@ -58,7 +55,7 @@ class Watch:
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
-        self._faults: set[str] = set()
+        self._is_full = False
         self._silence = "it has not been asked yet"
         """Why Redis does not answer; empty if it does."""
         metrics.redis_answers.set_function(lambda: not self._silence)
@@ -105,23 +102,18 @@ class Watch:
 
     async def look(self) -> None:
         """Ask once and pass on what Redis says; silence is an answer too."""
-        tenants = self._inbox.tenants
-        refused = list(tenants.refused)
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.hget(REGISTRY, VERSION_FIELD)
                 pipeline.info("memory", "persistence")
                 pipeline.xlen(INBOX)
                 pipeline.xlen(OVERFLOW)
-                pipeline.hmget(INBOX_BYTES, ["", *refused])
-                pipeline.zrange(ACTIVE_TENANTS, 0, -1, withscores=True)
-                version, facts, length, overflow_length, (_, *held), active = await pipeline.execute()
+                version, facts, length, overflow_length = await pipeline.execute()
             self._weigh(facts)  # first: appends use the room up, whatever becomes of the rest
             self._judge(assess(facts, await self._appendfsync(), meant=self._meant))
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
-            tenants.learn(dict(zip(refused, held, strict=True)), dict(active))
-            await self._tell_active(tenants.take_active())
+            await self._inbox.tenants.exchange(self._redis)
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -150,21 +142,11 @@ class Watch:
         for unknown in set(verdict.texts("unknown")) - set(before.texts("unknown")):
             log.warning("%s", unknown, extra={"code": "durability_unknown"})
 
-    async def _tell_active(self, active: Mapping[str, float]) -> None:
-        """Tell other processes which tenants were active; a full Redis does not take it."""
-        if active:
-            with contextlib.suppress(ResponseError):
-                await self._redis.zadd(ACTIVE_TENANTS, active, gt=True)
-                await self._redis.zremrangebyrank(ACTIVE_TENANTS, 0, -4)
-
     def _weigh(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)
         self._inbox.room = room = bound * self._high_water - used if bound else None
-        faults = set()
-        if room is not None and room <= 0:
-            faults.add(_FULL)
-        for fault in faults - self._faults:
-            log.error("%s (%d of %d bytes are used)", fault, used, bound)
-        if _FULL in self._faults - faults:
+        was_full, self._is_full = self._is_full, room is not None and room <= 0
+        if self._is_full and not was_full:
+            log.error("Redis is full: %d of %d bytes are used", used, bound)
+        elif was_full and not self._is_full:
             log.info("Redis has room again")
-        self._faults = faults

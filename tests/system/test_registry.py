@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from tests.moveris import completed
 from tests.system.waiting import until
@@ -42,3 +43,36 @@ def test_a_disabled_endpoint_answers_as_if_it_did_not_exist(stack: Stack) -> Non
     assert endpoint.post(completed()).status_code == 200
     stack.pipeline("endpoints", "disable", "disabled", "--provider", "moveris")
     wait_for_status(endpoint, 404, since=time.monotonic())
+
+
+def test_a_tenant_over_its_rate_is_answered_429_until_the_limit_is_lifted(stack: Stack) -> None:
+    endpoint = stack.endpoint("hasty")
+    event_id = endpoint.deliver(completed())
+    stack.pipeline("tenants", "limit", "hasty", "--rate", "1/m", "--burst", "2")
+    wait_for_status(endpoint, 429, since=time.monotonic())
+    answer = endpoint.post(completed())
+    assert answer.json()["error"]["code"] == "rate_limited"
+    assert 0 < int(answer.headers["retry-after"]) <= 60
+    assert stack.endpoint("patient").post(completed()).status_code == 200
+    stack.pipeline("tenants", "limit", "hasty", "--lift")
+    wait_for_status(endpoint, 200, since=time.monotonic())
+    until(lambda: stack.query("SELECT FROM events WHERE id = %s", [event_id]), seconds=10, what="the event")
+
+
+def test_events_beyond_the_burst_of_their_tenant_are_stored_too(stack: Stack) -> None:
+    endpoint = stack.endpoint("flooding")
+    stack.pipeline("tenants", "limit", "flooding", "--burst", "1")
+    ids: list[str] = []
+    with ThreadPoolExecutor(16) as pool:
+        while not overflowed(stack) or len(ids) < 400:
+            ids += pool.map(lambda _: endpoint.deliver(completed()), range(200))
+            assert len(ids) < 20_000, "the limit is followed"
+    stored = "SELECT count(*) AS n FROM events WHERE id = ANY (%s::uuid[])"
+    until(lambda: stack.query(stored, [ids])[0]["n"] == len(ids), seconds=20, what="all events")
+
+
+def overflowed(stack: Stack) -> int:
+    """Return how many entries the overflow has had."""
+    with stack.redis() as client:
+        stream: Any = client.xinfo_stream("inbox:overflow") if client.exists("inbox:overflow") else {}
+    return int(stream.get("entries-added", 0))
