@@ -153,6 +153,20 @@ def test_open_deliveries_are_cancelled_and_running_ones_fenced_out(connection: C
     assert len(rows(connection, "deliveries")) == 1
 
 
+def test_what_is_made_during_a_cancellation_is_left_alone(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manual, "_BATCH", 1)
+    for _ in range(2):
+        open_(connection, store(connection))
+    cancelling = manual.cancel(connection, Selection())
+    assert next(cancelling).total() == 1
+    later = store(connection, at=NOW + timedelta(hours=1))
+    open_(connection, later)
+    assert total(cancelling) == 1
+    assert list(rows(connection, "deliveries")) == [(later, "acme.grant")]
+
+
 def test_a_row_that_a_worker_holds_is_cancelled_as_soon_as_it_lets_go(
     connection: Connection, database_url: str
 ) -> None:

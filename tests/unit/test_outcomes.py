@@ -47,9 +47,13 @@ def test_retry_after_refuses_what_is_no_time() -> None:
 
 
 @given(failures=st.integers(1, 1000), drawn=st.floats(0, 1, exclude_max=True))
-def test_a_delay_stays_within_its_step(failures: int, drawn: float) -> None:
+def test_a_delay_is_drawn_from_the_whole_of_its_step_and_no_longer(failures: int, drawn: float) -> None:
     step = DEFAULT_SCHEDULE[min(failures, len(DEFAULT_SCHEDULE)) - 1]
-    assert 0 <= delay(DEFAULT_SCHEDULE, failures, lambda: drawn) <= step
+    assert delay(DEFAULT_SCHEDULE, failures, lambda: drawn) == drawn * step < step
+
+
+def test_an_empty_schedule_retries_at_once() -> None:
+    assert delay((), 3, lambda: 0.5) == 0
 
 
 def test_a_claim_outlives_the_process_that_made_it() -> None:

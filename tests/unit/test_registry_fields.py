@@ -88,19 +88,20 @@ def sealed(*keys: str, text: bytes = b"whsec_a") -> Secret:
 
 
 @pytest.mark.parametrize(
-    ("writing", "reading", "opens"),
+    ("writing", "reading", "place"),
     [
-        (KEYS[:1], KEYS[:1], True),
-        (KEYS[:1], [KEYS[1], KEYS[0]], True),  # rotation: all keys decrypt
-        ([KEYS[1], KEYS[0]], KEYS[:1], False),  # the first one encrypts
-        (KEYS[:1], KEYS[1:], False),
+        (KEYS[:1], KEYS[:1], 1),
+        (KEYS[:1], [KEYS[1], KEYS[0]], 2),  # rotation: all keys decrypt
+        ([KEYS[1], KEYS[0]], KEYS[:1], None),  # the first one encrypts
+        (KEYS[:1], KEYS[1:], None),
     ],
 )
-def test_the_first_key_encrypts_and_all_decrypt(writing: list[str], reading: list[str], opens: Any) -> None:
+def test_the_first_key_encrypts_and_all_decrypt(writing: list[str], reading: list[str], place: int | None) -> None:
     secret, cipher = sealed(*writing), Cipher(reading)
     assert b"whsec_a" not in secret.ciphertext
-    assert cipher.opens(secret) is opens
-    if opens:
+    assert cipher.key_of(secret) == place
+    assert cipher.opens(secret) is (place is not None)
+    if place:
         assert cipher.decrypt(secret) == b"whsec_a"
         return
     with pytest.raises(RegistryError, match="the secret 'main' was encrypted with a key that SECRETS_KEY does not"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -52,15 +53,36 @@ def test_what_is_unset_has_its_default() -> None:
         ("DRAIN_SECONDS", "inf"),
         ("DRAIN_SECONDS", "-1"),
         ("LOG_LEVEL", "loud"),
+        ("INBOX_HIGH_WATER", "most"),
+        ("INBOX_HIGH_WATER", "0"),
+        ("INBOX_HIGH_WATER", "1.01"),
+        ("INBOX_TIMEOUT", "1"),
+        ("INGRESS_PORT", "0"),
+        ("INGRESS_PORT", "65536"),
+        ("INGRESS_METRICS_PORT", "-1"),
+        ("INGRESS_HOST", "local host"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line_without_secrets(variable: str, text: str) -> None:
-    kind = IngressSettings if variable == "SECRETS_KEY" else WorkerSettings
+    kind = IngressSettings if variable.startswith(("SECRETS_KEY", "INBOX", "INGRESS")) else WorkerSettings
     with pytest.raises(SettingError) as caught:
         load(kind, GIVEN | {variable: text})
     assert str(caught.value).startswith(f"{variable} is wrong: ")
     assert "\n" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        *(("INBOX_HIGH_WATER", "1"), ("INBOX_TIMEOUT", "0.99")),
+        *(("INGRESS_PORT", "65535"), ("INGRESS_PORT", "1"), ("INGRESS_METRICS_PORT", "0")),
+    ],
+)
+def test_a_value_at_its_bound_is_taken(variable: str, text: str) -> None:
+    settings = load(IngressSettings, GIVEN | {variable: text})
+    found = {field.metadata["variable"]: getattr(settings, field.name) for field in fields(settings)}
+    assert found[variable] == float(text)
 
 
 @pytest.mark.parametrize("variable", ["REDIS_URL", "SECRETS_KEY"])
