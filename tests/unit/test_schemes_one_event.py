@@ -107,6 +107,7 @@ def sign(scheme: Declared, content: bytes) -> bytes:
         ("{timestamp}{body}", "s", "", "0123"),
         ("{body}{timestamp}", "ms", "", "0123"),
         ("{header:X-A}|{body}|{timestamp}", "s", "", "1|2"),
+        ("{id}.{body}|", "s", "a|b", "{}"),
     ],
 )
 def test_what_providers_sign_verifies_as_exactly_one_event(content: str, unit: str, event_id: str, body: str) -> None:
@@ -125,6 +126,13 @@ def test_what_providers_sign_verifies_as_exactly_one_event(content: str, unit: s
         if scheme.verify(keys=[KEY], headers=other, body=reading[0], now=NOW) is KEY:
             accepted.append(reading)
     assert [reading[0] for reading in accepted] == [body.encode()]
+
+
+@pytest.mark.parametrize("event_id", ["a.b", "a|b"])
+def test_an_id_that_holds_a_text_beside_it_is_not_signed(event_id: str) -> None:
+    template = describe("{body}.{id}|", "s")._template
+    assert template.fill(body=b"{}", timestamp=b"", event_id=b"a-b", headers={}) == b"{}.a-b|"
+    assert template.fill(body=b"{}", timestamp=b"", event_id=event_id.encode(), headers={}) is None
 
 
 @pytest.mark.parametrize(
