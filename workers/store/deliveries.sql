@@ -33,9 +33,10 @@ WHERE ctid = ANY (ARRAY(
 -- each as make up `most`. The cost is some index probes per tenant and lane, whatever waits in them; `next_ready` begins
 -- each lane at its mark. `place` is the turn of a tenant, `lane` that of a handler within its tenant. A tenant is
 -- `crowded` if more than `few` of its deliveries are due (those of lanes with a mark count apart), or 256 others come
--- before it; without room for them, those are not read. The constant LIMIT is for the planner, which takes a computed one for a tenth of all rows and would sort the
--- backlog; LIMIT 1 on small tables keeps it from reading all of them. `walked` is what has been read of the index, dead
--- entries included, by the last row.
+-- before it; without room for them, those are not read. Where so many tenants wait that each has one lane, no handler is
+-- looked for. The constant LIMIT is for the planner, which takes a computed one for a tenth of all rows and would sort the
+-- backlog; LIMIT 1 on small tables keeps it from reading all of them, and EXISTS, asked once, from looking into an empty
+-- one for each tenant. `walked` is what has been read of the index, dead entries included, by the last row.
 -- name: list_candidates
 WITH RECURSIVE ahead AS (
     SELECT tenant, handler, event_id, alone, position, (event_id IS NOT NULL)::integer AS place
@@ -92,11 +93,16 @@ WITH RECURSIVE ahead AS (
         WHERE t.name = turn.tenant
           AND (t.paused_at IS NOT NULL OR t.max_in_flight IS NOT NULL OR t.weight <> 1) LIMIT 1
     ) AS bounds ON true LEFT JOIN LATERAL (
-        SELECT a.handler FROM admission_turns AS a WHERE a.tenant = turn.tenant LIMIT 1
+        SELECT a.handler FROM admission_turns AS a
+        WHERE a.tenant = turn.tenant AND EXISTS (SELECT FROM admission_turns) LIMIT 1
     ) AS last ON true
 ), quota AS MATERIALIZED (
     SELECT least(%(lanes)s, 1 + (%(most)s - 1) / greatest(count(*), 1)) AS lanes FROM turns
 ), lanes AS MATERIALIZED (
+    SELECT tenant, place, weight, allowance, crowded, handler, event_id, alone, position, 1 AS lane
+    FROM turns
+    WHERE after IS NULL AND (SELECT lanes FROM quota) = 1 AND (%(room)s > 0 OR NOT crowded)
+    UNION ALL
     SELECT turns.tenant, turns.place, turns.weight, turns.allowance, turns.crowded,
            own.handler, own.event_id, own.alone, own.position, own.lane
     FROM turns CROSS JOIN LATERAL (
@@ -128,7 +134,7 @@ WITH RECURSIVE ahead AS (
         SELECT handler, event_id, alone, position, lane + (SELECT count(event_id) FROM onward)
         FROM again WHERE event_id IS NOT NULL AND handler <= turns.after
     ) AS own
-    WHERE %(room)s > 0 OR NOT turns.crowded
+    WHERE (turns.after IS NOT NULL OR (SELECT lanes FROM quota) > 1) AND (%(room)s > 0 OR NOT turns.crowded)
 )
 SELECT event_id, tenant, handler, alone, place, lane, weight, allowance, crowded,
        pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked
