@@ -124,6 +124,10 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
         self._abandon()
         super().connection_lost(exc)
+        # What waits holds its body and names this connection: reference cycles, which are collected seldom.
+        self.pipeline.clear()
+        self._unanswered.clear()
+        self._arriving = self.cycle = None  # type: ignore[assignment] # as uvicorn begins
 
     def data_received(self, data: bytes) -> None:
         """Bound what arrives around bodies, such as a header line without an end; uvicorn and llhttp do not."""

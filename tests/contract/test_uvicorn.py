@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import weakref
 from typing import TYPE_CHECKING
 
 import httptools
@@ -18,7 +20,7 @@ from shared.settings import load
 from tests.conftest import SECRETS_KEY
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 OVERRIDDEN = {
     "connection_made": ["self", "transport"],
@@ -121,6 +123,37 @@ class Transport(asyncio.Transport):
         self.is_reading_now = False
 
 
+def make_connection(app: ASGIApp, loop: asyncio.AbstractEventLoop) -> Connection:
+    config = Config(app, ws="none", log_config=None, lifespan="off")
+    config.load()
+    settings = load(IngressSettings, {"REDIS_URL": "redis://unused:1/0", "SECRETS_KEY": SECRETS_KEY})
+    return Connection(config, ServerState(), {"settings": settings}, loop)
+
+
+def test_a_connection_that_is_lost_while_requests_wait_is_freed_without_the_garbage_collector() -> None:
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def serve() -> weakref.ref[Connection]:
+        connection = make_connection(app, asyncio.get_running_loop())
+        connection.connection_made(Transport())
+        connection.data_received(b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbody" * 3 + b"POST / HTTP/1.1\r\n")
+        tasks = connection.server_state.tasks
+        await asyncio.sleep(0)
+        connection.connection_lost(None)
+        while tasks:
+            await asyncio.wait(tasks)
+        return weakref.ref(connection)
+
+    gc.disable()
+    try:
+        assert asyncio.run(serve())() is None
+    finally:
+        gc.enable()
+
+
 def test_nothing_is_read_while_requests_wait_for_earlier_answers() -> None:
     states = []
 
@@ -138,15 +171,7 @@ def test_nothing_is_read_while_requests_wait_for_earlier_answers() -> None:
         connection.connection_lost(None)
 
     with asyncio.Runner() as runner:
-        config = Config(app, ws="none", log_config=None, lifespan="off")
-        config.load()
-        loop = runner.get_loop()
-        connection = Connection(
-            config,
-            ServerState(),
-            {"settings": load(IngressSettings, {"REDIS_URL": "redis://unused:1/0", "SECRETS_KEY": SECRETS_KEY})},
-            loop,
-        )
+        connection = make_connection(app, runner.get_loop())
         transport = Transport()
         runner.run(serve())
     assert states == [(2, False), (1, False), (0, True)]
