@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 CONTAINERFILE: Final = ROOT / "deploy" / "docker" / "Containerfile"
 TARGETS: Final = ("ingress", "workers", "tools")
-REASON: Final = "needs root on Linux, for a mount namespace"
+REASON: Final = "needs root on Linux, for a mount namespace, and a tree that does not lie below /tmp"
 BASE_PYTHON: Final = f"{sys.base_prefix}/bin"
 __all__ = ["IS_POSSIBLE"]
 

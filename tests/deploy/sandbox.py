@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,26 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IS_POSSIBLE: Final = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("setpriv") is not None
+_PROBE: Final = """
+mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work /mnt/tree &&
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/tree
+"""
+
+
+def _is_possible() -> bool:
+    """Say whether this process may mount: root on Linux may, in most containers nobody may.
+
+    A tree below /tmp would be hidden by the /tmp that a sandbox has of its own.
+    """
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return False
+    if Path(__file__).is_relative_to("/tmp"):
+        return False
+    probe = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "sh", "-c", _PROBE]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+IS_POSSIBLE: Final = _is_possible()
 
 _SCRIPT: Final = """
 set -e
