@@ -62,7 +62,8 @@ def test_without_an_express_worker_a_quiet_tenants_event_waits_two_seconds_longe
     seconds_until_handled(stack, "alone")
     express = stack.main("express")
     with flood(stack, "noisy-too", tmp_path / "ids"), frozen(express, *stack.children("express")):
-        assert seconds_until_handled(stack, "alone") < 4.0
+        # Two seconds, and up to one until the next sweep; the rest is for a machine that runs other tests beside it.
+        assert seconds_until_handled(stack, "alone") < 6.0
 
 
 def test_kill_nine_of_the_express_worker_delays_a_quiet_tenants_event_by_two_seconds_at_most(
