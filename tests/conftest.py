@@ -110,7 +110,7 @@ def database_url(postgres_server: Server, template_database: str) -> Iterator[st
     """A fresh, migrated database."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template_database}')
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template_database} STRATEGY FILE_COPY')
         yield postgres_server.url.removesuffix("/postgres") + f"/{name}"
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
