@@ -30,7 +30,7 @@ bench: $(INSTALLED) ## Measure against floors and a peer for 10 to 20 minutes; A
 bench-quick: $(INSTALLED) ## Measure one round, small sizes: about three minutes.
 	$(BIN)/python -m tests.benchmarks --quick $(ARGS)
 
-mutation: $(INSTALLED) ## Change the code a little, some 300 times, and see whether its tests notice: an hour.
+mutation: $(INSTALLED) ## Change the code a little, some 230 times, and see whether its tests notice: an hour.
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports.

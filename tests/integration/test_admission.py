@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -132,6 +133,18 @@ def test_no_lane_starves_beside_lanes_that_share_a_handler(
     assert {f"t{number:03}" for number in range(tenants)} <= set(queue.tenants)
 
 
+def test_a_tenants_handlers_take_turns_from_one_admission_to_the_next_so_that_none_starves(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    handlers = [f"acme.h{number}" for number in range(6)]
+    for handler in handlers:
+        add_deliveries(5, handler=handler)
+    queue = Sent(waiting=1, seconds=dict.fromkeys(handlers, 60.0))  # room for one message of one delivery
+    for _ in handlers:
+        admit(connection, queue, slots=1, message_seconds=1.0)
+    assert [message.handler for message in queue.messages] == handlers
+
+
 def test_a_weight_gives_a_tenant_more_turns(connection: Connection, add_deliveries: AddDeliveries) -> None:
     connection.execute("INSERT INTO tenants (name, weight) VALUES ('heavy', 3)")
     for tenant in ("heavy", "light"):
@@ -232,6 +245,52 @@ def test_a_paused_tenant_waits_and_a_cap_holds_between_concurrent_admissions(
     for thread in threads:
         thread.join()
     assert states(connection) == {"queued": 7, "pending": 193}
+
+
+def test_an_admission_waits_for_another_and_then_looks_or_leaves_the_work_to_it(
+    connection: Connection, database_url: str, add_deliveries: AddDeliveries
+) -> None:
+    connection.execute("INSERT INTO tenants (name, max_in_flight) VALUES ('capped', 7)")
+    ids = add_deliveries(20, tenant="capped")
+    with connect(database_url, name="test") as other, ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            other.execute("SELECT FROM admission FOR UPDATE")
+            other.execute(
+                "UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '1 minute'"
+                " WHERE event_id = ANY (%s)",
+                [ids[-7:]],
+            )
+            assert admit(connection, Sent(), slots=2, message_seconds=1.0, wait=False) == 0
+            waiting = pool.submit(admit, connection, Sent(), slots=2, message_seconds=1.0)
+            with psycopg.connect(database_url, autocommit=True) as watch:
+                while not watch.execute(
+                    "SELECT 1 FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+                    " WHERE NOT l.granted AND a.datname = current_database()"
+                ).fetchone():
+                    assert not waiting.done()
+        assert waiting.result(10) == 0
+    assert states(connection) == {"queued": 7, "pending": 13}
+
+
+def test_caps_count_what_runs_and_a_cap_for_one_tenant_counts_no_others(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    connection.execute("INSERT INTO tenants (name, max_in_flight) VALUES ('t3', 3)")
+    connection.execute(
+        "INSERT INTO handler_limits (handler, tenant, max_in_flight) VALUES ('a.run', '*', 5), ('b.run', 't1', 2)"
+    )
+    for tenant, handler in (("t2", "a.run"), ("t2", "b.run"), ("t3", "c.run")):
+        add_deliveries(10, tenant=tenant, handler=handler)
+    admit(connection, Sent(), slots=20, message_seconds=1.0)
+    connection.execute("UPDATE deliveries SET state = 'running' WHERE state = 'queued'")
+    for handler in ("a.run", "b.run"):
+        add_deliveries(10, tenant="t1", handler=handler)
+    admit(connection, Sent(), slots=20, message_seconds=1.0)
+    rows = connection.execute(
+        "SELECT tenant, handler, count(*) AS n FROM deliveries WHERE state <> 'pending' GROUP BY 1, 2"
+    )
+    in_flight = {(row["tenant"], row["handler"]): row["n"] for row in rows}
+    assert in_flight == {("t2", "a.run"): 5, ("t2", "b.run"): 10, ("t3", "c.run"): 3, ("t1", "b.run"): 2}
 
 
 def list_due(connection: Connection, *, after: str = "", most: int = 10, lanes: int = 8) -> list[Candidate]:

@@ -94,6 +94,10 @@ def test_a_duplicate_in_a_later_batch_is_an_arrival_of_the_first(connection: Con
     assert (arrival["id"], arrival["first_id"]) == (second.id, first.id)
 
 
+def test_an_empty_batch_stores_nothing(connection: Connection) -> None:
+    assert store_batch(connection, []) == Counts()
+
+
 def test_a_batch_stored_again_changes_nothing(connection: Connection) -> None:
     batch = [entry("a"), entry("a"), entry("b"), entry("bad", body=b"no json")]
     assert store_batch(connection, batch) == Counts(2, 1, 1, 2)
@@ -105,6 +109,10 @@ def test_a_batch_stored_again_changes_nothing(connection: Connection) -> None:
 
 def test_another_tenant_s_event_is_another_event(connection: Connection) -> None:
     assert store_batch(connection, [entry("a"), entry("a", tenant="globex")]).accepted == 2
+    again = entry("a", tenant="globex")
+    assert store_batch(connection, [again]) == Counts(0, 0, 1, 0)
+    (row,) = connection.execute("SELECT a.id, e.tenant FROM arrivals AS a JOIN events AS e ON e.id = a.first_id")
+    assert (row["id"], row["tenant"]) == (again.id, "globex")
 
 
 def test_another_provider_s_event_is_another_event_in_one_batch_and_in_the_next(connection: Connection) -> None:

@@ -30,7 +30,7 @@ def test_a_write_is_committed_with_the_outcome(connection: Connection, run: Run,
     def write(event: object, delivery: Delivery) -> None:
         delivery.connection.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
 
-    run(add_deliveries(5), write)
+    assert run(add_deliveries(5), write).succeeded == 5
     assert rows(connection) == [("succeeded", 1, None)] * 5
     assert effects(connection) == 5
 
@@ -51,6 +51,7 @@ def test_a_write_is_rolled_back_with_a_failure(connection: Connection, run: Run,
         ("rollback", "leave rollback to the worker"),
         ("with", "`with delivery.connection` would commit"),
         ("sql commit", "ended the transaction"),
+        ("sql commit and begin", "ended the transaction"),
         ("swallow", "aborted"),
         ("close", "leave close to the worker"),
     ],
@@ -68,6 +69,10 @@ def test_a_misused_transaction_is_a_failure(
             own.rollback()
         elif misuse == "sql commit":
             own.execute("COMMIT")
+        elif misuse == "sql commit and begin":
+            own.execute("COMMIT")
+            own.execute("BEGIN")
+            own.execute("INSERT INTO effects VALUES (%s)", [delivery.event_id])
         elif misuse == "close":
             own.close()
         elif misuse == "with":

@@ -137,6 +137,18 @@ def test_what_dies_again_during_a_retry_is_not_taken_twice(
     assert retried == 6
 
 
+def test_what_dies_during_a_retry_is_left_alone(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manual, "_BATCH", 1)
+    first, second, later = sorted(store(connection) for _ in range(3))
+    finish(connection, first, state="dead")
+    finish(connection, second, state="dead")
+    retrying = manual.retry(connection, Selection(), state="dead")
+    assert next(retrying).total() == 1
+    finish(connection, later, state="dead")
+    assert total(retrying) == 1
+    assert list(rows(connection, "deliveries_done")) == [(later, "acme.grant")]
+
+
 def test_open_deliveries_are_cancelled_and_running_ones_fenced_out(connection: Connection) -> None:
     fences = {}
     for state in ("pending", "queued", "running"):
@@ -224,6 +236,13 @@ def test_a_star_at_the_end_of_an_event_stands_for_anything_in_backfills_too(conn
     for kind in ("pull_request.opened", "pull_request.closed", "pull_request_review.submitted", "push", None):
         store(connection, type=kind)
     assert fill(connection, event="pull_request.*") == (2, 2)
+
+
+def test_a_backfill_leaves_rejected_events_and_types_that_only_begin_alike(connection: Connection) -> None:
+    store(connection, type=None)
+    assert fill(connection) == (0, 0)
+    store(connection, type="pushed")
+    assert fill(connection, event="push") == (0, 0)
 
 
 def test_a_backfill_walks_all_pages(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:

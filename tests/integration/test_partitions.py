@@ -223,10 +223,11 @@ def test_a_day_whose_time_is_over_is_dropped_with_its_receipts(connection: Conne
     assert drop_expired(connection, TODAY, retention_days=30, dedup_days=90) == []
 
 
-def test_receipts_may_go_before_their_events(connection: Connection) -> None:
-    store_batch(connection, [entry(TODAY - timedelta(days=5))])
+def test_receipts_may_go_before_their_events(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "_RECEIPTS_AT_ONCE", 2)
+    store_batch(connection, [entry(TODAY - timedelta(days=5)) for _ in range(3)])
     drop_expired(connection, TODAY, retention_days=30, dedup_days=3)
-    assert len(places(connection)) == 1
+    assert len(places(connection)) == 3
     assert connection.execute("SELECT FROM receipts").fetchall() == []
 
 

@@ -66,6 +66,17 @@ def test_what_raises_is_tried_again_and_its_traceback_is_kept(
     assert len(message.failures) == 1
 
 
+def test_a_success_keeps_what_failed_before(connection: Connection, run: Run, add_deliveries: AddDeliveries) -> None:
+    def fail_once(event: object, delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise ValueError("once")
+
+    ids = add_deliveries(1)
+    for _ in range(2):
+        run(ids, fail_once, schedule=(0.0,))
+    assert rows(connection) == [("succeeded", 2, "ValueError: once")]
+
+
 def test_the_last_attempt_is_dead(connection: Connection, run: Run, add_deliveries: AddDeliveries) -> None:
     ids = add_deliveries(1)
 

@@ -55,6 +55,10 @@ def test_parts_are_counted_whatever_content_length_says() -> None:
     assert read(receiving(*messages), (b"content-length", b"3")) is BODY_TOO_LARGE
 
 
+def test_the_longest_allowed_content_length_is_accepted() -> None:
+    assert read(receiving(part(b"x" * 10)), (b"content-length", b"10")) == b"x" * 10
+
+
 def test_an_honest_content_length_is_refused_before_anything_is_received() -> None:
     assert read(receiving(), (b"content-length", b"11")) is BODY_TOO_LARGE
 
@@ -189,6 +193,20 @@ def test_a_body_that_is_read_gives_its_part_of_the_budget_back() -> None:
         late = Upload(reader)
         await late.send(700 * KB)
         assert late.refusal is None
+
+    with_budget(case)
+
+
+def test_a_body_that_has_ended_takes_no_place_from_others() -> None:
+    async def case(reader: BodyReader) -> None:
+        slow = Upload(reader)
+        await asyncio.sleep(0.01)
+        ended = Upload(reader)
+        await ended.send(350 * KB)
+        await ended.send(0, more=False)
+        await ended.task
+        await slow.send(700 * KB)
+        assert slow.refusal is None
 
     with_budget(case)
 

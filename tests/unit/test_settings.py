@@ -77,6 +77,7 @@ def test_a_wrong_value_is_named_in_one_line_without_secrets(variable: str, text:
     [
         *(("INBOX_HIGH_WATER", "1"), ("INBOX_TIMEOUT", "0.99")),
         *(("INGRESS_PORT", "65535"), ("INGRESS_PORT", "1"), ("INGRESS_METRICS_PORT", "0")),
+        ("INGRESS_WAITING_BYTES", "1"),
     ],
 )
 def test_a_value_at_its_bound_is_taken(variable: str, text: str) -> None:
