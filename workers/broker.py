@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -20,6 +21,7 @@ import billiard.pool
 from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
+from kombu.utils.objects import cached_property
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own name
 
 from shared.settings import REDIS_OPTIONS
@@ -34,6 +36,8 @@ billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 5
 """Tenths of a second that a process of the pool waits at its end until the main process has read all of its results;
 billiard waits 30 s. Now and then the main process no longer reads at a stop, and for half a minute nothing ran. A
 result that is not read is a message that comes again, and messages may come twice."""
+READ_SECONDS: Final = 1.0
+"""In which a message for all workers has to be there, once its connection can be read."""
 END_SECONDS: Final = 30.0
 """In which a worker finishes what runs and ends, after an error that it cannot go on with. Without that bound one was
 seen to wait for ever for a child that it had not told to end: it lived, and did nothing."""
@@ -68,10 +72,18 @@ class _LostChannel:
     """Makes the use of a channel whose connection was closed a connection error, which Celery recovers from.
 
     kombu 5.7 looks for the connection's host then, and ends the worker with an AttributeError (kombu#582). It keeps the
-    heartbeat going, too, while Redis is away.
+    heartbeat going, too, while Redis is away. And it bounds the read of a message for all workers: kombu's has none,
+    and a worker that had renewed that connection, since its server fell silent, was seen to wait there for ever.
     """
 
     connection: Any
+
+    @cached_property
+    def subclient(self) -> Any:
+        """The connection on which messages for all workers come."""
+        client = super().subclient  # type: ignore[misc]
+        client.parse_response = partial(client.parse_response, block=False, timeout=READ_SECONDS)
+        return client
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         beat()  # each attempt to connect comes through here, and while they fail no loop runs

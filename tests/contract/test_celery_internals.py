@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import time
 
 import billiard.pool
 import pytest
 from kombu.transport import redis, virtual
 
-from workers.broker import PatientConnection
+from workers.broker import READ_SECONDS, PatientConnection
 
 
 def test_the_end_of_a_pool_process_is_bounded_by_the_constant_that_is_set() -> None:
@@ -22,6 +23,17 @@ def test_a_channel_looks_for_its_server_in_the_one_method_that_is_extended() -> 
     assert "conninfo = self.connection.client" in inspect.getsource(redis.Channel._connparams)
     assert "self._connparams(" in inspect.getsource(redis.Channel._get_pool)
     assert issubclass(redis.SentinelChannel, redis.Channel)
+
+
+def test_a_read_for_all_workers_ends_although_nothing_comes(redis_url: str) -> None:
+    with PatientConnection(redis_url) as connection, connection.channel() as channel:
+        channel.subclient.psubscribe("nothing.*")
+        assert channel._receive_one(channel.subclient) is None, "that it is subscribed"
+        channel.subclient.connection.disconnect()  # as kombu does when the server does not answer
+        began = time.monotonic()
+        for _ in range(2):  # after the first, which subscribes anew, nothing is to come
+            assert channel._receive_one(channel.subclient) is None
+        assert time.monotonic() - began < READ_SECONDS + 5
 
 
 def test_the_use_of_a_channel_whose_connection_was_closed_is_an_error_that_celery_recovers_from() -> None:
