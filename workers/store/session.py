@@ -8,6 +8,7 @@ rolled back (`Fenced`).
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -42,6 +43,8 @@ _SUCCESS: Final = "pipeline_success"
 _IS_OURS_ALONE: Final = f"SELECT bool_and(name = '{_SUCCESS}') FROM pg_prepared_statements"
 _PATH: Final = "SELECT quote_ident(name) FROM unnest(current_schemas(false)) AS name"
 _SETTINGS: Final = {name: value for name, value in SESSION.items() if name not in HANDLERS_OWN}
+LEAVE_SECONDS: Final = 2.0
+"""In which a thread leaves a connection that is thrown away, once what it does there is cancelled."""
 _IN_TRANSACTION: Final = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 _OLD: Final = (
     "the handler used the connection of an earlier delivery; take delivery.connection anew in each delivery, and keep "
@@ -225,11 +228,17 @@ class HandlerSession:
         connection, self._connection, self._token = self._connection, None, None
         if connection is None or connection.closed:
             return
-        if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
-            # If that fails, the server is gone, or its statement_timeout ends what runs.
-            with suppress(psycopg.Error):
-                DeliveryConnection.around(connection.pgconn).cancel_safe(timeout=2.0)
         connection.end()
+        ends, is_free = time.monotonic() + LEAVE_SECONDS, False
+        while not is_free:  # libpq's memory must not go while a thread is in it
+            if time.monotonic() > ends:
+                return  # closed when that thread lets go of it
+            if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+                # If that fails, the server is gone, or its statement_timeout ends what runs.
+                with suppress(psycopg.Error):
+                    DeliveryConnection.around(connection.pgconn).cancel_safe(timeout=LEAVE_SECONDS)
+            is_free = connection.lock.acquire(timeout=0.05)
+        connection.lock.release()
         connection.pgconn.finish()
 
     def _is_in_transaction(self) -> bool:
