@@ -24,7 +24,8 @@ INBOX_GROUP: Final = "drain"
 """The consumer group of the drains, in both streams; created at id 0 when missing."""
 INBOX_BYTES: Final = "inbox:bytes"
 """A hash: the bytes of each tenant in both streams, of tenants with a share of the inbox only. The ingress adds what it
-appends. Whoever removes entries subtracts them where a tenant has a field, and removes a field that falls to zero."""
+appends. Whoever removes entries subtracts them where a tenant has a field, and removes a field that falls to zero; the
+sweep removes all of them while nothing waits."""
 INBOX_RATES: Final = "inbox:rates"
 """A hash: for each tenant with a rate the microsecond (Redis' Unix time) when it may send a whole burst again."""
 ACTIVE_TENANTS: Final = "inbox:active"

@@ -206,7 +206,7 @@ def _drain_inbox() -> dict[str, int]:
 def sweep() -> None:
     """Pick up what fell between two steps; one that fails does not keep the next ones from being done.
 
-    1. The doorbell, which needs no Postgres.
+    1. The doorbell, which needs no Postgres; while nothing waits, the tenants' shares of the inbox are free.
     2. The registry, if Redis does not hold the latest.
     3. Expired leases, then queued deliveries that no message will bring, or that wait in an express queue which
        nobody serves.
@@ -259,6 +259,8 @@ def _ring_for_what_waits() -> None:
     if client.xlen(wire.INBOX) or client.xlen(wire.OVERFLOW):
         keys, arguments = wire.ring_arguments(settings.ingest_slots)
         client.eval(wire.RING, len(keys), *keys, *arguments)
+    else:
+        client.delete(wire.INBOX_BYTES)  # an ingress that died in a batch has counted entries that never came
 
 
 def _publish() -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis import Redis
 
 from shared.envelope import new_event_id
 from workers.dispatch.handler_loop import HandlerLoop
@@ -27,6 +28,13 @@ def is_terminating() -> bool:
 
 AddDeliveries = Callable[..., list[uuid.UUID]]
 Run = Callable[..., MessageRun]
+
+
+@pytest.fixture
+def client(redis_url: str, request: pytest.FixtureRequest) -> Iterator[Redis]:
+    """A client of Redis, of protocol 2 or of the one that a test asks for."""
+    with Redis.from_url(redis_url, protocol=getattr(request, "param", 2)) as it:
+        yield it
 
 
 @pytest.fixture

@@ -125,6 +125,25 @@ def test_a_full_redis_does_not_keep_a_drain_from_making_room(environ: dict[str, 
     assert redis.xlen(wire.INBOX) == 0
 
 
+LOOK = "from workers.tasks import _ring_for_what_waits as look; look()"
+
+
+@pytest.mark.parametrize("stream", [wire.INBOX, wire.OVERFLOW])
+def test_bytes_that_were_counted_for_entries_that_never_came_are_forgotten_when_nothing_waits(
+    environ: dict[str, str], redis: Redis, stream: str
+) -> None:
+    def sweep() -> None:
+        subprocess.run([sys.executable, "-c", LOOK], env=environ, check=True)
+
+    redis.hset(wire.INBOX_BYTES, "acme", 5000)  # an ingress was killed between the count and the entries
+    redis.xadd(stream, {"v": "0"})
+    sweep()
+    assert redis.hget(wire.INBOX_BYTES, "acme") == b"5000"
+    redis.delete(stream)
+    sweep()
+    assert not redis.exists(wire.INBOX_BYTES)
+
+
 def test_what_waits_in_a_redis_too_full_for_a_doorbell_is_drained_all_the_same(
     worker: psutil.Popen, redis: Redis
 ) -> None:
