@@ -8,6 +8,7 @@ allows, and the body is read as if it were not there; a refusal is JSON.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,10 @@ BUSY_SECONDS: Final = 10.0
 """Added to the time for headers and body: beyond it a request is stuck, with a client that does not read its answer."""
 PIPELINED: Final = 100
 """Bound on the requests that a client may send before it has the answer to the first of them."""
+RECEIVE_BYTES: Final = 65_536
+"""That the kernel keeps of each connection, and so what one turn of the loop reads of it at most: what was read and is
+not asked for yet is in no budget. Left to itself the kernel keeps megabytes. A body of 1 MiB still comes in 5 s over a
+line with a round trip of 300 ms."""
 GOODBYE_SECONDS: Final = 0.3
 """How long an idle connection may still bring a request after shutdown has begun."""
 
@@ -107,6 +112,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer: uvicorn's keep-alive timer starts with the first answer, and ends with any byte."""
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self.flow = _FlowControl(transport, self.pipeline)
         self._since = self.loop.time()
         self._timer = self.loop.call_later(self._settings.body_timeout, self._check_timeouts)

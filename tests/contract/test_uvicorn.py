@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import socket
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import httptools
 import pytest
@@ -99,11 +100,15 @@ def test_uvicorn_imports_the_connections_before_the_application() -> None:
     assert source.index("self.http_protocol_class = import_from_string") < source.index("self.load_app()")
 
 
+SOCKET: Final = socket.socket()
+"""Of no connection; options may be set on it."""
+
+
 class Transport(asyncio.Transport):
     """Keeps what is written, and knows whether it reads."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"socket": SOCKET})
         self.written = b""
         self.is_reading_now = True
 

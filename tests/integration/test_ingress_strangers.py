@@ -207,6 +207,26 @@ def test_unfinished_bodies_share_one_budget_and_signed_events_keep_theirs(ingres
         assert b"too_busy" in answer
 
 
+def test_what_arrives_while_the_loop_stands_still_is_bounded_too(valkey: Valkey) -> None:
+    settings = {"INGRESS_BODIES_BYTES": str(16 * MB), "INGRESS_CONNECTIONS": "2000"}
+    with serving(valkey.url, **settings) as ingress, contextlib.ExitStack() as stack:
+        assert ingress.post(b"before").status_code == 200
+        before, process = memory(ingress), psutil.Process(ingress.popen.pid)
+        strangers = [stack.enter_context(ingress.connect()) for _ in range(600)]
+        assert ingress.post(b"behind their connections").status_code == 200
+        process.suspend()
+        try:
+            for stranger in strangers:
+                stranger.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    stranger.send(f"POST {PATH} HTTP/1.1\r\nhost: test\r\ncontent-length: {MB}\r\n\r\n".encode())
+                    stranger.send(b"x" * (MB - 1))
+        finally:
+            process.resume()
+        assert ingress.post(b"after").status_code == 200
+        assert memory(ingress) < before + 250 * MB
+
+
 def test_all_addresses_are_those_of_ipv4_too(valkey: Valkey) -> None:
     with serving(valkey.url, INGRESS_HOST="::") as ingress:
         for address in ("127.0.0.1", "::1"):
