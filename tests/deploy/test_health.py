@@ -96,12 +96,12 @@ def test_a_killed_process_is_gone_until_its_successor_has_started(folder: Path, 
             wait_for(lambda: ask("all", folder)[0] == 0, seconds=10)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_with_redis_dead_or_silent_and_postgres_away_nobody_is_unhealthy(folder: Path, fault: signal.Signals) -> None:
-    # a silent Redis holds a process up for 10 seconds a command, as long as its sockets wait: measured 11, while a
-    # worker starts 20
-    patience = 8.0 if fault == signal.SIGKILL else 30.0
+    # A silent Redis holds a process up for 10 seconds a command, as long as its sockets wait: measured 11, while a
+    # worker starts 20, and 30 beside other tests. HEALTH_SECONDS is 60 by default.
+    patience = 8.0 if fault == signal.SIGKILL else 60.0
     duties = ("ingress", "handlers", "beat")
     with own_valkey() as valkey, ExitStack() as stack:
         for duty in duties:
