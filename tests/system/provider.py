@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self
 
 import httpx
@@ -75,7 +75,8 @@ class Load:
     """
 
     def __init__(self, endpoint: Endpoint, *, rate: float, event: str = "") -> None:
-        self._endpoint = endpoint
+        # A client of its own: httpx may close the connection that another thread has just been given.
+        self._endpoint = replace(endpoint, client=httpx.Client())
         self._pause = 1 / rate
         self._event = event
         self._stop = threading.Event()
@@ -89,6 +90,7 @@ class Load:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+        self._endpoint.client.close()
 
     @property
     def acknowledged(self) -> list[str]:
