@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
+from shared.registry import REGISTRY
 from workers.dispatch.admission import QUEUED_SECONDS, admit
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
 from workers.housekeeping.sweeper import disown, expire_leases, is_express_late, return_queued
@@ -158,3 +162,19 @@ def test_a_message_that_the_express_worker_has_taken_is_not_late(
         admit(connection, queue, slots=4, message_seconds=1.0)
         deliveries.claim(connection, "acme.run", ids, worker="express", lease=-1.0)
         assert not is_express_late(connection, list_express=queue.list_express)
+
+
+SWEEP = "from workers.tasks import sweep; sweep()"
+
+
+def test_a_step_of_the_sweep_that_fails_keeps_none_of_the_next_from_being_done(
+    connection: Connection, add_deliveries: AddDeliveries, redis_url: str, database_url: str
+) -> None:
+    claim_and_lose(connection, add_deliveries(1))
+    with Redis.from_url(redis_url) as client:
+        client.set(REGISTRY, "no hash, as the publisher expects")
+    environ = {**os.environ, "REDIS_URL": redis_url, "DATABASE_URL": database_url}
+    done = subprocess.run([sys.executable, "-c", SWEEP], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "WRONGTYPE" in done.stderr
+    assert [row["attempt"] for row in rows(connection)] == [1], done.stderr
