@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 EXPECTED: Final = frozenset({200, 400, 401, 404, 405, 408, 413, 417, 431, 503})
 """Every status that the ingress may answer with."""
-REASONS: Final = frozenset({"inbox_unavailable", "too_many_connections"})
-"""Why it may answer 503 while Redis is only slow or busy; how often it did is told."""
+REASONS: Final = frozenset({"inbox_unavailable", "redis_away", "too_many_connections"})
+"""Why it may answer 503 while Redis is only slow or busy, to an event or on `/readyz`; how often it did is told."""
 AT_ONCE: Final = 96
 """Connections: many wait for the server's patience to end, the others shall not wait for them."""
 SIGNED_RATE: Final = 20.0
@@ -87,10 +87,10 @@ class Tally:
             self.unexpected.append((f"{answer.status} that is not JSON", sent))
             return
         if answer.status == 503:
-            reason = str(said["error"]["code"] if "error" in said else said)
-            self.reasons[reason] += 1
-            if reason not in REASONS:
-                self.unexpected.append((f"503 {reason}", sent))
+            for reason in [said["error"]["code"]] if "error" in said else said["reasons"]:
+                self.reasons[reason] += 1
+                if reason not in REASONS:
+                    self.unexpected.append((f"503 {reason}", sent))
 
 
 async def fuzz(
