@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.cli.signature_mistakes import EndpointSecret, Values, find_mistakes
-from ingress.schemes import DECLARED, Scheme
-from ingress.schemes.declared import ALGORITHMS, Declared, Description, read_time
+from deploy.cli.signature_mistakes import EndpointSecret, Headers, find_mistakes
+from ingress.schemes import DECLARED
+from ingress.schemes.declared import ALGORITHMS, Declared, Description, first, read_time
 from ingress.schemes.encodings import ENCODERS
 from ingress.schemes.scheme import BadSignature, Key, WrongSecretError
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 _SHOWN: Final = 6
 _MOST_CAUSES: Final = 3
@@ -57,30 +55,33 @@ class Diagnosis:
     causes: tuple[str, ...]
 
 
-def diagnose(scheme: Scheme, held: Sequence[EndpointSecret], *, headers: Headers, body: bytes, now: float) -> Diagnosis:
+def diagnose(
+    scheme: Declared, held: Sequence[EndpointSecret], *, headers: Headers, body: bytes, now: float
+) -> Diagnosis:
     """Explain one request.
 
     Args:
-        scheme: of the endpoint; not `none`.
+        scheme: of the endpoint.
         held: its secrets, those that have expired too.
         headers: as received, names in lower case.
         body: exactly as received.
         now: Unix seconds.
     """
-    it = describe(scheme)
+    it = scheme.description
     keys = {one.label: scheme.read_key(label=one.label, text=one.text) for one in held}
     alive = [keys[one.label] for one in held if not one.note]
     verdict = scheme.verify(keys=alive, headers=headers, body=body, now=now)
     found = dict(headers)
     header = next((name for name in it.header if name.lower().encode() in found), it.header[0])
     given = found.get(header.lower().encode(), b"")
-    values = Values(it, found, given)
-    content = values.fill(it.content, body)
+    timestamp = scheme.read_timestamp(found, given.split(it.separator.encode()) if it.separator else [given])
+    event_id = first(found, scheme.signed_ids)
+    content = scheme.template.fill(body=body, timestamp=timestamp, event_id=event_id, headers=found)
     causes: list[str] = []
     if isinstance(verdict, BadSignature):
-        causes = [*_about_headers(it, headers, header, given), *_about_time(it, values, now)]
+        causes = [*_about_headers(it, headers, header, given), *_about_time(it, timestamp, now)]
         if given:
-            causes += list(dict.fromkeys(find_mistakes(it, held, values, given, body)))[:_MOST_CAUSES]
+            causes += list(dict.fromkeys(find_mistakes(scheme, held, headers, given, body)))[:_MOST_CAUSES]
         causes += _about_other_schemes(scheme, held, headers, body, now)
     return Diagnosis(
         code=verdict.value if isinstance(verdict, BadSignature) else "verified",
@@ -93,13 +94,6 @@ def diagnose(scheme: Scheme, held: Sequence[EndpointSecret], *, headers: Headers
         ),
         causes=tuple(causes),
     )
-
-
-def describe(scheme: Scheme) -> Description:
-    """Return a scheme as data; `none` has no description, and nothing to diagnose."""
-    if not isinstance(scheme, Declared):
-        raise TypeError("nothing is signed")
-    return scheme.description
 
 
 def mask(text: bytes) -> str:
@@ -118,7 +112,7 @@ def _expected(it: Description, key: Key, content: bytes | None) -> str:
     if content is None:
         return "cannot be computed: a header of the signed content is missing"
     if key.public_key is not None:
-        return f"an Ed25519 signature in {it.encoding} behind {it.ed25519_prefix or it.prefix!r}"
+        return f"an Ed25519 signature in {it.encoding} after {it.ed25519_prefix or it.prefix!r}"
     text = it.prefix.encode() + ENCODERS[it.encoding](hmac.digest(key.secret, content, ALGORITHMS[it.algorithm]))
     return f"{mask(text)}, {it.algorithm} in {it.encoding}"
 
@@ -138,9 +132,9 @@ def _about_headers(it: Description, headers: Headers, header: str, given: bytes)
             yield f"the {what} is missing: {' or '.join(sources)}"
 
 
-def _about_time(it: Description, values: Values, now: float) -> Iterator[str]:
-    text, unit = values.timestamp, it.timestamp_unit
-    if not (it.timestamp or it.timestamp_field) or not text:
+def _about_time(it: Description, text: bytes, now: float) -> Iterator[str]:
+    unit = it.timestamp_unit
+    if not text:
         return
     moment = read_time(text, unit)
     if moment is None:
@@ -159,7 +153,7 @@ def _about_time(it: Description, values: Values, now: float) -> Iterator[str]:
 
 
 def _about_other_schemes(
-    scheme: Scheme, held: Sequence[EndpointSecret], headers: Headers, body: bytes, now: float
+    scheme: Declared, held: Sequence[EndpointSecret], headers: Headers, body: bytes, now: float
 ) -> Iterator[str]:
     """Say which preset signs like this, if one does."""
     for name, other in DECLARED.items():

@@ -1,35 +1,30 @@
-"""What a signature fits with: the body, the secret, the content and the spelling, changed as they are by accident.
+"""What a signature fits with: the body, the content, the secret and the spelling, changed as they are by accident.
 
-A mistake is named only if the signature fits with it. Of several explanations, those with the fewest changes are named.
-The changes of each kind are pairs of the changed thing and the words for it, which complete "it fits ..."; the thing
-itself comes first, with no words.
+The ingress' own verification is tried with each change, and with changes of two kinds at once. A mistake is named only
+if the signature fits with it, and of several explanations those with the fewest changes. A change comes with the words
+for it, which complete "it fits ..."; each kind begins with what was received or described, and no words.
 """
 
 import base64
 import binascii
 import gzip
-import hmac
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Final, TypeVar
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from typing import Any, Final, TypeVar
 
 from deploy.cli.errors import CommandError
 from deploy.cli.secret_input import clean_secret
-from ingress.schemes.content import Template
 from ingress.schemes.declared import ALGORITHMS, Declared, Description
-from ingress.schemes.encodings import ENCODERS, decode
-from ingress.schemes.scheme import BadSchemeError, WrongSecretError
+from ingress.schemes.encodings import ENCODERS
+from ingress.schemes.scheme import BadSchemeError, BadSignature, Key, WrongSecretError
 
-Change = tuple[bytes, str]
+Headers = Sequence[tuple[bytes, bytes]]
 
-T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 _MAX_UNPACKED: Final = 10 * 2**20
 _GZIP: Final = 31  # zlib's name for its form
@@ -37,8 +32,8 @@ _PREFIXES: Final = (b"whsec_", b"whsk_", b"whpk_")
 _SERIALISED: Final[Mapping[str, Mapping[str, object]]] = {
     "compact JSON": {"separators": (",", ":"), "ensure_ascii": False},
     "compact JSON with \\u escapes": {"separators": (",", ":")},
-    "JSON with a space behind , and :": {"ensure_ascii": False},
-    "JSON with a space behind , and : and \\u escapes": {},
+    "JSON with a space after , and :": {"ensure_ascii": False},
+    "JSON with a space after , and : and \\u escapes": {},
     "compact JSON with sorted keys": {"separators": (",", ":"), "ensure_ascii": False, "sort_keys": True},
     "JSON with sorted keys": {"ensure_ascii": False, "sort_keys": True},
     "JSON indented by 2": {"indent": 2, "ensure_ascii": False},
@@ -55,105 +50,49 @@ class EndpointSecret:
     note: str = ""
 
 
-class Values:
-    """What a request holds for the placeholders of a template."""
-
-    def __init__(self, it: Description, found: Mapping[bytes, bytes], given: bytes) -> None:
-        self._url = it.url
-        self._has_iso_time = it.timestamp_unit == "iso8601"
-        self._found = found
-        self.event_id = _first(found, it.id)
-        self.timestamp = _first(found, it.timestamp)
-        if it.timestamp_field:
-            field = it.timestamp_field.encode()
-            items = [item for item in given.split(it.separator.encode()) if item.strip().startswith(field)]
-            self.timestamp = items[0].strip().removeprefix(field) if items else b""
-
-    def fill(self, template: str, body: bytes) -> bytes | None:
-        """Return the signed content of a template, None if it cannot be made."""
-        try:
-            made = Template(template, url=self._url, has_iso_time=self._has_iso_time)
-        except BadSchemeError:
-            return None
-        return made.fill(body=body, timestamp=self.timestamp, event_id=self.event_id, headers=self._found)
-
-
 def find_mistakes(
-    it: Description, held: Sequence[EndpointSecret], values: Values, given: bytes, body: bytes
+    scheme: Declared, held: Sequence[EndpointSecret], headers: Headers, given: bytes, body: bytes
 ) -> Iterator[str]:
-    """Try what usually goes wrong; say with which changes the signature fits, if they are the fewest that do."""
-    signatures = _unique(_signatures(given, it))
-    fitting = [(one, words) for one in held for words in _fits(it, one, values, signatures, body)]
+    """Try what usually goes wrong; say with which changes the signature fits, if they are the fewest that do.
+
+    `given` is what the signature header holds.
+    """
+    fitting = [(one.label, words) for one in held for words in _find_fits(scheme, one, headers, given, body)]
     fewest = min((len(words) for _, words in fitting), default=0)
-    for one, words in fitting:
+    for label, words in fitting:
         if words and len(words) == fewest:
-            yield f"it fits {', '.join(words)} (secret {one.label})"
+            yield f"it fits {', '.join(words)} (secret {label})"
 
 
-def _fits(
-    it: Description, one: EndpointSecret, values: Values, signatures: Mapping[bytes, str], body: bytes
-) -> Iterator[tuple[str, ...]]:
+def _find_fits(
+    scheme: Declared, one: EndpointSecret, headers: Headers, given: bytes, body: bytes
+) -> Iterator[list[str]]:
     """Yield in words what has to be changed for this secret to fit."""
     try:
-        own = Declared(it, {}).read_key(label=one.label, text=one.text)
+        own = scheme.read_key(label=one.label, text=one.text)
     except WrongSecretError:
         return
-    keys = {own.secret: ""} | {
-        key: words for key, words in _unique(_keys(one.text)).items() if key not in {b"", own.secret}
-    }
-    age = one.note and f"a secret that is {one.note}"
-    for content, content_words in _contents(it, values, body):
-        found = (
-            _ed25519(own.public_key, content, signatures) if own.public_key else _hmac(it, keys, content, signatures)
-        )
-        for signature, *words in found:
-            everything = (age, *words, content_words, _about_prefix(signatures[signature], it))
-            yield tuple(it for it in everything if it)
+    contents = [(scheme.description, other, words) for other, words in _unique(_bodies(body)).items()]
+    contents += [(other, body, words) for other, words in _unique(_contents(scheme.description)).items()][1:]
+    keys = [(own, "")]
+    if own.public_key is None:
+        others = _unique(_secrets(one.text)).items()
+        keys += [(replace(own, secret=other), words) for other, words in others if other not in {b"", own.secret}]
+    spellings = list(_spellings(scheme.description, given.decode("latin-1"), is_public=own.public_key is not None))
+    for (it, other, content), (key, secret), (spelling, spelt) in product(contents, keys, spellings):
+        words = [text for text in (one.note and f"a secret that is {one.note}", secret, *spelt, content) if text]
+        if not (content and secret and any(spelt)) and _fits(replace(it, **spelling), key, headers, other):
+            yield words
 
 
-def _hmac(
-    it: Description, keys: Mapping[bytes, str], content: bytes, signatures: Mapping[bytes, str]
-) -> Iterator[tuple[bytes, str, str, str]]:
-    """Yield which signature fits, and how secret, algorithm and encoding differ from the scheme's."""
-    for (key, key_words), (algorithm, digest) in product(keys.items(), ALGORITHMS.items()):
-        if not digest:
-            continue
-        made = hmac.digest(key, content, digest)
-        for text, encoding in _unique((encode(made), name) for name, encode in ENCODERS.items()).items():
-            if text in signatures:
-                other = "" if algorithm == it.algorithm else f"{algorithm}, not {it.algorithm}"
-                yield text, key_words, other, "" if encoding == it.encoding else f"{encoding}, not {it.encoding}"
+def _fits(it: Description, key: Key, headers: Headers, body: bytes) -> bool:
+    with suppress(BadSchemeError):
+        verdict = Declared(it, {}).verify(keys=[key], headers=headers, body=body, now=0)
+        return isinstance(verdict, Key) or verdict is BadSignature.STALE
+    return False
 
 
-def _ed25519(key: Ed25519PublicKey, content: bytes, signatures: Iterable[bytes]) -> Iterator[tuple[bytes]]:
-    """Yield which signature fits."""
-    for text, encoding in product(signatures, ENCODERS):
-        signature = decode(text, encoding)
-        if signature is not None:
-            with suppress(InvalidSignature):
-                key.verify(signature, content)
-                yield (text,)
-
-
-def _about_prefix(before: str, it: Description) -> str:
-    if before == it.prefix or (before and before == it.ed25519_prefix) or (it.prefix and before.endswith(it.prefix)):
-        return ""
-    if not before:
-        return f"without the prefix {it.prefix!r}"
-    return f"behind {before!r}, not behind {it.prefix!r}" if it.prefix else f"behind {before!r}, not alone"
-
-
-def _contents(it: Description, values: Values, body: bytes) -> Iterator[Change]:
-    """Yield what may have been signed: another body, or another template."""
-    changed = [(it.content, other, words) for other, words in _unique(_bodies(body)).items()]
-    changed += [(template, body, words) for template, words in _unique(_templates(it)).items() if words]
-    for template, other, words in changed:
-        content = values.fill(template, other)
-        if content is not None:
-            yield content, words
-
-
-def _bodies(body: bytes) -> Iterator[Change]:
+def _bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
     yield body, ""
     without = body.rstrip(b"\r\n")
     yield without, "the body without the newline at its end: something added one"
@@ -182,8 +121,9 @@ def _bodies(body: bytes) -> Iterator[Change]:
             yield written, f"the body as {name}{more}: something parsed it and wrote it again; keep the raw bytes"
 
 
-def _templates(it: Description) -> Iterator[tuple[str, str]]:
-    yield it.content, ""
+def _contents(it: Description) -> Iterator[tuple[Description, str]]:
+    """Yield descriptions with another template; a time and an id that are not in it are not looked for."""
+    yield it, ""
     times = ("{timestamp}",) if it.timestamp or it.timestamp_field else ()
     ids = ("{id}",) if it.id else ()
     for template in (
@@ -192,11 +132,16 @@ def _templates(it: Description) -> Iterator[tuple[str, str]]:
         *(f"{{body}}{between}{right}" for right in (*times, *ids) for between in (".", "", ":")),
         *(f"{one}.{two}.{{body}}" for one in times for two in ids),
     ):
-        yield template, f"{template!r} as the signed content, not {it.content!r}"
+        other = replace(it, content=template)
+        if "{timestamp}" not in template:
+            other = replace(other, timestamp=(), timestamp_field="")
+        if "{id}" not in template:
+            other = replace(other, id=())
+        yield other, f"{template!r} as the signed content, not {it.content!r}"
 
 
-def _keys(text: bytes) -> Iterator[Change]:
-    """Yield the keys that a secret's text may stand for."""
+def _secrets(text: bytes) -> Iterator[tuple[bytes, str]]:
+    """Yield the bytes that a secret's text may stand for."""
     yield text, 'the secret\'s text as it is (key = "raw")'
     with suppress(CommandError):
         yield clean_secret(text), "the secret without the invisible characters around it: add it again"
@@ -219,23 +164,34 @@ def _keys(text: bytes) -> Iterator[Change]:
         yield text.strip(quote), "the secret without the quotes around it"
 
 
-def _signatures(given: bytes, it: Description) -> Iterator[Change]:
-    """Yield the texts in a signature header that may be a digest, with what stood before each."""
-    for piece in (given, *given.split(it.separator.encode() or b","), *given.split(b" "), *given.split(b",")):
-        for separator in (b"=", b",", b":", b" "):
-            before, found, rest = piece.strip().partition(separator)
-            if found and rest.strip(b"="):
-                yield rest.strip(b"\"' "), (before + separator).decode("latin-1")
-        yield piece.strip().strip(b"\"'"), ""
+def _spellings(it: Description, given: str, *, is_public: bool) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Yield fields that say how a signature is written, and the words for those that are changed."""
+    algorithms = [it.algorithm] if is_public else [name for name, digest in ALGORITHMS.items() if digest]
+    prefix_field = "ed25519_prefix" if is_public and it.ed25519_prefix else "prefix"
+    prefixes = _unique(_prefixes(it, getattr(it, prefix_field), given))
+    for algorithm, encoding, ((separator, prefix), words) in product(algorithms, ENCODERS, prefixes.items()):
+        fields = {"algorithm": algorithm, "encoding": encoding, "separator": separator, prefix_field: prefix}
+        changed = ((algorithm, it.algorithm), (encoding, it.encoding))
+        yield fields, [*(f"{one}, not {other}" for one, other in changed if one != other), words]
 
 
-def _unique(changes: Iterable[tuple[T, str]]) -> dict[T, str]:
+def _prefixes(it: Description, own: str, given: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield separators of the signature header, and what stands in it before a text that may be a signature."""
+    yield (it.separator, own), ""
+    for separator in (it.separator, ",", " "):
+        items = given.split(separator) if separator else [given]
+        if separator != it.separator and len(items) == 1:
+            continue
+        listed = "" if separator == it.separator else f" in a list separated by {separator!r}"
+        found = [(item.partition(end)[0] + end) for item in items for end in ("=", ",", ":", " ") if end in item]
+        for prefix in found:
+            yield (separator, prefix), f"with the prefix {prefix!r}{listed}, not {repr(own) if own else 'none'}"
+        yield (separator, ""), (f"without the prefix {own!r}" if own else "") + listed
+
+
+def _unique(changes: Iterable[tuple[H, str]]) -> dict[H, str]:
     """Return each changed thing once, with the words that came with it first."""
-    found: dict[T, str] = {}
+    found: dict[H, str] = {}
     for changed, words in changes:
         found.setdefault(changed, words)
     return found
-
-
-def _first(found: Mapping[bytes, bytes], names: Sequence[str]) -> bytes:
-    return next((found[name.lower().encode()] for name in names if name.lower().encode() in found), b"")

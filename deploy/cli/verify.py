@@ -15,9 +15,10 @@ from deploy.cli.arguments import existing_file, moment
 from deploy.cli.connections import cipher, database
 from deploy.cli.errors import CommandError
 from deploy.cli.output import say
-from deploy.cli.schemes import UNSIGNED, find_scheme, scheme_name
-from deploy.cli.signature_diagnosis import Diagnosis, describe, diagnose
+from deploy.cli.schemes import find_scheme, scheme_name
+from deploy.cli.signature_diagnosis import Diagnosis, diagnose
 from deploy.cli.signature_mistakes import EndpointSecret
+from ingress.schemes.declared import Declared
 from shared.registry import Endpoint
 from workers.store import tenants
 
@@ -45,12 +46,12 @@ def verify(
         pipeline verify stripe/acme --headers-file h.txt --body-file b.json --at 2026-03-27T15:26
     """
     found = _find(endpoint)
-    if found.scheme == UNSIGNED:
-        raise CommandError("nothing is signed at this endpoint: whoever posts to its path, token included, is accepted")
     scheme, now = find_scheme(found.scheme), at.timestamp() if at else time.time()
+    if not isinstance(scheme, Declared):
+        raise CommandError("nothing is signed at this endpoint: whoever posts to its path, token included, is accepted")
     headers, body = _read_headers(headers_file), body_file.read_bytes()
     diagnosis = diagnose(scheme, _hold(found, now), headers=headers, body=body, now=now)
-    say(diagnosis, *_lines(diagnosis, scheme_name(found.scheme), describe(scheme).content))
+    say(diagnosis, *_lines(diagnosis, scheme_name(found.scheme), scheme.description.content))
     if diagnosis.code != "verified":
         raise typer.Exit(1)
 

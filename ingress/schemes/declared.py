@@ -9,13 +9,12 @@ comes twice (whoever adds one must not choose the one that counts), if it has mo
 if its id is empty. A signature and a time each have one spelling.
 """
 
-from __future__ import annotations
-
 import hmac
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 
@@ -23,9 +22,6 @@ from ingress.schemes.content import HEADER_NAME, ISO8601, SECONDS, Template
 from ingress.schemes.encodings import ENCODERS, decode
 from ingress.schemes.keys import FORMS, is_for_ed25519, read_hmac_key, read_private_key, read_public_key
 from ingress.schemes.scheme import NEVER, BadSchemeError, BadSignature, Handshake, Key
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
 
 MAX_SIGNATURES: Final = 8
 """In one request; providers send two while a secret is rotated. Each may cost an Ed25519 verification."""
@@ -84,18 +80,6 @@ class Description:
 KEYS: Final = tuple(field.name for field in fields(Description))
 
 
-def declare(given: Mapping[str, Any]) -> Declared:
-    """Return the scheme of a description.
-
-    Args:
-        given: by key, values as TOML and JSON have them; `header`, `timestamp` and `id` take a name or a list.
-
-    Raises:
-        BadSchemeError: it cannot be followed.
-    """
-    return Declared(_read_description(given), given)
-
-
 class Declared:
     """A description, ready to verify and to sign.
 
@@ -104,6 +88,7 @@ class Declared:
         given: the same as it was written, for descriptions that start from this one.
         handshake: what the provider asks before it sends events.
         signed_ids: headers, in lower case, whose first one present is the event's id and part of what is signed.
+        template: of the signed content.
     """
 
     def __init__(self, description: Description, given: Mapping[str, Any]) -> None:
@@ -111,10 +96,10 @@ class Declared:
         it = self.description = description
         self.handshake = it.handshake
         self.signed_ids = _lower(it.id)
-        self._template = it.template
+        self.template = it.template
         self._signatures = _lower(it.header)
         self._timestamps = _lower(it.timestamp)
-        self._wanted = frozenset((*self._signatures, *self._timestamps, *self.signed_ids, *self._template.headers))
+        self._wanted = frozenset((*self._signatures, *self._timestamps, *self.signed_ids, *self.template.headers))
         self._prefix = it.prefix.encode()
         self._ed25519_prefix = (it.prefix if it.algorithm == "ed25519" else it.ed25519_prefix).encode()
         self._separator = it.separator.encode()
@@ -152,15 +137,15 @@ class Declared:
                 if name in found:
                     return BadSignature.INVALID
                 found[name] = value
-        given = _first(found, self._signatures)
+        given = first(found, self._signatures)
         if not given:
             return BadSignature.MISSING
         items = given.split(self._separator) if self._separator else [given]
-        timestamp = self._timestamp(found, items)
-        event_id = _first(found, self.signed_ids)
+        timestamp = self.read_timestamp(found, items)
+        event_id = first(found, self.signed_ids)
         if (self._has_time and not timestamp) or (self.signed_ids and not event_id):
             return BadSignature.INVALID
-        content = self._template.fill(body=body, timestamp=timestamp, event_id=event_id, headers=found)
+        content = self.template.fill(body=body, timestamp=timestamp, event_id=event_id, headers=found)
         key = None if content is None else self._find(keys, items, content)
         if key is None:
             return BadSignature.INVALID
@@ -183,8 +168,8 @@ class Declared:
         """
         it = self.description
         timestamp, sent_id = self._write_time(now), event_id.encode()
-        extra = dict.fromkeys(self._template.headers, sent_id)
-        content = self._template.fill(body=body, timestamp=timestamp, event_id=sent_id, headers=extra)
+        extra = dict.fromkeys(self.template.headers, sent_id)
+        content = self.template.fill(body=body, timestamp=timestamp, event_id=sent_id, headers=extra)
         if content is None:
             raise ValueError(f"the id {event_id!r} holds a text that separates it from its neighbours")
         if self._is_ed25519(secret):
@@ -204,10 +189,10 @@ class Declared:
         """Return whether a secret is for Ed25519; its prefix tells where a scheme has HMAC too."""
         return not self._digest or (self._has_ed25519 and is_for_ed25519(text))
 
-    def _timestamp(self, found: Mapping[bytes, bytes], items: Sequence[bytes]) -> bytes:
+    def read_timestamp(self, found: Mapping[bytes, bytes], items: Sequence[bytes]) -> bytes:
         """Return the text of the signed time, empty if there is none or two."""
         if not self._field:
-            return _first(found, self._timestamps)
+            return first(found, self._timestamps)
         given = [item for item in items if item.startswith(self._field)]
         return given[0][len(self._field) :] if len(given) == 1 else b""
 
@@ -260,7 +245,7 @@ def _lower(names: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(name.lower().encode() for name in names)
 
 
-def _first(found: Mapping[bytes, bytes], names: Sequence[bytes]) -> bytes:
+def first(found: Mapping[bytes, bytes], names: Sequence[bytes]) -> bytes:
     """Return the value of the first of these headers that is there, else nothing."""
     for name in names:
         if name in found:
@@ -268,7 +253,15 @@ def _first(found: Mapping[bytes, bytes], names: Sequence[bytes]) -> bytes:
     return b""
 
 
-def _read_description(given: Mapping[str, Any]) -> Description:
+def declare(given: Mapping[str, Any]) -> Declared:
+    """Return the scheme of a description.
+
+    Args:
+        given: by key, values as TOML and JSON have them; `header`, `timestamp` and `id` take a name or a list.
+
+    Raises:
+        BadSchemeError: it cannot be followed.
+    """
     for name in given:
         if name not in KEYS:
             close = get_close_matches(str(name), KEYS, 1)
@@ -282,7 +275,7 @@ def _read_description(given: Mapping[str, Any]) -> Description:
     description = Description(**values)
     _check_time_and_id(description, description.template.placeholders)
     _check_keys(description)
-    return description
+    return Declared(description, given)
 
 
 _CHOICES: Final[Mapping[str, Collection[str]]] = {
@@ -338,7 +331,7 @@ def _check_time_and_id(it: Description, placeholders: tuple[str, ...]) -> None:
 
 def _check_keys(it: Description) -> None:
     if it.algorithm == "ed25519" and it.key == "raw":
-        raise BadSchemeError("key: an Ed25519 public key is hex, base64 or whsec (base64 behind whpk_)")
+        raise BadSchemeError("key: an Ed25519 public key is hex, base64 or whsec (base64 after whpk_)")
     if it.ed25519_prefix and (it.key != "whsec" or not it.separator or it.algorithm == "ed25519"):
         raise BadSchemeError('ed25519_prefix is for an HMAC scheme with a separator and key = "whsec"')
     if it.timestamp_field and (it.prefix.startswith(it.timestamp_field) or it.timestamp_field.startswith(it.prefix)):

@@ -13,17 +13,17 @@ import pytest
 
 from deploy.cli.signature_diagnosis import Diagnosis, diagnose, mask
 from deploy.cli.signature_mistakes import EndpointSecret
-from ingress.schemes import compose, find
+from ingress.schemes import DECLARED, compose
 
 if TYPE_CHECKING:
-    from ingress.schemes import Scheme
+    from ingress.schemes.declared import Declared
 
 NOW: Final = 1_700_000_000.0
 SECRET: Final = b"It's a Secret to Everybody"
 BODY: Final = '{"b": 1,\n "a": "Zoë"}'.encode()
-GITHUB: Final = find("github")
-STRIPE: Final = find("stripe")
-STANDARD: Final = find("standard-webhooks")
+GITHUB: Final = DECLARED["github"]
+STRIPE: Final = DECLARED["stripe"]
+STANDARD: Final = DECLARED["standard-webhooks"]
 
 
 def signature(body: bytes, secret: bytes = SECRET, digest: str = "sha256") -> str:
@@ -31,7 +31,7 @@ def signature(body: bytes, secret: bytes = SECRET, digest: str = "sha256") -> st
 
 
 def explain(
-    scheme: Scheme,
+    scheme: Declared,
     headers: dict[str, str],
     *,
     secret: bytes = SECRET,
@@ -69,7 +69,7 @@ def test_a_right_signature_is_verified_and_named() -> None:
             "the body as compact JSON: something",
         ),
         (json.dumps(json.loads(BODY), separators=(",", ":")), "the body as compact JSON with \\u escapes"),
-        (json.dumps(json.loads(BODY)), "the body as JSON with a space behind , and : and \\u escapes"),
+        (json.dumps(json.loads(BODY)), "the body as JSON with a space after , and : and \\u escapes"),
         (json.dumps(json.loads(BODY), indent=2, ensure_ascii=False), "the body as JSON indented by 2"),
         (BODY.decode() + "\n", "the body with a newline at its end: something took it away"),
         (BODY.decode().replace("\n", "\r\n"), "the body with Windows line ends"),
@@ -94,13 +94,16 @@ def test_a_packed_body_is_found() -> None:
     ("made", "cause"),
     [
         (signature(BODY), "it fits without the prefix 'sha256=' (secret main)"),
-        ("v1=" + signature(BODY), "it fits behind 'v1=', not behind 'sha256=' (secret main)"),
+        ("v1=" + signature(BODY), "it fits with the prefix 'v1=', not 'sha256=' (secret main)"),
         ("sha256=" + signature(BODY).upper(), "it fits hex-upper, not hex (secret main)"),
         (
             "sha256=" + base64.b64encode(hmac.digest(SECRET, BODY, "sha256")).decode(),
             "it fits base64, not hex (secret main)",
         ),
-        ("sha1=" + signature(BODY, digest="sha1"), "it fits hmac-sha1, not hmac-sha256, behind 'sha1=', not behind"),
+        (
+            "sha1=" + signature(BODY, digest="sha1"),
+            "it fits hmac-sha1, not hmac-sha256, with the prefix 'sha1=', not 'sha256=' (secret",
+        ),
         ("sha256=" + signature(BODY, SECRET + b"\n"), "it fits the secret with white space at its end"),
         ("sha256=" + signature(BODY, b'"' + SECRET + b'"'), "it fits the secret in quotes"),
     ],
@@ -174,7 +177,7 @@ def test_an_expired_secret_is_found() -> None:
 
 
 def test_another_providers_scheme_is_found() -> None:
-    found = explain(find("moveris"), GITHUB.sign(SECRET, BODY, now=NOW, event_id=""))
+    found = explain(DECLARED["moveris"], GITHUB.sign(SECRET, BODY, now=NOW, event_id=""))
     assert found.code == "missing_signature"
     assert found.causes[0].startswith("X-Webhook-Signature is missing or empty; there is x-hub-signature-256: does a")
     assert "this is how `github` signs, with the secret main: change the endpoint's scheme to it" in found.causes

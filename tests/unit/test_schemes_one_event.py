@@ -76,17 +76,17 @@ def test_no_other_reading_of_signed_bytes_verifies(
         scheme = describe(content, unit)
     except BadSchemeError:
         assume(False)
-    names = {0: b"", 1: b"x-time", 2: b"x-id"} | dict(enumerate(scheme._template.headers, 3))
+    names = {0: b"", 1: b"x-time", 2: b"x-id"} | dict(enumerate(scheme.template.headers, 3))
     values = {0: body, 1: TIMES[unit].decode(), 2: event_id, 3: others[0], 4: others[1]}
     headers = [(names[place], values[place].encode()) for place in names if place]
-    signed = scheme._template.fill(
+    signed = scheme.template.fill(
         body=body.encode(), timestamp=TIMES[unit], event_id=event_id.encode(), headers=dict(headers)
     )
     assume(signed is not None)
     assert signed is not None
     signature = (b"x-s", sign(scheme, signed))
     accepted = []
-    for reading in read_back(scheme._template._parts, signed):
+    for reading in read_back(scheme.template._parts, signed):
         sent = [signature, *((names[place], value) for place, value in reading.items() if place)]
         if scheme.verify(keys=[KEY], headers=sent, body=reading[0], now=NOW) is KEY:
             accepted.append(reading)
@@ -116,12 +116,12 @@ def test_what_providers_sign_verifies_as_exactly_one_event(content: str, unit: s
     sent = {name.lower().encode(): value.encode() for name, value in headers.items()}
     assert scheme.verify(keys=[KEY], headers=list(sent.items()), body=body.encode(), now=NOW) is KEY
     names = {1: b"x-time", 2: b"x-id", 3: b"x-a"}
-    signed = scheme._template.fill(
+    signed = scheme.template.fill(
         body=body.encode(), timestamp=sent.get(b"x-time", b""), event_id=event_id.encode(), headers=sent
     )
     assert signed is not None
     accepted = []
-    for reading in read_back(scheme._template._parts, signed):
+    for reading in read_back(scheme.template._parts, signed):
         other = [(b"x-s", sent[b"x-s"]), *((names[place], value) for place, value in reading.items() if place)]
         if scheme.verify(keys=[KEY], headers=other, body=reading[0], now=NOW) is KEY:
             accepted.append(reading)
@@ -130,7 +130,7 @@ def test_what_providers_sign_verifies_as_exactly_one_event(content: str, unit: s
 
 @pytest.mark.parametrize("event_id", ["a.b", "a|b"])
 def test_an_id_that_holds_a_text_beside_it_is_not_signed(event_id: str) -> None:
-    template = describe("{body}.{id}|", "s")._template
+    template = describe("{body}.{id}|", "s").template
     assert template.fill(body=b"{}", timestamp=b"", event_id=b"a-b", headers={}) == b"{}.a-b|"
     assert template.fill(body=b"{}", timestamp=b"", event_id=event_id.encode(), headers={}) is None
 
