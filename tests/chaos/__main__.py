@@ -100,7 +100,7 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
         total = chosen.requests
         on_step(0, "20,000 or a tenth as many before, until pools and caches are filled and pages are no longer shared")
         warm_up = await fuzz(
-            stack.doors(),
+            stack.endpoints(),
             count=max(total // 10, 20_000),
             seed=chosen.seed + 1,
             patience=30,
@@ -109,7 +109,7 @@ async def fuzz_it(chosen: argparse.Namespace, on_step: Callable[[float, str], No
         )
         before = memory_of(stack, "ingress")
         tally = await fuzz(
-            stack.doors(),
+            stack.endpoints(),
             count=total,
             seed=chosen.seed,
             patience=30,
@@ -141,7 +141,7 @@ async def slow(chosen: argparse.Namespace, on_step: Callable[[float, str], None]
         on_step(0, f"{chosen.clients} slow clients beside normal traffic")
         before = memory_of(stack, "ingress")
         found = await slow_clients.compare(
-            stack.doors(),
+            stack.endpoints(),
             clients=chosen.clients,
             seconds=chosen.seconds or 12,
             turns=chosen.turns,
@@ -168,7 +168,10 @@ async def timing(chosen: argparse.Namespace, on_step: Callable[[float, str], Non
     found = constant_time.inside(pairs=200_000, seed=chosen.seed)
     async with Stack(with_clock=False) as stack:
         found["over HTTP"] = await constant_time.over_http(
-            stack.doors()[0], pairs=10_000, seed=chosen.seed, on_step=lambda pair: on_step(pair / 10_000, "over HTTP")
+            stack.endpoints()[0],
+            pairs=10_000,
+            seed=chosen.seed,
+            on_step=lambda pair: on_step(pair / 10_000, "over HTTP"),
         )
     for name, difference in found.items():
         CONSOLE.print(f"{name}: {difference}; can be told apart: {difference.can_be_told}")

@@ -27,7 +27,7 @@ from tests.moveris import completed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.chaos.stack import Door
+    from tests.chaos.stack import Endpoint
 
 # Runs in a process of its own, with the pipeline's own verification; the control ends at the first difference.
 _INSIDE: Final = """
@@ -115,21 +115,21 @@ def inside(*, pairs: int, seed: int) -> dict[str, Difference]:
 
 
 async def over_http(
-    door: Door, *, pairs: int, seed: int, on_step: Callable[[int], None] = lambda _: None
+    endpoint: Endpoint, *, pairs: int, seed: int, on_step: Callable[[int], None] = lambda _: None
 ) -> Difference:
     """Measure refusals of the running ingress over one connection."""
     chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
-    connection, differences = Connection(door.port), []
+    connection, differences = Connection(endpoint.port), []
     for pair in range(pairs):
         body = completed()
-        right = signature(door.secret, body)
+        right = signature(endpoint.secret, body)
         forged = {
             "first": right[:7] + (b"1" if right[7:8] == b"0" else b"0") + right[8:],
             "last": right[:-1] + (b"1" if right[-1:] == b"0" else b"0"),
         }
         took = {}
         for which in chance.sample(sorted(forged), 2):
-            request = post(door.path, body, forged[which])
+            request = post(endpoint.path, body, forged[which])
             started = time.perf_counter_ns()
             answer = await connection.send(request, seconds=10)
             took[which] = time.perf_counter_ns() - started

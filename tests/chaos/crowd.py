@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from tests.chaos.client import post, signature
-from tests.chaos.stack import Door
+from tests.chaos.stack import Endpoint
 from tests.moveris import completed
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Crowd:
     """Slow clients; each comes again when the server has had enough of it."""
 
-    def __init__(self, doors: Sequence[Door], clients: int, *, spread: float) -> None:
-        self._doors = doors
+    def __init__(self, endpoints: Sequence[Endpoint], clients: int, *, spread: float) -> None:
+        self._endpoints = endpoints
         self._clients = clients
         self._spread = spread
         self.connected = 0
@@ -40,14 +40,14 @@ class Crowd:
         await asyncio.gather(*(self._linger(number) for number in range(self._clients)))
 
     async def _linger(self, number: int) -> None:
-        door = self._doors[number % len(self._doors)]
+        endpoint = self._endpoints[number % len(self._endpoints)]
         body = completed()
-        request = post(door.path, body, signature(door.secret, body))
+        request = post(endpoint.path, body, signature(endpoint.secret, body))
         begins = [b"", request[:40], request[: len(request) - 100], request[:1]][number % 4]
         await asyncio.sleep(self._spread * number / self._clients)
         while True:
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
             except OSError:
                 await asyncio.sleep(0.5)
                 continue
@@ -91,11 +91,11 @@ async def _end() -> None:
 async def main() -> None:
     """Be the crowd that the first line of stdin describes, until stdin ends."""
     told = json.loads(sys.stdin.readline())
-    doors = [
-        Door(port=door["port"], tenant=door["tenant"], secret=base64.b64decode(door["secret"]))
-        for door in told["doors"]
+    endpoints = [
+        Endpoint(port=endpoint["port"], tenant=endpoint["tenant"], secret=base64.b64decode(endpoint["secret"]))
+        for endpoint in told["endpoints"]
     ]
-    crowd = Crowd(doors, told["clients"], spread=told["spread"])
+    crowd = Crowd(endpoints, told["clients"], spread=told["spread"])
     tasks = [asyncio.create_task(work) for work in (crowd.linger(), _tell(crowd), _end())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

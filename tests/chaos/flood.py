@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from tests.chaos.load import Sender
 from tests.chaos.stack import FLOODING
 from tests.moveris import completed
 
@@ -21,29 +22,16 @@ WAITING: Final = 100
 LOOK_SECONDS: Final = 1.0
 
 
-class Flood:
-    """Sends events of one tenant through a load, which keeps them for the account, until it is stopped."""
+class Flood(Sender):
+    """Sends events of one tenant through a load, which keeps them for the account and waits for the answers."""
 
     def __init__(self, stack: Stack, load: Load) -> None:
         self._stack = stack
         self._load = load
         self._sent: list[Sent] = []
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End; the load waits for the answers. Raises what ended it early."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            if not self._task.cancelled():
-                self._task.result()
 
     async def _run(self) -> None:
-        (door, *_) = self._stack.doors(FLOODING)
+        (endpoint, *_) = self._stack.endpoints(FLOODING)
         while True:
             (done,) = await self._stack.query(
                 "SELECT count(*) AS n FROM deliveries_done WHERE tenant = %s AND handler = %s", [FLOODING, HANDLER]
@@ -54,5 +42,5 @@ class Flood:
                 if not one.outcome or (one.event_id and one.event_id not in self._stack.flushed)
             ]
             for _ in range(WAITING - len(unanswered_or_waiting) + done["n"]):
-                self._sent.append(self._load.send_fresh(door, completed()))
+                self._sent.append(self._load.send_fresh(endpoint, completed()))
             await asyncio.sleep(LOOK_SECONDS)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.client import Answer
     from tests.chaos.slow_clients import Sample
-    from tests.chaos.stack import Door, Stack
+    from tests.chaos.stack import Endpoint, Stack
     from tests.chaos.strange import Signed
 
 EXPECTED: Final = frozenset({200, 400, 401, 404, 405, 408, 413, 417, 431, 503})
@@ -94,7 +94,7 @@ class Tally:
 
 
 async def fuzz(
-    doors: list[Door],
+    endpoints: list[Endpoint],
     *,
     count: int,
     seed: int,
@@ -105,7 +105,7 @@ async def fuzz(
     """Send so many requests, half of them structured, over many connections at once.
 
     Args:
-        doors: endpoints.
+        endpoints: where to send.
         count: requests.
         seed: decides all of them.
         patience: seconds after which a request counts as hung.
@@ -115,7 +115,7 @@ async def fuzz(
     chance = random.Random(seed)  # noqa: S311 - a seed that can be given again is what is wanted
     tally, started = Tally(), time.monotonic()
     pool = drawn(min(count // 2, 4000), seed=seed)
-    source = endless(pool, doors, chance, tally.signed)
+    source = endless(pool, endpoints, chance, tally.signed)
 
     async def work() -> None:
         while tally.requests < count:
@@ -125,14 +125,14 @@ async def fuzz(
             if tally.requests % 500 == 0:
                 on_step(tally.requests)
 
-    async with _watched(tally, doors, memory):
+    async with _watched(tally, endpoints, memory):
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
         tally.seconds = time.monotonic() - started
     return tally
 
 
 @asynccontextmanager
-async def _watched(tally: Tally, doors: list[Door], memory: Callable[[], float]) -> AsyncIterator[None]:
+async def _watched(tally: Tally, endpoints: list[Endpoint], memory: Callable[[], float]) -> AsyncIterator[None]:
     """Send signed events from another process, and look at the memory, until the block ends."""
     is_over = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -140,7 +140,7 @@ async def _watched(tally: Tally, doors: list[Door], memory: Callable[[], float])
     async def send() -> None:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             while not is_over.is_set():
-                samples, signed = await loop.run_in_executor(pool, send_signed, doors)
+                samples, signed = await loop.run_in_executor(pool, send_signed, endpoints)
                 tally.beside += samples
                 tally.signed |= signed
 
@@ -159,14 +159,14 @@ async def _watched(tally: Tally, doors: list[Door], memory: Callable[[], float])
             is_over.set()
 
 
-def send_signed(doors: list[Door]) -> tuple[list[Sample], set[Signed]]:
+def send_signed(endpoints: list[Endpoint]) -> tuple[list[Sample], set[Signed]]:
     """Send signed events for a while, in a process that does nothing else; return how it went and what was sent."""
     signed: set[Signed] = set()
     traffic = send_normal(
-        doors,
+        endpoints,
         seconds=ROUND_SECONDS,
         rate=SIGNED_RATE,
-        on_send=lambda door, body: signed.add((door.tenant, sha256(body).digest())),
+        on_send=lambda endpoint, body: signed.add((endpoint.tenant, sha256(body).digest())),
     )
     return uvloop.run(traffic), signed
 

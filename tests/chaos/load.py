@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from tests.chaos.stack import Door
+    from tests.chaos.stack import Endpoint
 
 FRESH: Final = "fresh"
 DUPLICATE: Final = "duplicate"
@@ -60,43 +60,57 @@ class Sent:
     event_id: str = ""
 
 
-class Load:
-    """Sends until it is stopped.
+class Sender:
+    """Sends until it is stopped."""
 
-    Args:
-        doors: endpoints, one of which each event goes to.
-        rate: events a second.
-        chance: decides everything.
-    """
-
-    def __init__(self, doors: Sequence[Door], *, rate: float, chance: random.Random) -> None:
-        self.rate = rate
-        self.sent: list[Sent] = []
-        self.behind = 0
-        self._doors = doors
-        self._chance = chance
-        self._recent: deque[tuple[Door, bytes]] = deque(maxlen=2000)
-        self._idle: dict[int, list[Connection]] = {door.port: [] for door in doors}
-        self._open: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+    _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End, with every answer in hand."""
+        """End. Raises what ended it early."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Load(Sender):
+    """Sends at a rate.
+
+    Args:
+        endpoints: one of which each event goes to.
+        rate: events a second.
+        chance: decides everything.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], *, rate: float, chance: random.Random) -> None:
+        self.rate = rate
+        self.sent: list[Sent] = []
+        self.behind = 0
+        self._endpoints = endpoints
+        self._chance = chance
+        self._recent: deque[tuple[Endpoint, bytes]] = deque(maxlen=2000)
+        self._idle: dict[int, list[Connection]] = {endpoint.port: [] for endpoint in endpoints}
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        """End, with every answer in hand."""
+        await super().stop()
         if self._open:
             await asyncio.wait(self._open)
         for connection in (connection for idle in self._idle.values() for connection in idle):
             connection.close()
 
-    def send_fresh(self, door: Door, body: bytes) -> Sent:
+    def send_fresh(self, endpoint: Endpoint, body: bytes) -> Sent:
         """Send one more event beside the load; it is accounted for like all others."""
-        return self._begin(FRESH, door, body, signature(door.secret, body))
+        return self._begin(FRESH, endpoint, body, signature(endpoint.secret, body))
 
     async def _run(self) -> None:
         due = time.monotonic()
@@ -109,29 +123,29 @@ class Load:
                 await asyncio.wait(self._open, return_when=asyncio.FIRST_COMPLETED)
             self._begin(*self._choose())
 
-    def _choose(self) -> tuple[str, Door, bytes, bytes]:
+    def _choose(self) -> tuple[str, Endpoint, bytes, bytes]:
         """Return kind, endpoint, body and signature of the next request."""
         (kind,) = self._chance.choices([*SHARES, FRESH], [*SHARES.values(), 1 - sum(SHARES.values())])
         if kind == DUPLICATE and self._recent:
-            door, body = self._chance.choice(self._recent)
-            others = [other for other in self._doors if other.tenant == door.tenant]
-            door = self._chance.choice(others)
-            return kind, door, body, signature(door.secret, body)
-        door = self._chance.choice(self._doors)
+            endpoint, body = self._chance.choice(self._recent)
+            others = [other for other in self._endpoints if other.tenant == endpoint.tenant]
+            endpoint = self._chance.choice(others)
+            return kind, endpoint, body, signature(endpoint.secret, body)
+        endpoint = self._chance.choice(self._endpoints)
         if kind == MALFORMED:
             body = b'{"event": "verification.completed", "session_id": "%b", ' % uuid.uuid4().hex.encode()
-            return kind, door, body, signature(door.secret, body)
+            return kind, endpoint, body, signature(endpoint.secret, body)
         body = completed()
         if kind == FORGED:
-            return kind, door, body, signature(b"somebody else's", body)
-        self._recent.append((door, body))
-        return FRESH, door, body, signature(door.secret, body)
+            return kind, endpoint, body, signature(b"somebody else's", body)
+        self._recent.append((endpoint, body))
+        return FRESH, endpoint, body, signature(endpoint.secret, body)
 
-    def _begin(self, kind: str, door: Door, body: bytes, signed: bytes) -> Sent:
+    def _begin(self, kind: str, endpoint: Endpoint, body: bytes, signed: bytes) -> Sent:
         digest = hashlib.sha256(body).digest()
-        sent = Sent(kind=kind, tenant=door.tenant, digest=digest, at=time.time(), port=door.port)
+        sent = Sent(kind=kind, tenant=endpoint.tenant, digest=digest, at=time.time(), port=endpoint.port)
         self.sent.append(sent)
-        task = asyncio.create_task(self._send(sent, post(door.path, body, signed)))
+        task = asyncio.create_task(self._send(sent, post(endpoint.path, body, signed)))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return sent

@@ -130,7 +130,7 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
         on_step: told the share that is done (0 to 1) and what happens now.
     """
     chance = random.Random(plan.seed)  # noqa: S311 - a seed that can be given again is what is wanted
-    load = Load(stack.doors(), rate=plan.rate, chance=random.Random(chance.random()))  # noqa: S311 - the same
+    load = Load(stack.endpoints(), rate=plan.rate, chance=random.Random(chance.random()))  # noqa: S311 - the same
     session = _Session(stack, load, plan, on_step)
     flood = Flood(stack, load)
     flood.start()
@@ -162,7 +162,7 @@ async def measure_capacity(stack: Stack, *, events: int, seconds: float) -> floa
     Raises:
         AssertionError: they are not handled in time.
     """
-    burst = Load(stack.doors(), rate=events / 2, chance=random.Random(0))  # noqa: S311 - any events will do
+    burst = Load(stack.endpoints(), rate=events / 2, chance=random.Random(0))  # noqa: S311 - any events will do
     started = time.monotonic()
     burst.start()
     await asyncio.sleep(2)
@@ -223,7 +223,7 @@ class _Session:
             except Missed as why:
                 self.result.missed.append(f"{fault.name}: {why}")
                 return None
-            except Exception as error:  # noqa: BLE001 - whatever a fault met belongs into the report
+            except Exception as error:  # noqa: BLE001 - whatever a fault met belongs in the report
                 self.result.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
             injection.ended = time.time()
             return injection

@@ -23,7 +23,7 @@ from tests.moveris import completed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.chaos.stack import Door
+    from tests.chaos.stack import Endpoint
 
     Sample = tuple[float, bool]
     """Seconds of a request, and whether it was acknowledged."""
@@ -84,7 +84,7 @@ class Comparison:
 
 
 async def compare(
-    doors: Sequence[Door],
+    endpoints: Sequence[Endpoint],
     *,
     clients: int,
     seconds: float,
@@ -96,7 +96,7 @@ async def compare(
     """Measure in turns, so that a noisy machine disturbs both alike.
 
     Args:
-        doors: endpoints.
+        endpoints: where to send.
         clients: slow ones at any time.
         seconds: without them, and again beside them, in each turn.
         turns: pairs of measurements.
@@ -106,15 +106,15 @@ async def compare(
     """
     found: list[Turn] = []
     for turn in range(turns):
-        before = await send_normal(doors, seconds=seconds / 2, rate=rate)
-        crowd = await Crowd.gather(doors, clients, spread=spread)
+        before = await send_normal(endpoints, seconds=seconds / 2, rate=rate)
+        crowd = await Crowd.gather(endpoints, clients, spread=spread)
         try:
             spent, started = crowd.cpu_seconds(), time.monotonic()
-            beside = await send_normal(doors, seconds=seconds, rate=rate)
+            beside = await send_normal(endpoints, seconds=seconds, rate=rate)
             held, busy = crowd.connected, (crowd.cpu_seconds() - spent) / (time.monotonic() - started)
         finally:
             await crowd.leave()
-        after = await send_normal(doors, seconds=seconds / 2, rate=rate)
+        after = await send_normal(endpoints, seconds=seconds / 2, rate=rate)
         found.append(Turn(without=before + after, beside=beside, held=held, busy=busy))
         on_turn(turn + 1)
     return Comparison(turns=found)
@@ -129,16 +129,18 @@ class Crowd:
         self.connected = 0
 
     @classmethod
-    async def gather(cls, doors: Sequence[Door], clients: int, *, spread: float) -> Self:
+    async def gather(cls, endpoints: Sequence[Endpoint], clients: int, *, spread: float) -> Self:
         """Start it and wait until nearly all are connected."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.chaos.crowd", stdin=pipe, stdout=pipe
         )
         assert process.stdin
-        secret = {door: base64.b64encode(door.secret).decode() for door in doors}
-        told = [{"port": door.port, "tenant": door.tenant, "secret": secret[door]} for door in doors]
-        process.stdin.write(json.dumps({"doors": told, "clients": clients, "spread": spread}).encode() + b"\n")
+        secret = {endpoint: base64.b64encode(endpoint.secret).decode() for endpoint in endpoints}
+        told = [
+            {"port": endpoint.port, "tenant": endpoint.tenant, "secret": secret[endpoint]} for endpoint in endpoints
+        ]
+        process.stdin.write(json.dumps({"endpoints": told, "clients": clients, "spread": spread}).encode() + b"\n")
         crowd, deadline = cls(process), time.monotonic() + spread + 10
         while crowd.connected < clients * 0.95 and time.monotonic() < deadline:  # noqa: ASYNC110 - 500 events
             await asyncio.sleep(0.05)
@@ -163,31 +165,31 @@ class Crowd:
 
 
 async def send_normal(
-    doors: Sequence[Door],
+    endpoints: Sequence[Endpoint],
     *,
     seconds: float,
     rate: float,
-    on_send: Callable[[Door, bytes], None] = lambda *_: None,
+    on_send: Callable[[Endpoint, bytes], None] = lambda *_: None,
 ) -> list[Sample]:
     """Send requests at their time, which is when their latency begins.
 
     Args:
-        doors: endpoints.
+        endpoints: where to send.
         seconds: for which new ones are sent.
         rate: of them a second.
         on_send: told each body, and where it goes.
     """
     chance = random.Random(1)  # noqa: S311 - the same traffic each time
-    idle = [Connection(door.port) for door in doors for _ in range(4)]
+    idle = [Connection(endpoint.port) for endpoint in endpoints for _ in range(4)]
     found: list[Sample] = []
     tasks: list[asyncio.Task[None]] = []
 
     async def send(due: float) -> None:
-        connection = idle.pop() if idle else Connection(chance.choice(doors).port)
-        door = next(door for door in doors if door.port == connection.port)
+        connection = idle.pop() if idle else Connection(chance.choice(endpoints).port)
+        endpoint = next(endpoint for endpoint in endpoints if endpoint.port == connection.port)
         body = completed()
-        on_send(door, body)
-        answer = await connection.send(post(door.path, body, signature(door.secret, body)), seconds=10)
+        on_send(endpoint, body)
+        answer = await connection.send(post(endpoint.path, body, signature(endpoint.secret, body)), seconds=10)
         found.append((time.monotonic() - due, answer.status == 200))
         idle.append(connection)
 

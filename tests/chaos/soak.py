@@ -152,7 +152,7 @@ def _rise(samples: Sequence[Sample], values: Sequence[float]) -> float:
 
 async def soak(stack: Stack, *, seconds: float, rate: float, seed: int, on_step: Callable[[float, str], None]) -> Soak:
     """Send load for so long and look at every process each five seconds; then reconcile."""
-    load = Load(stack.doors(), rate=rate, chance=random.Random(seed))  # noqa: S311 - a seed that can be given again
+    load = Load(stack.endpoints(), rate=rate, chance=random.Random(seed))  # noqa: S311 - a seed that can be given again
     found, started = Soak(seconds=seconds, rate=rate), time.monotonic()
     load.start()
     while (at := time.monotonic() - started) < seconds:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).parent
 TENANTS: Final = ("acme", "bravo", "capped", "delta")
 FLOODING: Final = "flooding"
-"""A tenant that has a slow handler of its own besides, and is left out of `doors`; see `tests.chaos.flood`."""
+"""A tenant that has a slow handler of its own besides, and is left out of `endpoints`; see `tests.chaos.flood`."""
 TABLES: Final = """
     CREATE TABLE chaos_effects (event_id uuid, attempt integer, at timestamptz DEFAULT clock_timestamp());
     CREATE INDEX ON chaos_effects (event_id);
@@ -63,7 +63,7 @@ SETTINGS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class Endpoint:
     """Where a tenant's events are posted."""
 
     port: int
@@ -252,13 +252,13 @@ class Stack:
                 await asyncio.sleep(0.2)
             self._further.remove(process)
 
-    # Its doors ------------------------------------------------------------------------------------------------------
+    # Its endpoints --------------------------------------------------------------------------------------------------
 
-    def doors(self, *tenants: str) -> list[Door]:
+    def endpoints(self, *tenants: str) -> list[Endpoint]:
         """Return the endpoints of these tenants, or of all but the flooding one, at each ingress."""
         ports = [self.port, self.clock_port] if self._with_clock else [self.port]
         return [
-            Door(port=port, tenant=tenant, secret=self._secrets[tenant])
+            Endpoint(port=port, tenant=tenant, secret=self._secrets[tenant])
             for port in ports
             for tenant in tenants or TENANTS
         ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
 
-    from tests.chaos.stack import Door
+    from tests.chaos.stack import Endpoint
 
 TOKENS: Final = [
     *(
@@ -107,10 +107,10 @@ class Request:
     headers: tuple[tuple[str, str], ...]
     body: bytes
 
-    def wire(self, door: Door) -> bytes:
+    def wire(self, endpoint: Endpoint) -> bytes:
         """Return it as it stands on the wire."""
-        path = self.path or door.path
-        signed = signature(door.secret, self.body).decode() if self.signature is None else self.signature
+        path = self.path or endpoint.path
+        signed = signature(endpoint.secret, self.body).decode() if self.signature is None else self.signature
         lines = [f"{self.method} {path} HTTP/1.1", "host: chaos", f"x-webhook-signature: {signed}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         lines.append(f"content-length: {len(self.body)}")
@@ -166,11 +166,11 @@ PIECES: Final = 40
 
 
 def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
-    chance: random.Random, door: Door, body: bytes
+    chance: random.Random, endpoint: Endpoint, body: bytes
 ) -> tuple[list[bytes], bool]:
     """Return pieces to send with a pause between them, and whether to half-close behind them."""
-    signed = signature(door.secret, body)
-    path = door.path.encode()
+    signed = signature(endpoint.secret, body)
+    path = endpoint.path.encode()
     head = b"POST %b HTTP/1.1\r\nhost: chaos\r\nx-webhook-signature: %b\r\n" % (path, signed)
     right = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
     kind = chance.randrange(21)
@@ -229,12 +229,12 @@ def raw(  # noqa: C901, PLR0911, PLR0912 - a list of twenty kinds
 
 
 def costly(  # noqa: PLR0911 - a list of kinds
-    chance: random.Random, door: Door
+    chance: random.Random, endpoint: Endpoint
 ) -> tuple[list[bytes], bool]:
     """Return a request that asks for memory or hides another one; nothing that it carries may be stored."""
     body = completed()
-    signed = b"x-webhook-signature: %b\r\n" % signature(door.secret, body)
-    head = b"POST %b HTTP/1.1\r\nhost: chaos\r\n" % chance.choice([door.path, "/webhooks/moveris/nobody"]).encode()
+    signed = b"x-webhook-signature: %b\r\n" % signature(endpoint.secret, body)
+    head = b"POST %b HTTP/1.1\r\nhost: chaos\r\n" % chance.choice([endpoint.path, "/webhooks/moveris/nobody"]).encode()
     chunked = head + b"transfer-encoding: chunked\r\n"
     large = b"%x\r\n%b\r\n" % (400_000, b"x" * 400_000)
     half = chance.random() < 0.5
@@ -253,7 +253,7 @@ def costly(  # noqa: PLR0911 - a list of kinds
         return [chunked + start, *[b"x" * PIECE] * PIECES], half
     if kind == 4:  # an upgrade without a signature, and a signed request where its body should be
         inner = b"POST %b HTTP/1.1\r\nhost: chaos\r\n%bcontent-length: %d\r\n\r\n" % (
-            door.path.encode(),
+            endpoint.path.encode(),
             signed,
             len(body),
         )
@@ -262,7 +262,7 @@ def costly(  # noqa: PLR0911 - a list of kinds
         return chance.choice([[outer + inner], [outer, inner], [outer[:-2], outer[-2:] + inner]]), half
     if kind == 5:  # an upgrade without a body, and a request after it that must not be taken for one inside the upgrade
         method = chance.choice([b"GET", b"POST"])
-        bare = b"%b %b HTTP/1.1\r\nhost: chaos\r\n" % (method, chance.choice([b"/livez", door.path.encode()]))
+        bare = b"%b %b HTTP/1.1\r\nhost: chaos\r\n" % (method, chance.choice([b"/livez", endpoint.path.encode()]))
         return [
             bare + chance.choice(UPGRADES) + b"\r\n",
             chance.choice([b"", head + b"content-length: 0\r\n\r\n"]),
@@ -272,24 +272,24 @@ def costly(  # noqa: PLR0911 - a list of kinds
 
 
 def endless(
-    pool: list[Request], doors: list[Door], chance: random.Random, signed: set[Signed]
+    pool: list[Request], endpoints: list[Endpoint], chance: random.Random, signed: set[Signed]
 ) -> Iterator[tuple[int, list[bytes], bool]]:
     """Yield port, pieces and half-close, and note what is signed; structured requests come again with other parts.
 
     Half of them are structured, a tenth is costly, the others are raw.
     """
     while True:
-        door = chance.choice(doors)
+        endpoint = chance.choice(endpoints)
         share = chance.random()
         if share < 0.1:
-            yield door.port, *costly(chance, door)
+            yield endpoint.port, *costly(chance, endpoint)
         elif share < 0.6:
             one, two = chance.choice(pool), chance.choice(pool)
             mixed = Request(one.method, two.path, one.signature, two.headers, one.body)
             if mixed.signature is None:
-                signed.add((door.tenant, sha256(mixed.body).digest()))
-            yield door.port, [mixed.wire(door)], False
+                signed.add((endpoint.tenant, sha256(mixed.body).digest()))
+            yield endpoint.port, [mixed.wire(endpoint)], False
         else:
             body = completed()
-            signed.add((door.tenant, sha256(body).digest()))
-            yield door.port, *raw(chance, door, body)
+            signed.add((endpoint.tenant, sha256(body).digest()))
+            yield endpoint.port, *raw(chance, endpoint, body)

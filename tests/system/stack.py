@@ -216,7 +216,7 @@ class Stack:
         ) as process:
             yield process
 
-    # Its doors ------------------------------------------------------------------------------------------------------
+    # Ways in -------------------------------------------------------------------------------------------------------
 
     def pipeline(self, *arguments: str, text: str = "") -> str:
         """Run the command `pipeline` to its end, with `text` as its input; return what it printed."""
@@ -264,7 +264,7 @@ class Stack:
         self._secrets |= {name: secrets.token_bytes(32) for name in names}
         ciphertexts = [cipher.encrypt(self._secrets[name]) for name in names]
         self.query(
-            "WITH made AS (INSERT INTO tenants (name) SELECT unnest(%(names)s::text[])), doors AS ("
+            "WITH made AS (INSERT INTO tenants (name) SELECT unnest(%(names)s::text[])), opened AS ("
             " INSERT INTO endpoints (tenant, provider, scheme)"
             " SELECT unnest(%(names)s::text[]), 'moveris', '\"moveris\"'"
             ") INSERT INTO endpoint_secrets (tenant, provider, label, ciphertext)"

@@ -166,7 +166,7 @@ async def append_large_entries(stack: Stack, chance: random.Random) -> None:
 def _entry(
     stack: Stack, chance: random.Random, body: bytes, *, at: datetime | None = None
 ) -> tuple[str, dict[bytes, bytes]]:
-    return entry(chance.choice(stack.doors()).tenant, body, at=at)
+    return entry(chance.choice(stack.endpoints()).tenant, body, at=at)
 
 
 async def _until_stored(stack: Stack, ids: list[str]) -> None:

@@ -176,11 +176,11 @@ async def refuse_rows(stack: Stack, chance: random.Random) -> None:
 
 async def send_one(stack: Stack, chance: random.Random, session: str, *, port: int | None = None) -> str:
     """Post one event of a session, at one ingress if a port is given, until it is acknowledged; return its id."""
-    door = chance.choice([door for door in stack.doors() if port in (None, door.port)])
+    endpoint = chance.choice([endpoint for endpoint in stack.endpoints() if port in (None, endpoint.port)])
     body = completed(session)
-    connection = Connection(door.port)
+    connection = Connection(endpoint.port)
     for _ in range(100):
-        answer = await connection.send(post(door.path, body, signature(door.secret, body)), seconds=5)
+        answer = await connection.send(post(endpoint.path, body, signature(endpoint.secret, body)), seconds=5)
         if answer.status == 200:
             connection.close()
             return answer.body.decode()[7:43]
