@@ -99,10 +99,11 @@ def fairness_summary(fair: Results) -> str:
 
 
 def _about(full: Results) -> str:
-    machine = full["machine"]
+    machine, rounds = full["machine"], len(full["rounds"])
     return (
-        f"Medians of {len(full['rounds'])} rounds on {machine['cores']} cores ({machine['system']}), load average "
-        f"{machine['load']:.1f} when it began. The ratio is taken within each round; `appendfsync always` for all."
+        f"{'One round' if rounds == 1 else f'Medians of {rounds} rounds'} on {machine['cores']} cores "
+        f"({machine['system']}), load average {machine['load']:.1f} when it began. "
+        "The ratio is taken within each round; `appendfsync always` for all."
     )
 
 
