@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     place = settings.heartbeat_dir or find_folder(settings.home)
     beats = [beat for beat in read_beats(place) if arguments[0] in {*beat.duties, "all"}]
-    line, is_healthy = judge(beats, now=time.monotonic(), patience=settings.health_seconds)
+    line, is_healthy = assess(beats, now=time.monotonic(), patience=settings.health_seconds)
     whose = "" if arguments[0] == "all" else f" of {arguments[0]}"
     print(line or f"unhealthy: no heartbeat{whose} in {place}; HEARTBEAT_DIR must be that of the process")
     sys.exit(0 if is_healthy else 1)
@@ -65,7 +65,7 @@ def find_folder(home: Path) -> Path:
     return local if local.is_dir() else default_folder()
 
 
-def judge(beats: Sequence[Beat], *, now: float, patience: float) -> tuple[str, bool]:
+def assess(beats: Sequence[Beat], *, now: float, patience: float) -> tuple[str, bool]:
     """Return one line, empty for no process, and whether all is well."""
     faults = [f"{beat.name} {fault}" for beat in beats if (fault := find_fault(beat, now=now, patience=patience))]
     if faults:

@@ -7,8 +7,6 @@ Every answer is JSON; an unexpected exception is logged and answered without its
 process that started it as one of several workers has gone.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc
@@ -17,10 +15,12 @@ import multiprocessing
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import AsyncIterator
+from typing import Any, Final, NoReturn
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from ingress.body import BodyReader
@@ -35,11 +35,6 @@ from shared.heartbeat import EVERY_SECONDS, Heartbeat
 from shared.registry import Cipher
 from shared.settings import SettingError, load
 from shared.telemetry import configure
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from starlette.requests import Request
 
 log: Final = logging.getLogger(__name__)
 

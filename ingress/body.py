@@ -5,19 +5,15 @@ Refuses: 413 for too many bytes, 408 for too many seconds, and 503 `too_busy`, w
 more than their budget, for the one that has held most for longest. A part of the budget is kept for small bodies.
 """
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, cast
+
+from starlette.types import Receive
 
 from ingress.errors import BODY_TIMEOUT, BODY_TOO_LARGE, TOO_BUSY, Refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from starlette.types import Receive
 
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 16 * 2**20
@@ -65,7 +61,6 @@ class BodyReader:
         self._held_by_large = 0
         self._bodies: set[_Body] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def read(self, receive: Receive, headers: Sequence[tuple[bytes, bytes]]) -> bytes | Refusal | None:
         """Return the whole body, why it is refused, or None if the client has gone.
@@ -105,11 +100,8 @@ class BodyReader:
                 return body.refusal
 
     def _begin(self) -> _Body:
-        loop = self._loop = self._loop or asyncio.get_running_loop()  # asked for each request, it costs a twentieth
-        task = asyncio.current_task(loop)
-        if task is None:
-            raise RuntimeError("a body is read inside a task")
-        body = _Body(task, loop.time())
+        loop = asyncio.get_running_loop()
+        body = _Body(cast("asyncio.Task[Any]", asyncio.current_task()), loop.time())
         self._bodies.add(body)
         if self._timer is None:
             self._timer = loop.call_later(_TICK_SECONDS, self._end_the_late, loop)

@@ -6,25 +6,18 @@ bytes and time; a client that does not read its answers loses its connection; `U
 allows, and the body is read as if it were not there; a refusal is JSON.
 """
 
-from __future__ import annotations
-
+import asyncio
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sized
+from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, METHOD_NOT_ALLOWED, TOO_MANY_CONNECTIONS, Refusal
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Sized
-
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-    from ingress.settings import IngressSettings
+from ingress.settings import IngressSettings
 
 HEADER_BYTES: Final = 65_536
 """Bound on the bytes around a body, wherever they stand: headers, chunk sizes, trailers. One read may go beyond it."""
@@ -32,7 +25,7 @@ HEADER_FIELDS: Final = 256
 """Bound on the header fields of one message, trailers included."""
 BYTES_PER_BODY_BYTE: Final = 16
 """A chunk of one byte has a size line and line ends around it. Each byte of a body takes so many off the count of
-what came before it, and allows nothing for what comes after it: 16 MB of one trailer would fit behind 1 MiB."""
+what came before it, and allows nothing for what comes after it: 16 MB of one trailer would fit after 1 MiB."""
 BUSY_SECONDS: Final = 10.0
 """Added to the time for headers and body: beyond it a request is stuck, with a client that does not read its answer."""
 PIPELINED: Final = 100
@@ -52,17 +45,17 @@ class _RefusedError(Exception):
 class _Parser(httptools.HttpRequestParser):
     """Reads a request that asks for an upgrade as one that does not.
 
-    llhttp stops behind the headers of such a request, and httptools reports what follows as another protocol: uvicorn
+    llhttp stops after the headers of such a request, and httptools reports what follows as another protocol: uvicorn
     then drops the body or parses it as the next request (uvicorn#2722, httptools#124). Here the same head is fed again
     without the `Upgrade` field.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: "Connection") -> None:
         super().__init__(connection)
         self._connection = connection
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn gives bytes
-        """Parse; what is behind the head of an upgrade is parsed as its body."""
+        """Parse; what comes after the head of an upgrade is parsed as its body."""
         while True:
             try:
                 super().feed_data(data)

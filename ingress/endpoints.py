@@ -6,23 +6,17 @@ the last good snapshot stays until a newer one is read. Refuses: nothing for a f
 decrypted here is kept apart, so that it is answered 503 and never 401, which a provider might take for "stop sending".
 """
 
-from __future__ import annotations
-
 import logging
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ingress.errors import ENDPOINT_UNREADABLE, INBOX_UNAVAILABLE, UNKNOWN_ENDPOINT, Refusal
-from ingress.schemes import find
+from ingress.schemes import Scheme, find
 from ingress.schemes.scheme import NEVER, BadSchemeError, Key, WrongSecretError
 from shared.registry import VERSION_FIELD, Cipher, Limits, RegistryError, Secret, decode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from ingress.schemes import Scheme
 
 log: Final = logging.getLogger(__name__)
 
@@ -45,13 +39,10 @@ class Endpoint:
     scheme: Scheme
     keys: tuple[Key, ...]
     unreadable_until: float
-    has_expiries: bool
     limits: Limits
 
-    def alive(self, now: float) -> tuple[Key, ...]:
+    def valid_keys(self, now: float) -> tuple[Key, ...]:
         """Return the keys that may sign at `now`, Unix seconds."""
-        if not self.has_expiries:
-            return self.keys
         return tuple(key for key in self.keys if now < key.expires_at)
 
 
@@ -64,7 +55,7 @@ class Endpoints:
         self._opened: dict[str, Endpoint | Refusal] = {}
         self.version: str | None = None
         """Of the snapshot; None until one was loaded."""
-        self.opens_nothing = False
+        self.has_wrong_key = False
         """Whether the snapshot has secrets, and `SECRETS_KEY` opens none of them."""
 
     def replace(self, fields: Mapping[bytes, bytes]) -> None:
@@ -81,8 +72,9 @@ class Endpoints:
         }
         self._fields, self.version = fields, version.decode("ascii", "replace")
         log.info("the registry has %d endpoints at version %s", len(fields) - 1, self.version)
-        self.opens_nothing = self._opens_nothing()
-        if self.opens_nothing:
+        tried = list(islice(self._secrets(), TRIED_SECRETS))
+        self.has_wrong_key = bool(tried) and not any(map(self._cipher.can_decrypt, tried))
+        if self.has_wrong_key:
             log.error("SECRETS_KEY opens no secret of the registry: use the key that the secrets were added with")
 
     def find(self, name: str) -> Endpoint | Refusal:
@@ -98,14 +90,6 @@ class Endpoints:
             return UNKNOWN_ENDPOINT  # not remembered: callers could fill the memory with names they make up
         endpoint = self._opened[name] = self._open(field, value)
         return endpoint
-
-    def _opens_nothing(self) -> bool:
-        has_secrets = False
-        for secret in islice(self._secrets(), TRIED_SECRETS):
-            if self._cipher.opens(secret):
-                return False
-            has_secrets = True
-        return has_secrets
 
     def _secrets(self) -> Iterator[Secret]:
         for field, value in self._fields.items():
@@ -141,5 +125,4 @@ class Endpoints:
             keys=tuple(keys),
             unreadable_until=unreadable_until,
             limits=described.limits,
-            has_expiries=any(key.expires_at != NEVER for key in keys),
         )

@@ -4,20 +4,16 @@ Guarantees: each is JSON, `{"error": {"code": ..., "message": ...}}`; logs and m
 tells a caller anything about the inside; every 503 has `Retry-After`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property, lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import Message, Send
+from starlette.types import Message, Send
 
 log: Final = logging.getLogger(__name__)
 
@@ -28,7 +24,7 @@ RETRY_AFTER_SECONDS: Final = 5
 Header = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Refusal:
     """One way to refuse a request.
 
@@ -43,33 +39,31 @@ class Refusal:
     status: int
     code: str
     message: str
+    _: KW_ONLY
     headers: tuple[Header, ...] = ()
     closes: bool = False
-    body: bytes = field(init=False, repr=False, compare=False)
-    _starts: tuple[Message, Message] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Build the messages once: a refusal costs no more than an acknowledgement."""
-        body = json.dumps({"error": {"code": self.code, "message": self.message}}, separators=(",", ":")).encode()
-        headers = [*json_headers(len(body)), *self.headers]
+    @cached_property
+    def body(self) -> bytes:
+        """The JSON that explains it."""
+        return json.dumps({"error": {"code": self.code, "message": self.message}}, separators=(",", ":")).encode()
+
+    @cached_property
+    def _starts(self) -> tuple[Message, Message]:
+        """The start of the answer on a connection that stays open, and on one that closes."""
+        headers = [*json_headers(len(self.body)), *self.headers]
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+        closing = [*headers, (b"connection", b"close")]
         keeps, closes = (
-            {"type": "http.response.start", "status": self.status, "headers": [*headers, *more]}
-            for more in ((), ((b"connection", b"close"),))
+            {"type": "http.response.start", "status": self.status, "headers": it} for it in (headers, closing)
         )
-        object.__setattr__(self, "body", body)
-        object.__setattr__(self, "_starts", (closes if self.closes else keeps, closes))
+        return (closes if self.closes else keeps, closes)
 
-    async def start(self, send: Send) -> None:
-        """Send everything but the end of an answer after which the connection closes."""
-        await send(self._starts[True])
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-
-    async def answer(self, send: Send, *, close: bool = False) -> None:
-        """Send the answer; `close` ends the connection after it."""
+    async def answer(self, send: Send, *, close: bool = False, more: bool = False) -> None:
+        """Send the answer; `close` ends the connection after it, `more` leaves the end of it to the caller."""
         await send(self._starts[close])
-        await send({"type": "http.response.body", "body": self.body})
+        await send({"type": "http.response.body", "body": self.body, "more_body": more})
 
     def raw(self) -> bytes:
         """Return the answer as it stands on the wire, for where no ASGI request exists; it closes the connection."""
@@ -109,62 +103,47 @@ class RefusalLog:
 
 
 MALFORMED_REQUEST: Final = Refusal(
-    status=400, code="malformed_request", message="This is not an HTTP request that can be read.", closes=True
+    400, "malformed_request", "This is not an HTTP request that can be read.", closes=True
 )
-MISSING_SIGNATURE: Final = Refusal(
-    status=401, code="missing_signature", message="The request carries no signature header."
-)
+MISSING_SIGNATURE: Final = Refusal(401, "missing_signature", "The request carries no signature header.")
 INVALID_SIGNATURE: Final = Refusal(
-    status=401, code="invalid_signature", message="The signature does not fit the body and any secret of the endpoint."
+    401, "invalid_signature", "The signature does not fit the body and any secret of the endpoint."
 )
 STALE_SIGNATURE: Final = Refusal(
-    status=401,
-    code="stale_signature",
-    message="The signature is right, but its time is too far from this server's clock: sign each attempt anew.",
+    401,
+    "stale_signature",
+    "The signature is right, but its time is too far from this server's clock: sign each attempt anew.",
 )
-WRONG_VERIFY_TOKEN: Final = Refusal(
-    status=403, code="wrong_verify_token", message="The verify token is not the one of this endpoint."
-)
-UNKNOWN_ENDPOINT: Final = Refusal(status=404, code="unknown_endpoint", message="There is no such endpoint.")
+WRONG_VERIFY_TOKEN: Final = Refusal(403, "wrong_verify_token", "The verify token is not the one of this endpoint.")
+UNKNOWN_ENDPOINT: Final = Refusal(404, "unknown_endpoint", "There is no such endpoint.")
 METHOD_NOT_ALLOWED: Final = Refusal(
-    status=405, code="method_not_allowed", message="Webhooks are sent with POST.", headers=((b"allow", b"POST"),)
+    405, "method_not_allowed", "Webhooks are sent with POST.", headers=((b"allow", b"POST"),)
 )
-BODY_TIMEOUT: Final = Refusal(status=408, code="body_timeout", message="The body did not arrive in time.", closes=True)
-BODY_TOO_LARGE: Final = Refusal(
-    status=413, code="body_too_large", message="The body is larger than this server accepts.", closes=True
-)
+BODY_TIMEOUT: Final = Refusal(408, "body_timeout", "The body did not arrive in time.", closes=True)
+BODY_TOO_LARGE: Final = Refusal(413, "body_too_large", "The body is larger than this server accepts.", closes=True)
 HEADERS_TOO_LARGE: Final = Refusal(
-    status=431, code="headers_too_large", message="The headers are larger than this server accepts.", closes=True
+    431, "headers_too_large", "The headers are larger than this server accepts.", closes=True
 )
 RATE_LIMITED: Final = Refusal(
-    status=429, code="rate_limited", message="The tenant sends more events than its rate allows; send it again later."
+    429, "rate_limited", "The tenant sends more events than its rate allows; send it again later."
 )
-INTERNAL_ERROR: Final = Refusal(
-    status=500, code="internal_error", message="An unexpected error; nothing was accepted.", closes=True
-)
+INTERNAL_ERROR: Final = Refusal(500, "internal_error", "An unexpected error; nothing was accepted.", closes=True)
 INBOX_UNAVAILABLE: Final = Refusal(
-    status=503,
-    code="inbox_unavailable",
-    message="The event cannot be stored now; nothing was accepted, send it again later.",
+    503, "inbox_unavailable", "The event cannot be stored now; nothing was accepted, send it again later."
 )
 INBOX_SHARE_FULL: Final = Refusal(
-    status=503,
-    code="inbox_share_full",
-    message="Events of this tenant that still wait fill its share of the inbox; send the event again later.",
+    503,
+    "inbox_share_full",
+    "Events of this tenant that still wait fill its share of the inbox; send the event again later.",
 )
 ENDPOINT_UNREADABLE: Final = Refusal(
-    status=503,
-    code="endpoint_unreadable",
-    message="The endpoint's configuration cannot be read by this server; send the event again later.",
+    503,
+    "endpoint_unreadable",
+    "The endpoint's configuration cannot be read by this server; send the event again later.",
 )
-TOO_BUSY: Final = Refusal(
-    status=503, code="too_busy", message="Too many bodies are on their way; send the event again later.", closes=True
-)
+TOO_BUSY: Final = Refusal(503, "too_busy", "Too many bodies are on their way; send the event again later.", closes=True)
 TOO_MANY_CONNECTIONS: Final = Refusal(
-    status=503,
-    code="too_many_connections",
-    message="Too many connections are open; send the event again later.",
-    closes=True,
+    503, "too_many_connections", "Too many connections are open; send the event again later.", closes=True
 )
 
 

@@ -8,18 +8,14 @@ Guarantees: replies come in the order of the commands. What is no Redis protocol
 connection.
 """
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from hiredis import ProtocolError, Reader
 from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-
-if TYPE_CHECKING:
-    from redis.asyncio.connection import AbstractConnection
 
 _NOTHING: Final = object()
 

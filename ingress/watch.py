@@ -4,36 +4,33 @@ A registry change is in use within a second of its publication. "Full" is known 
 stop Celery too. Redis may be away at any time, at the start included.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final, cast
+import time
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ingress.endpoints import Endpoints
+from ingress.inbox import Inbox
+from ingress.metrics import Metrics
+from ingress.settings import IngressSettings
 from shared.durability import Verdict, assess
 from shared.registry import REGISTRY, VERSION_FIELD
 from shared.wire import INBOX, OVERFLOW
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from ingress.endpoints import Endpoints
-    from ingress.inbox import Inbox
-    from ingress.metrics import Metrics
-    from ingress.settings import IngressSettings
-
 log: Final = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 0.25
+CONFIG_SECONDS: Final = 60.0
+"""Between two CONFIG GET: what it tells seldom changes. A Redis that has started meanwhile is asked at once."""
 _MEANT: Final = ", or set INBOX_DURABILITY to what is meant"
 
 
@@ -52,6 +49,9 @@ class Watch:
         self._high_water = settings.inbox_high_water
         self._meant = settings.inbox_durability
         self._durability = Verdict()
+        self._appendfsync: str | None = None
+        self._config_due = 0.0
+        self._run_id: str | None = None
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
@@ -73,7 +73,7 @@ class Watch:
                 "redis_away": bool(self._silence),
                 "redis_not_durable": bool(self._durability.texts("wrong")),
                 "no_registry": self._endpoints.version is None,
-                "wrong_secrets_key": self._endpoints.opens_nothing,
+                "wrong_secrets_key": self._endpoints.has_wrong_key,
             }
             if reasons := [reason for reason, is_found in found.items() if is_found]:
                 return JSONResponse({"status": "not_ready", "reasons": reasons}, status_code=503)
@@ -83,12 +83,12 @@ class Watch:
         return [Route("/livez", livez), Route("/readyz", readyz)]
 
     async def start(self) -> None:
-        """Look once, so that the first request already finds a registry, then go on looking."""
-        await self.look()
+        """Check once, so that the first request already finds a registry, then go on."""
+        await self._check()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="watch")
 
     async def stop(self) -> None:
-        """Stop looking. The task is not cancelled: on 3.11 redis-py swallows a cancellation that meets a result."""
+        """Stop. The task is not cancelled: on 3.11 redis-py swallows a cancellation that meets a result."""
         self._is_over.set()
         if self._task is not None:
             await self._task
@@ -96,21 +96,21 @@ class Watch:
 
     async def _run(self) -> None:
         while not self._is_over.is_set():
-            await self.look()
+            await self._check()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_over.wait(), EVERY_SECONDS)
 
-    async def look(self) -> None:
+    async def _check(self) -> None:
         """Ask once and pass on what Redis says; silence is an answer too."""
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.hget(REGISTRY, VERSION_FIELD)
-                pipeline.info("memory", "persistence")
+                pipeline.info("memory", "persistence", "server")
                 pipeline.xlen(INBOX)
                 pipeline.xlen(OVERFLOW)
                 version, facts, length, overflow_length = await pipeline.execute()
             self._weigh(facts)  # first: appends use the room up, whatever becomes of the rest
-            self._judge(assess(facts, await self._appendfsync(), meant=self._meant))
+            await self._assess_durability(facts)
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
             await self._inbox.tenants.exchange(self._redis)
@@ -129,17 +129,18 @@ class Watch:
                 self._metrics.registry_version.set(int(self._endpoints.version))
         self._silence = reason
 
-    async def _appendfsync(self) -> str | None:
-        try:
-            return cast("dict[str, str]", await self._redis.config_get("appendfsync")).get("appendfsync")
-        except ResponseError:
-            return None  # managed servers forbid CONFIG
-
-    def _judge(self, verdict: Verdict) -> None:
-        before, self._durability = self._durability, verdict
-        for fault in set(verdict.texts("wrong")) - set(before.texts("wrong")):
+    async def _assess_durability(self, facts: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if facts.get("run_id") != self._run_id or now >= self._config_due:
+            self._appendfsync = None
+            with contextlib.suppress(ResponseError):  # managed servers forbid CONFIG
+                config = cast("dict[str, str]", await self._redis.config_get("appendfsync"))
+                self._appendfsync = config.get("appendfsync")
+            self._config_due, self._run_id = now + CONFIG_SECONDS, facts.get("run_id")
+        before, self._durability = self._durability, assess(facts, self._appendfsync, meant=self._meant)
+        for fault in set(self._durability.texts("wrong")) - set(before.texts("wrong")):
             log.error("%s%s", fault, _MEANT, extra={"code": "redis_not_durable"})
-        for unknown in set(verdict.texts("unknown")) - set(before.texts("unknown")):
+        for unknown in set(self._durability.texts("unknown")) - set(before.texts("unknown")):
             log.warning("%s", unknown, extra={"code": "durability_unknown"})
 
     def _weigh(self, memory: dict[str, Any]) -> None:

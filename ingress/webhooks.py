@@ -10,34 +10,27 @@ be. What a provider asks before it sends (`ingress.schemes.handshakes`) is answe
 ASGI applications, without Request and Response objects: those cost as much as everything here together.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingress import errors
-from ingress.body import linger
+from ingress.body import BodyReader, linger
+from ingress.endpoints import Endpoint, Endpoints
 from ingress.errors import Refusal
-from ingress.metrics import ACCEPTED, GONE, HANDSHAKES
+from ingress.inbox import Inbox
+from ingress.metrics import ACCEPTED, GONE, HANDSHAKES, Metrics
 from ingress.schemes import unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
 from ingress.schemes.scheme import BadSignature, Handshake
-from shared.envelope import SIGNED_ID, Envelope, keep, new_event_id
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from ingress.body import BodyReader
-    from ingress.endpoints import Endpoint, Endpoints
-    from ingress.inbox import Inbox
-    from ingress.metrics import Metrics
+from shared.envelope import SIGNED_ID, Envelope, new_event_id, select_headers
 
 _REFUSALS: Final = {
     BadSignature.MISSING: errors.MISSING_SIGNATURE,
@@ -106,7 +99,7 @@ class Webhooks:
             or scope["method"] != "GET"  # Starlette lets HEAD pass
         ):
             raise HTTPException(_NOT_ALLOWED)
-        challenge = answer_hub_challenge(scope["query_string"], endpoint.alive(time.time()))
+        challenge = answer_hub_challenge(scope["query_string"], endpoint.valid_keys(time.time()))
         if challenge is None:
             await self.refuse_unread(errors.WRONG_VERIFY_TOKEN, receive, send)
         else:
@@ -143,7 +136,7 @@ class Webhooks:
         endpoint = self._endpoints.find(f"{params['provider']}/{params['tenant']}")
         if "token" not in params or isinstance(endpoint, Refusal):
             return endpoint
-        keys = endpoint.alive(time.time()) if endpoint.scheme is unsigned.SCHEME else ()
+        keys = endpoint.valid_keys(time.time()) if endpoint.scheme is unsigned.SCHEME else ()
         key = unsigned.find_token(keys, params["token"])
         return replace(endpoint, scheme=unsigned.OPENED, keys=(key,)) if key else errors.UNKNOWN_ENDPOINT
 
@@ -156,12 +149,11 @@ class Webhooks:
     async def _refuse(self, refusal: Refusal, receive: Receive, send: Send, *, close: bool) -> None:
         """Answer; while a body that nobody wants still arrives, keep the connection open after the answer."""
         self._requests.labels(refusal.code).inc()
-        if close and refusal is not errors.BODY_TIMEOUT:
-            await refusal.start(send)
+        lingers = close and refusal is not errors.BODY_TIMEOUT
+        await refusal.answer(send, close=close, more=lingers)
+        if lingers:
             await linger(receive)
             await send({"type": "http.response.body"})
-        else:
-            await refusal.answer(send, close=close)
 
 
 class _Asgi:
@@ -177,7 +169,7 @@ class _Asgi:
 def verify_request(endpoint: Endpoint, headers: list[errors.Header], body: bytes) -> Envelope | bytes | Refusal:
     """Verify one request; return what is to be stored, or the answer to a provider's question."""
     now = time.time()
-    key = endpoint.scheme.verify(keys=endpoint.alive(now), headers=headers, body=body, now=now)
+    key = endpoint.scheme.verify(keys=endpoint.valid_keys(now), headers=headers, body=body, now=now)
     if isinstance(key, BadSignature):
         is_our_fault = key is BadSignature.INVALID and now < endpoint.unreadable_until
         return errors.ENDPOINT_UNREADABLE if is_our_fault else _REFUSALS[key]
@@ -185,7 +177,7 @@ def verify_request(endpoint: Endpoint, headers: list[errors.Header], body: bytes
         challenge = answer_url_verification(body)
         if challenge is not None:
             return challenge
-    kept = keep(headers)
+    kept = select_headers(headers)
     if endpoint.scheme.signed_ids:
         found = dict(headers)
         kept = (*kept, (SIGNED_ID, next(found[name] for name in endpoint.scheme.signed_ids if name in found)))

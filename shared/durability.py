@@ -3,13 +3,9 @@
 The ingress, `make run` and `pipeline doctor` judge by this one rule. What Redis does not tell is unknown, not good.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 Durability = Literal["always", "everysec", "any"]
 DURABILITY_ABOUT: Final = (

@@ -4,16 +4,11 @@ Guarantees: the body is carried byte for byte; the version comes first, so that 
 other. Refuses: entries of an unknown version or with missing fields (`EnvelopeError`).
 """
 
-from __future__ import annotations
-
 import os
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 VERSION = b"1"
 LONGEST_NAME = 500
@@ -91,23 +86,10 @@ class Envelope:
 def new_event_id(received_at: datetime) -> uuid.UUID:
     """Make a UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then randomness."""
     milliseconds = (received_at - EPOCH) // _MILLISECOND
-    return uuid.UUID(int=milliseconds << 80 | int.from_bytes(_random_bytes(10)) & _RANDOM_BITS | _VERSION_AND_VARIANT)
+    return uuid.UUID(int=milliseconds << 80 | int.from_bytes(os.urandom(10)) & _RANDOM_BITS | _VERSION_AND_VARIANT)
 
 
-_unused = bytearray()
-os.register_at_fork(after_in_child=_unused.clear)
-
-
-def _random_bytes(count: int) -> bytes:
-    """Return random bytes, read many at once: a system call for each event costs a fifteenth of a request."""
-    if len(_unused) < count:
-        _unused[:] = os.urandom(4096)
-    taken = bytes(_unused[-count:])
-    del _unused[-count:]
-    return taken
-
-
-def keep(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+def select_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
     """Select the headers worth keeping; names must be lower case already, as ASGI has them."""
     return tuple((name, value) for name, value in headers if name in KEPT_HEADERS)
 

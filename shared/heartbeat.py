@@ -5,20 +5,16 @@ file cannot be written goes on with its work and logs why once; the time is the 
 set does not matter; a full disk does not matter either, because the file never grows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Final
 
 log: Final = logging.getLogger(__name__)
 

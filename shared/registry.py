@@ -4,17 +4,13 @@ Workers publish it from Postgres; the ingress reads it. Only a newer version rep
 clear text outside the process that uses it. `RegistryError` refuses fields that cannot be read.
 """
 
-from __future__ import annotations
-
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 REGISTRY: Final = "registry"
 """The Redis hash: the field `version` (a decimal number) and one field per endpoint, `provider/tenant`."""
@@ -172,7 +168,7 @@ class Cipher:
             return place
         return None
 
-    def opens(self, secret: Secret) -> bool:
+    def can_decrypt(self, secret: Secret) -> bool:
         """Return whether one of the keys decrypts a secret."""
         return self.key_of(secret) is not None
 

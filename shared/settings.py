@@ -5,20 +5,16 @@ empty value counts as unset, and white space around a value is ignored, so that 
 Only the `settings` modules read the environment.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from cryptography.fernet import Fernet
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -114,15 +110,6 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"a positive number of seconds is expected, not {text!r}")
     return value
-
-
-def flag(text: str) -> bool:
-    """Parse yes/no, true/false, 1/0."""
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"0", "false", "no", "off", ""}:
-        return False
-    raise ValueError(f"yes or no is expected, not {text!r}")
 
 
 def log_level(text: str) -> str:

@@ -87,7 +87,7 @@ def database(*, read_only: bool = False) -> Iterator[Connection]:
 
 @contextmanager
 def registry_change() -> Iterator[Connection]:
-    """Open Postgres for a change of endpoints or secrets, and publish the registry behind it.
+    """Open Postgres for a change of endpoints or secrets, and publish the registry after it.
 
     With Redis away the change is safe all the same; a line says that it is published later.
     """

@@ -124,7 +124,10 @@ def _find_unreadable(connection: Connection) -> set[tuple[str, str, str]] | None
         return None
     _, endpoints = tenants.read_registry(connection)
     return {
-        (it.tenant, it.provider, secret.label) for it in endpoints for secret in it.secrets if not keys.opens(secret)
+        (it.tenant, it.provider, secret.label)
+        for it in endpoints
+        for secret in it.secrets
+        if not keys.can_decrypt(secret)
     }
 
 

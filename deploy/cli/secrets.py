@@ -162,7 +162,7 @@ def check() -> None:
 def reencrypt() -> None:
     """Encrypt every secret with the first key of SECRETS_KEY, so that the others can be taken out.
 
-    Before it, put the new key in front, the old one behind a comma, for all ingresses and whoever runs commands.
+    Before it, put the new key in front, the old one after a comma, for all ingresses and whoever runs commands.
 
     Examples:
         export SECRETS_KEY=$(pipeline keygen),$SECRETS_KEY

@@ -32,7 +32,7 @@ def keygen() -> None:
     """Print a new key for SECRETS_KEY, which encrypts the endpoints' secrets.
 
     The ingress and the commands that add secrets need the same value; the workers need none.
-    To change it, put the new key first and keep the old one behind a comma.
+    To change it, put the new key first and keep the old one after a comma.
 
     Examples:
         export SECRETS_KEY=$(pipeline keygen)

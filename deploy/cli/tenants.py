@@ -99,7 +99,9 @@ def limit(
     ] = None,
     burst: Annotated[
         int | None,
-        typer.Option(min=1, max=2**31 - 1, help="Events that may come at once; those beyond wait behind the others'."),
+        typer.Option(
+            min=1, max=2**31 - 1, help="Events that may come at once; those beyond wait until the others are stored."
+        ),
     ] = None,
     inbox: Annotated[
         int | None,

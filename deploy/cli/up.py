@@ -89,7 +89,7 @@ def _check_key(connection: Connection, cipher: Cipher) -> None:
     _, endpoints = tenants.read_registry(connection)
     for endpoint in endpoints:
         for secret in filter(tenants.is_alive, endpoint.secrets):
-            if not cipher.opens(secret):
+            if not cipher.can_decrypt(secret):
                 raise SettingError(
                     f"SECRETS_KEY is wrong: it does not decrypt {endpoint.tenant}'s {endpoint.provider} secret "
                     f"{secret.label!r}; set the key that encrypted it (a list of keys is tried in turn)"

@@ -51,7 +51,9 @@ def keys(connection: Connection, cipher: Cipher | None) -> Finding:
         return unknown("keys", "SECRETS_KEY is not set here")
     _, endpoints = tenants.read_registry(connection)
     alive = [(it, secret) for it in endpoints for secret in it.secrets if tenants.is_alive(secret)]
-    closed = [f"{it.tenant}'s {it.provider} secret {secret.label}" for it, secret in alive if not cipher.opens(secret)]
+    closed = [
+        f"{it.tenant}'s {it.provider} secret {secret.label}" for it, secret in alive if not cipher.can_decrypt(secret)
+    ]
     if closed:
         return wrong("keys", f"no key of SECRETS_KEY opens {_listed(closed)}: set the key, or add the secret anew")
     old = sum(cipher.key_of(secret) != 1 for _, secret in alive)

@@ -9,17 +9,22 @@ from typing import Final, TypeVar
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
-from shared.settings import SCHEMA_ABOUT, database_url, fernet_keys, integer, port, redis_url, schema_name, setting
+from shared.settings import (
+    SCHEMA_ABOUT,
+    database_url,
+    fernet_keys,
+    folder,
+    integer,
+    port,
+    redis_url,
+    schema_name,
+    setting,
+)
 
 T = TypeVar("T")
 
 OLDEST_POSTGRES: Final = 150000
 OLDEST_REDIS: Final = 7
-
-
-def folder(text: str) -> Path:
-    """Parse a folder; it need not exist."""
-    return Path(text).expanduser().absolute()
 
 
 def optional(parse: Callable[[str], T]) -> Callable[[str], T | None]:

@@ -10,19 +10,15 @@
 bytes are. Schemes know neither Starlette nor Redis: the command line signs with them too.
 """
 
-from __future__ import annotations
-
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ingress.schemes import unsigned
 from ingress.schemes.declared import Declared, declare
 from ingress.schemes.scheme import BadSchemeError
 from ingress.schemes.unsigned import Unsigned
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Scheme: TypeAlias = Declared | Unsigned
 

@@ -7,17 +7,13 @@ tolerance. A time in ISO 8601 may also follow an id or a header that holds no su
 other template, unknown placeholders, and a content without `{body}`.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from string import Formatter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ingress.schemes.scheme import BadSchemeError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 SECONDS: Final = re.compile(rb"[1-9][0-9]{0,14}")

@@ -4,15 +4,10 @@
 so that two texts could otherwise stand for one Ed25519 signature.
 """
 
-from __future__ import annotations
-
 import binascii
 from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
+from collections.abc import Callable, Mapping
+from typing import Final
 
 ENCODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "hex": lambda digest: digest.hex().encode(),

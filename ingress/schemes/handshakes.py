@@ -4,17 +4,13 @@ Only a sender that proves to hold the secret is answered, with a short text of p
 where the ingress reads JSON: small, signed bodies that name themselves `url_verification`.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 from urllib.parse import parse_qsl
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ingress.schemes.scheme import Key
+from ingress.schemes.scheme import Key
 
 _MAX_BODY: Final = 4096
 _MAX_CHALLENGE: Final = 1000

@@ -5,16 +5,12 @@ The endpoint answers at `/webhooks/{provider}/{tenant}/{token}` only, 404 elsewh
 constant time. It travels in URLs, so proxies may log it: a signature is better wherever a provider has one.
 """
 
-from __future__ import annotations
-
 import hmac
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 from ingress.schemes.scheme import NEVER, BadSignature, Handshake, Key, WrongSecretError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{32,200}")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.health import judge
+from deploy.health import assess
 from shared.heartbeat import Beat, Heartbeat, read_beats
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import own_valkey, wait_for
@@ -119,12 +119,12 @@ def test_with_redis_dead_or_silent_and_postgres_away_nobody_is_unhealthy(folder:
 
 def test_a_worker_that_was_asked_to_stop_and_finishes_its_work_is_healthy() -> None:
     beat = Beat(name="handlers@host", pid=os.getpid(), at=100.0, is_stopping=True, duties=("handlers",))
-    assert judge([beat], now=1_000.0, patience=60) == ("healthy: handlers@host", True)
+    assert assess([beat], now=1_000.0, patience=60) == ("healthy: handlers@host", True)
 
 
 def test_a_heartbeat_from_before_the_last_start_of_the_machine_is_unhealthy() -> None:
     beat = Beat(name="beat", pid=os.getpid(), at=5_000.0, is_stopping=False, duties=("beat",))
-    line, is_healthy = judge([beat], now=10.0, patience=60)
+    line, is_healthy = assess([beat], now=10.0, patience=60)
     assert not is_healthy
     assert "stands still" in line
 

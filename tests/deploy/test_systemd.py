@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.health import DUTIES, judge
+from deploy.health import DUTIES, assess
 from shared.heartbeat import read_beats
 from tests.conftest import SECRETS_KEY
 from tests.deploy.sandbox import sandboxed
@@ -137,7 +137,7 @@ def test_the_command_of_every_unit_runs_without_rights_tells_systemd_and_ends_in
                 assert "WatchdogSec" not in unit.options
                 silent.append(unit.name)
         assert silent == ["webhook-flower"]
-        line, is_healthy = judge(read_beats(heartbeats), now=time.monotonic(), patience=60)
+        line, is_healthy = assess(read_beats(heartbeats), now=time.monotonic(), patience=60)
         assert is_healthy, line
         assert line.count(",") + 1 == len(LASTING) - 1
         for process in processes.values():

@@ -34,8 +34,6 @@ def durable(valkey: Valkey) -> None:
     ("name", "value", "line"),
     [
         ("appendonly", "no", "Redis has no append-only file and loses acknowledged events when it dies"),
-        ("appendfsync", "everysec", "Redis has appendfsync everysec and loses acknowledged events"),
-        ("appendfsync", "no", "Redis has appendfsync no and loses acknowledged events"),
         ("maxmemory", "0", "Redis has no maxmemory and is ended by the system"),
         ("maxmemory-policy", "allkeys-lru", "Redis throws acknowledged events away when it is full"),
         ("maxmemory-policy", "volatile-ttl", "set maxmemory-policy volatile-ttl to noeviction"),
@@ -53,6 +51,30 @@ def test_an_ingress_before_a_redis_that_loses_events_is_not_ready_and_says_why(
         assert "or set INBOX_DURABILITY" in ingress.log.read_text()
         client.config_set(name, DURABLE[name])
         wait_for(lambda: answers(ingress, "/readyz"), seconds=5)
+
+
+@pytest.mark.parametrize("value", ["everysec", "no"])
+def test_an_ingress_before_a_redis_with_a_weaker_appendfsync_is_not_ready(valkey: Valkey, value: str) -> None:
+    with valkey.client() as client:
+        client.config_set("appendfsync", value)
+    with serving(valkey.url, wait_until="/livez", INBOX_DURABILITY="") as ingress:
+        assert httpx.get(ingress.url + "/readyz").json()["reasons"] == ["redis_not_durable"]
+        assert f"Redis has appendfsync {value} and loses acknowledged events" in ingress.log.read_text()
+
+
+def test_a_redis_that_comes_back_with_a_weaker_appendfsync_is_noticed(valkey: Valkey) -> None:
+    with serving(valkey.url, INBOX_DURABILITY="") as ingress:
+        valkey.stop()
+        valkey.start()  # as it begins, with appendfsync no
+        wait_for(lambda: "Redis has appendfsync no and loses" in ingress.log.read_text(), seconds=5)
+        assert httpx.get(ingress.url + "/readyz").json()["reasons"] == ["redis_not_durable"]
+
+
+def test_config_is_asked_for_seldom(valkey: Valkey) -> None:
+    with serving(valkey.url, INBOX_DURABILITY=""), valkey.client() as client:
+        client.config_resetstat()
+        wait_for(lambda: client.info("commandstats").get("cmdstat_hget", {"calls": 0})["calls"] > 3, seconds=10)
+        assert "cmdstat_config|get" not in client.info("commandstats")
 
 
 @pytest.mark.parametrize(

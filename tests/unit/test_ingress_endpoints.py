@@ -46,7 +46,7 @@ def test_before_a_registry_was_loaded_nothing_is_unknown() -> None:
 def test_an_endpoint_is_found_with_its_keys_in_clear() -> None:
     found = found_in(snapshot(secret("a"), secret("b")))
     assert (found.provider, found.tenant, found.scheme) == ("moveris", "acme", moveris)
-    assert [(key.label, key.secret) for key in found.alive(0)] == [("a", b"a"), ("b", b"b")]
+    assert [(key.label, key.secret) for key in found.valid_keys(0)] == [("a", b"a"), ("b", b"b")]
 
 
 @pytest.mark.parametrize("name", ["moveris/other", "moveris/", "/acme", "/", "version/", "moveris/acme ", "\ud800/x"])
@@ -60,8 +60,8 @@ def test_a_disabled_endpoint_is_unknown() -> None:
 
 def test_an_expired_key_is_not_alive() -> None:
     found = found_in(snapshot(secret("old", expires_at=NOW), secret("new", expires_at=NOW + timedelta(hours=1))))
-    assert [key.label for key in found.alive(NOW.timestamp() - 1)] == ["old", "new"]
-    assert [key.label for key in found.alive(NOW.timestamp())] == ["new"]
+    assert [key.label for key in found.valid_keys(NOW.timestamp() - 1)] == ["old", "new"]
+    assert [key.label for key in found.valid_keys(NOW.timestamp())] == ["new"]
 
 
 def test_a_secret_that_cannot_be_decrypted_is_remembered_until_it_expires(caplog: pytest.LogCaptureFixture) -> None:
@@ -106,9 +106,9 @@ def test_only_what_has_changed_is_opened_again() -> None:
     stays, before, after = field("a"), field("b"), field("c")
     endpoints = Endpoints(CIPHER)
     endpoints.replace({b"version": b"1", b"moveris/stays": stays, b"moveris/changes": before, b"moveris/goes": stays})
-    doors = {name: endpoints.find(f"moveris/{name}") for name in ("stays", "changes", "goes")}
+    found = {name: endpoints.find(f"moveris/{name}") for name in ("stays", "changes", "goes")}
     endpoints.replace({b"version": b"2", b"moveris/stays": stays, b"moveris/changes": after})
-    assert endpoints.find("moveris/stays") is doors["stays"]
+    assert endpoints.find("moveris/stays") is found["stays"]
     assert endpoints.find("moveris/goes") is UNKNOWN_ENDPOINT
     changed = endpoints.find("moveris/changes")
     assert isinstance(changed, known.Endpoint)
@@ -130,8 +130,8 @@ def test_a_registry_of_which_no_secret_opens_is_told_from_one_with_a_bad_secret(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     other = Cipher([Fernet.generate_key().decode()])
-    assert not snapshot().opens_nothing
-    assert not snapshot(secret("a", cipher=other), secret("b")).opens_nothing
+    assert not snapshot().has_wrong_key
+    assert not snapshot(secret("a", cipher=other), secret("b")).has_wrong_key
     assert "opens no secret" not in caplog.text
-    assert snapshot(secret("a", cipher=other), secret("b", cipher=other)).opens_nothing
+    assert snapshot(secret("a", cipher=other), secret("b", cipher=other)).has_wrong_key
     assert "SECRETS_KEY opens no secret of the registry" in caplog.text

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from workers.ingest.inbox_reader import READ_BYTES, SUSPECT_DELIVERIES, RedisError
 from workers.ingest.parsing import parse_entry
-from workers.store.events import DATA_ERRORS, Counts, StoreError, answer, store_batch
+from workers.store.events import DATA_ERRORS, Counts, StoreError, ping, store_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +94,7 @@ def drain(
         psycopg.Error: Postgres is away or unwell; what was taken is given back.
         redis.RedisError: Redis is away; what was taken will be taken over.
     """
-    answer(connection)
+    ping(connection)
     idle, fresh = reader.open(
         idle_seconds=settings.reclaim_seconds,
         idle_count=settings.drain_batch,

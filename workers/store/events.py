@@ -66,13 +66,13 @@ class _ReceiptGoneError(Exception):
     """A receipt was found and then dropped by retention before it could be read: try again."""
 
 
-def answer(connection: Connection) -> None:
+def ping(connection: Connection) -> None:
     """Make sure that Postgres answers.
 
     Raises:
         psycopg.OperationalError: it does not.
     """
-    connection.execute(_QUERIES["answer"])
+    connection.execute(_QUERIES["ping"])
 
 
 def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:

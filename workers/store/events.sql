@@ -1,6 +1,6 @@
 -- Storing a batch of inbox entries. Parameters are binary arrays: as text they are twelve times slower.
 
--- name: answer
+-- name: ping
 SELECT 1;
 
 -- Waits for a concurrent batch that holds one of the keys. Sorted by key, so that two batches cannot deadlock.

@@ -23,7 +23,7 @@ def execute_simple(connection: psycopg.Connection[Any], commands: str) -> PGresu
     """Run commands without parameters, one after the other, in one round trip; return the last one's result.
 
     Raises:
-        psycopg.Error: one of them failed; those behind it did not run.
+        psycopg.Error: one of them failed; those after it did not run.
     """
     return _checked(connection, connection.pgconn.exec_(commands.encode()))
 
