@@ -1,54 +1,88 @@
 """The command `pipeline stats`: where work is at this moment."""
 
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any, Final
 
 import redis
+import typer
 
 from deploy.cli.connections import database, redis_client
-from deploy.cli.output import emit, wants_json
+from deploy.cli.errors import explain
+from deploy.cli.output import console, emit, wants_json
 from deploy.local.settings import RetentionSettings
 from shared.settings import load
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, INBOX, OVERFLOW
 from workers.housekeeping import publishing
 from workers.store import stats as store
 from workers.store import tenants
+from workers.store.connect import Connection
 from workers.store.partitions import DAYS_AHEAD
 
+WATCH_SECONDS: Final = 2.0
+IDLE_SHOWN: Final = 20
 
-def stats() -> None:
-    """Show what waits where: the inbox, the deliveries of each tenant, what came in lately, the registry.
+
+@dataclass(slots=True, kw_only=True)
+class Figures:
+    """What could be reached; `missing` has a line for each server that could not."""
+
+    redis: dict[str, Any] = field(default_factory=dict)
+    postgres: dict[str, Any] = field(default_factory=dict)
+    days: store.Days | None = None
+    snapshots: list[store.OldSnapshot] = field(default_factory=list)
+    work: list[store.Load] = field(default_factory=list)
+    handlers: list[store.HandlerLoad] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def reach(self) -> Iterator[None]:
+        """Note why a server cannot be read, instead of ending the command."""
+        try:
+            yield
+        except Exception as error:
+            line = explain(error)
+            if line is None:
+                raise
+            self.missing.append(line)
+
+
+def stats(
+    *, watch: Annotated[bool, typer.Option("--watch", help="Show them again every two seconds, until Ctrl-C.")] = False
+) -> None:
+    """Show what waits where: the inbox, the deliveries of each tenant and handler, what came in lately, the registry.
 
     Deliveries: pending are due, retrying wait for their next attempt, queued are with Celery.
     Counting stops at a bound, shown as 10000+; nothing scans history.
+    What cannot be reached is said in a line, with status 1 after the rest is shown.
     """
-    with redis_client() as client:
-        found = _read_redis(client)
-    with database(read_only=True) as connection:
-        for name, window in (("minute", timedelta(minutes=1)), ("hour", timedelta(hours=1))):
-            found[f"stored_last_{name}"] = store.count_received(connection, window)
-            found[f"rejected_last_{name}"] = store.count_rejected(connection, window)
-        found["registry_version"] = tenants.registry_version(connection)
-        days = store.read_days(connection)
-        found |= {"oldest_day": days.oldest, "newest_day": days.newest}
-        work = [asdict(it) | {"waits_for": it.waits_for} for it in store.read_load(connection)]
-        snapshots = store.list_old_snapshots(connection)
-        found["old_snapshots"] = [asdict(it) for it in snapshots]
-    if wants_json():
-        emit([found, *work])
-        return
-    _print(found)
-    for line in _about_days(days):
-        print(f"days       {line}")
-    for snapshot in snapshots:
-        print(f"postgres   {snapshot}")
-    if work:
-        print()
-        columns = ("pending", "retrying", "queued", "running", "dead", "oldest_seconds", "waits_for")
-        emit(work, "tenant", *columns, shown=lambda row: {name: _bounded(it, store.BOUND) for name, it in row.items()})
+    figures = _read()
+    _show(figures)
+    with suppress(KeyboardInterrupt):
+        while watch:
+            time.sleep(WATCH_SECONDS)
+            figures = _read()
+            if sys.stdout.isatty() and not wants_json():
+                console().clear()
+            elif not wants_json():
+                print()
+            _show(figures)
+    if figures.missing:
+        sys.exit(1)
+
+
+def _read() -> Figures:
+    figures = Figures()
+    with figures.reach(), redis_client() as client:
+        figures.redis = _read_redis(client)
+    with figures.reach(), database(read_only=True) as connection:
+        _read_postgres(connection, figures)
+    return figures
 
 
 def _read_redis(client: redis.Redis) -> dict[str, Any]:
@@ -64,6 +98,24 @@ def _read_redis(client: redis.Redis) -> dict[str, Any]:
     }
 
 
+def _read_postgres(connection: Connection, figures: Figures) -> None:
+    found: dict[str, Any] = {}
+    for name, window in (("minute", timedelta(minutes=1)), ("hour", timedelta(hours=1))):
+        found[f"stored_last_{name}"] = store.count_received(connection, window)
+        found[f"rejected_last_{name}"] = store.count_rejected(connection, window)
+    found["registry_version"] = tenants.registry_version(connection)
+    days = figures.days = store.read_days(connection)
+    found |= {"oldest_day": days.oldest, "newest_day": days.newest}
+    figures.snapshots = store.list_old_snapshots(connection)
+    found["old_snapshots"] = [asdict(it) for it in figures.snapshots]
+    figures.work = store.read_load(connection)
+    figures.handlers = store.read_handler_load(connection)
+    if len(figures.work) < store.TENANTS_SHOWN:
+        busy = {it.tenant for it in figures.work}
+        figures.idle = [it.name for it in tenants.list_tenants(connection) if it.name not in busy]
+    figures.postgres = found | {"tenants_without_work": figures.idle}
+
+
 def _oldest_seconds(client: redis.Redis, stream: str) -> float | None:
     oldest: Any = client.xrange(stream, count=1)
     if not oldest:
@@ -72,25 +124,63 @@ def _oldest_seconds(client: redis.Redis, stream: str) -> float | None:
     return round(max(0.0, time.time() - int(milliseconds) / 1000), 3)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _show(figures: Figures) -> None:
+    """Print the figures, and on standard error what is missing."""
+    work = [asdict(it) | {"waits_for": it.waits_for} for it in figures.work]
+    if wants_json():
+        emit([figures.redis | figures.postgres | {"missing": figures.missing}, *work, *figures.handlers])
+    else:
+        for line in (*_about_inbox(figures.redis), *_about_postgres(figures)):
+            print(line)
+        if work:
+            print()
+            columns = ("pending", "retrying", "queued", "running", "dead", "oldest_seconds", "waits_for")
+            emit(work, "tenant", *columns, shown=_shown)
+        if figures.handlers:
+            print()
+            emit(figures.handlers, "handler", "retrying", "queued", "running", "dead", "top_error", shown=_shown)
+    sys.stdout.flush()
+    for line in figures.missing:
+        print(f"pipeline: {line}", file=sys.stderr)
+
+
+def _about_inbox(found: dict[str, Any]) -> Iterator[str]:
+    if not found:
+        return
     for name in ("inbox", "overflow"):
         length, age = found[f"{name}_length"], found[f"{name}_oldest_seconds"]
         if length or name == "inbox":
-            print(f"{name:10} {length} waiting{'' if age is None else f', the oldest for {age:.1f} s'}")
+            yield f"{name:10} {length} waiting{'' if age is None else f', the oldest for {age:.1f} s'}"
+    yield f"queues     {found['handler_messages']} messages for handlers, {found['express_messages']} express"
+
+
+def _about_postgres(figures: Figures) -> Iterator[str]:
+    found = figures.postgres
+    if not found or figures.days is None:
+        return
     for name in ("minute", "hour"):
         stored, rejected = (_bounded(found[f"{it}_last_{name}"], store.RECEIVED_BOUND) for it in ("stored", "rejected"))
-        print(f"last {name:6} {stored} stored, {rejected} of them rejected")
-    print(f"queues     {found['handler_messages']} messages for handlers, {found['express_messages']} express")
-    published, version = found["registry_published"], found["registry_version"]
+        yield f"last {name:6} {stored} stored, {rejected} of them rejected"
+    if figures.redis:
+        yield f"registry   {_about_registry(figures.redis['registry_published'], found['registry_version'])}"
+    for line in _about_days(figures.days):
+        yield f"days       {line}"
+    for snapshot in figures.snapshots:
+        yield f"postgres   {snapshot}"
+    if figures.idle:
+        others = len(figures.idle) - IDLE_SHOWN
+        more = f" and {others} more" if others > 0 else ""
+        yield f"no work    {', '.join(figures.idle[:IDLE_SHOWN])}{more}"
+
+
+def _about_registry(published: int | None, version: int) -> str:
     if published is None:
-        state = "not published: the sweeper does it within seconds, if it runs"
-    elif published < version:
-        state = "a newer one waits: the sweeper publishes it within seconds, if it runs"
-    elif published > version:
-        state = "Redis holds a newer one than Postgres (restored?): the sweeper publishes it again, if it runs"
-    else:
-        state = "published"
-    print(f"registry   {state}")
+        return "not published: the sweeper does it within seconds, if it runs"
+    if published < version:
+        return "a newer one waits: the sweeper publishes it within seconds, if it runs"
+    if published > version:
+        return "Redis holds a newer one than Postgres (restored?): the sweeper publishes it again, if it runs"
+    return "published"
 
 
 def _about_days(days: store.Days) -> Iterator[str]:
@@ -108,6 +198,14 @@ def _about_days(days: store.Days) -> Iterator[str]:
     kept = load(RetentionSettings).retention_days
     if days.oldest is not None and (late := (days.today - days.oldest).days - kept) > 1:
         yield f"retention is {late} days late (RETENTION_DAYS is {kept} here): has that day open deliveries? {why}"
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for the table: what reached the bound has a plus, an error says how many have its kind."""
+    shown = {name: _bounded(it, store.BOUND) for name, it in row.items()}
+    if row.get("top_error"):
+        shown["top_error"] = f"{row['top_error']} ({row['top_error_count']} of {row['retrying'] + row['dead']})"
+    return shown
 
 
 def _bounded(value: Any, bound: int) -> Any:

@@ -241,6 +241,7 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
         (counts["read_fates"], {"ids": ids}),
         (counts["tenants_with_work"], bounds | {"tenant": None}),
         (counts["tenants_with_work"], bounds | {"tenant": "acme"}),
+        (counts["handlers_with_work"], bounds | {"handlers": 100}),
         (counts["count_received"], bounds | {"window": timedelta(minutes=1)}),
         (counts["count_rejected"], bounds | {"window": timedelta(minutes=1)}),
         (by_hand["preview_retry"], selection | {"state": "dead"}),

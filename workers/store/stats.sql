@@ -78,6 +78,31 @@ LEFT JOIN tenants AS t ON t.name = n.tenant
 WHERE n.tenant IS NOT NULL AND (%(tenant)s::text IS NULL OR n.tenant = %(tenant)s)
 ORDER BY n.tenant LIMIT %(tenants)s;
 
+-- name: handlers_with_work
+-- Of bounded samples. Errors are of one kind if they agree up to the first colon, such as in their exception's class.
+WITH work AS (
+    (SELECT handler, state, NULL AS error FROM deliveries WHERE state <> 'pending' LIMIT %(bound)s)
+    UNION ALL
+    (SELECT handler, 'retrying', last_error FROM deliveries WHERE state = 'pending' AND NOT ready LIMIT %(bound)s)
+    UNION ALL
+    (SELECT handler, state, last_error FROM deliveries_done WHERE state = 'dead' LIMIT %(bound)s)
+), kinds AS (
+    SELECT handler, count(*) AS count, mode() WITHIN GROUP (ORDER BY left(split_part(error, E'\n', 1), 200) COLLATE "C") AS text
+    FROM work WHERE error IS NOT NULL GROUP BY handler, split_part(error, ':', 1)
+), top AS (
+    SELECT DISTINCT ON (handler) handler, count, text FROM kinds ORDER BY handler, count DESC, text
+)
+SELECT handler,
+       count(*) FILTER (WHERE state = 'retrying') AS retrying,
+       count(*) FILTER (WHERE state = 'queued') AS queued,
+       count(*) FILTER (WHERE state = 'running') AS running,
+       count(*) FILTER (WHERE state = 'dead') AS dead,
+       t.text AS top_error,
+       coalesce(t.count, 0) AS top_error_count
+FROM work LEFT JOIN top AS t USING (handler)
+GROUP BY handler, t.text, t.count
+ORDER BY handler LIMIT %(handlers)s;
+
 -- name: count_received
 SELECT count(*) AS count FROM (SELECT FROM events WHERE id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s) AS bounded;
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -232,14 +236,73 @@ def test_stats_show_inbox_deliveries_and_the_registry(
     redis_client.xadd(INBOX, {"v": "1"}, id=f"{int((NOW - timedelta(seconds=90)).timestamp() * 1000)}-0")
     pipeline("tenants", "add", "acme")
     pipeline("endpoints", "add", "acme", "--provider", "moveris", "--label", "v1", "--secret-stdin", stdin=b"x")
-    whole, acme = pipeline.json("stats")
+    whole, acme, grant, mail = pipeline.json("stats")
     assert (whole["inbox_length"], whole["stored_last_minute"], whole["rejected_last_hour"]) == (1, 1, 0)
     assert whole["inbox_oldest_seconds"] >= 90
     assert whole["registry_version"] == whole["registry_published"]
     assert (acme["tenant"], acme["retrying"], acme["dead"], acme["running"]) == ("acme", 1, 1, 0)
+    assert (grant["handler"], grant["dead"], grant["top_error"]) == ("acme.grant", 1, "ValueError: no such user")
+    assert (mail["handler"], mail["retrying"], mail["top_error"]) == ("acme.mail", 1, "OSError: away")
     shown = pipeline("stats").text
     assert "1 waiting, the oldest for" in shown
     assert "registry   published" in shown
+
+
+def test_stats_name_the_error_that_most_failures_of_a_handler_have_in_common(
+    pipeline: Pipeline, connection: Connection
+) -> None:
+    for number in range(5):
+        kill(connection, store(connection))
+        connection.execute(
+            "UPDATE deliveries_done SET last_error = %s WHERE last_error = 'ValueError: no such user'",
+            [f"KeyError: {'user' if number < 2 else number}" if number < 4 else "OSError: the disk\nis full"],
+        )
+    (row,) = [row for row in pipeline.json("stats") if "handler" in row]
+    assert (row["dead"], row["top_error"], row["top_error_count"]) == (5, "KeyError: user", 4)
+    assert "KeyError: user (4 of 5)" in pipeline("stats").text
+
+
+def test_stats_list_tenants_without_work(pipeline: Pipeline, connection: Connection) -> None:
+    pipeline("tenants", "add", "acme")
+    pipeline("tenants", "add", "globex")
+    assert "no work    acme, globex\n" in pipeline("stats").text
+    kill(connection, store(connection))
+    assert "no work    globex\n" in pipeline("stats").text
+    assert pipeline.json("stats")[0]["tenants_without_work"] == ["globex"]
+    connection.execute("INSERT INTO tenants (name) SELECT 'more-' || n FROM generate_series(10, 40) n")
+    assert "more-28 and 12 more\n" in pipeline("stats").text
+
+
+def test_stats_show_what_can_be_reached_and_say_what_cannot(pipeline: Pipeline, connection: Connection) -> None:
+    kill(connection, store(connection))
+    nowhere: dict[str, Any] = {
+        "DATABASE_URL": "postgresql://nobody:hidden@127.0.0.1:1/x",
+        "REDIS_URL": "redis://:hidden@127.0.0.1:1/0",
+    }
+    for away, still in (("DATABASE_URL", "inbox      0 waiting"), ("REDIS_URL", "acme.grant")):
+        only = {away: nowhere[away]}
+        result = pipeline("stats", status=1, **only)
+        assert still in result.text
+        (line,) = result.err.splitlines()
+        assert "cannot be reached: " in line
+        assert f"is {away} right?" in line
+        assert "hidden" not in line
+        assert pipeline("stats", "--json", status=1, **only).rows[0]["missing"]
+    result = pipeline("stats", status=1, **nowhere)
+    assert result.text == ""
+    assert len(result.err.splitlines()) == 2
+
+
+def test_stats_that_are_watched_follow_until_they_are_interrupted(pipeline: Pipeline, connection: Connection) -> None:
+    command = [str(Path(sys.executable).with_name("pipeline")), "stats", "--watch"]
+    with subprocess.Popen(command, env=pipeline.environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert "acme" not in "".join(iter(process.stdout.readline, "\n"))
+        kill(connection, store(connection))
+        while "acme.grant" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
 
 
 def test_stats_say_when_days_are_missing_or_late(pipeline: Pipeline, connection: Connection) -> None:
