@@ -1,9 +1,10 @@
 """`pipeline health`: whether the processes of this machine or container go on, for probes, systemd and people.
 
-Each process keeps a heartbeat (`shared.heartbeat`). One whose loop stands still for HEALTH_SECONDS, or that is gone, is
-unhealthy: a restart helps. With Redis or Postgres away every process goes on trying, and none is unhealthy. The exit
-code is 0 or 1, and 2 for a question that cannot be answered. `python -m deploy.health` is the same; it imports next to
-nothing, since probes run every few seconds.
+Each process keeps a heartbeat (`shared.heartbeat`). Unhealthy is one whose loop stands still for HEALTH_SECONDS, one
+that is gone, and a worker that has a free slot and takes nothing for STUCK_SECONDS while its queue waits: a restart
+helps. With Redis or Postgres away every process goes on trying, and none is unhealthy. The exit code is 0 or 1, and 2
+for a question that cannot be answered. `python -m deploy.health` is the same; it imports next to nothing, since probes
+run every few seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shared.heartbeat import Beat, default_folder, read_beats
-from shared.settings import HEARTBEAT_DIR_ABOUT, SettingError, folder, load, seconds, setting
+from shared.settings import HEALTH_SECONDS_ABOUT, HEARTBEAT_DIR_ABOUT, SettingError, folder, load, seconds, setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +33,7 @@ class HealthSettings:
 
     heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)
     home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
-    health_seconds: float = setting(
-        "HEALTH_SECONDS", "60", seconds, "age of a heartbeat from which its process counts as standing still, seconds"
-    )
+    health_seconds: float = setting("HEALTH_SECONDS", "60", seconds, HEALTH_SECONDS_ABOUT)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,22 +66,11 @@ def find_folder(home: Path) -> Path:
 
 def assess(beats: Sequence[Beat], *, now: float, patience: float) -> tuple[str, bool]:
     """Return one line, empty for no process, and whether all is well."""
-    faults = [f"{beat.name} {fault}" for beat in beats if (fault := find_fault(beat, now=now, patience=patience))]
+    faults = [f"{beat.name} {fault}" for beat in beats if (fault := beat.find_fault(now=now, patience=patience))]
     if faults:
         return f"unhealthy: {'; '.join(faults)}", False
     names = sorted({beat.name for beat in beats})
     return (f"healthy: {', '.join(names)}" if names else ""), bool(names)
-
-
-def find_fault(beat: Beat, *, now: float, patience: float) -> str:
-    """Return what is wrong with a process, or an empty text."""
-    if beat.has_ended:
-        return f"is gone (process {beat.pid})"
-    age = now - beat.at
-    # a time in the future is one of before the machine's last start
-    if not beat.is_stopping and not 0 <= age <= patience:
-        return f"stands still (process {beat.pid}): " + (f"last heartbeat {age:.0f} s ago" if age > 0 else "old file")
-    return ""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A heartbeat: a small file in which a process says, every second, that its loop runs.
 
-`pipeline health` reads it. The same beat answers systemd's watchdog, where there is one. Guarantees: a process whose
-file cannot be written goes on with its work and logs why once; the time is the monotonic clock, so that a clock that is
-set does not matter; a full disk does not matter either, because the file never grows.
+`pipeline health` and the supervisor of `pipeline up` read it, and judge by the rules of `Beat`. The same beat answers
+systemd's watchdog, where there is one. Guarantees: a process whose file cannot be written goes on with its work and
+logs why once; the time is the monotonic clock, so that a clock that is set does not matter; a full disk does not matter
+either, because the file never grows.
 """
 
 import contextlib
@@ -35,14 +36,15 @@ class Beat:
         name: of the process, such as `handlers@host`.
         pid: of the process.
         at: when it last beat, by the monotonic clock, seconds.
-        is_stopping: it was asked to end and finishes what runs; its loop may stand still.
+        state: running; stopping, if it was asked to end and finishes what runs, so that its loop may stand still;
+            stuck, if it is a worker that has a free slot and takes nothing although its queue waits.
         duties: what it does: ingress, ingest, handlers, express, housekeeping, beat.
     """
 
     name: str
     pid: int
     at: float
-    is_stopping: bool
+    state: str
     duties: tuple[str, ...]
 
     @property
@@ -56,6 +58,23 @@ class Beat:
             return False
         return False
 
+    def find_fault(self, *, now: float, patience: float) -> str:
+        """Return what is wrong with the process, or an empty text; a heartbeat may be `patience` seconds old."""
+        if self.has_ended:
+            return f"is gone (process {self.pid})"
+        if self.state == "stuck":
+            return f"takes nothing although it has a free slot and its queue waits (process {self.pid})"
+        if self.stands_still(now=now, patience=patience):
+            age = now - self.at
+            seen = f"last heartbeat {age:.0f} s ago" if age > 0 else "old file"
+            return f"stands still (process {self.pid}): {seen}"
+        return ""
+
+    def stands_still(self, *, now: float, patience: float) -> bool:
+        """Return whether the loop of the process stands still; it is then of no use to ask it to end."""
+        # a time in the future is one of before the machine's last start
+        return self.state != "stopping" and not 0 <= now - self.at <= patience
+
 
 def read_beats(folder: Path) -> list[Beat]:
     """Return all heartbeats in a folder and the folders in it, in the order of their names."""
@@ -68,7 +87,7 @@ def read_beats(folder: Path) -> list[Beat]:
                     name=path.name.removesuffix(SUFFIX).rpartition(".")[0],
                     pid=int(pid),
                     at=float(at),
-                    is_stopping=state == "stopping",
+                    state=state,
                     duties=tuple(duties.split(",")),
                 )
             )
@@ -127,6 +146,13 @@ class Heartbeat:
         """Say that this process finishes what runs and then ends."""
         self._state = "stopping"
         self.beat()
+
+    def set_stuck(self, *, is_stuck: bool) -> None:
+        """Say whether this process takes nothing although it could."""
+        state = "stuck" if is_stuck else "running"
+        if self._state not in {"stopping", state}:
+            self._state = state
+            self.beat()
 
     def remove(self) -> None:
         """Leave nothing behind; called at the end of the process."""

@@ -255,6 +255,7 @@ def fernet_keys(text: str) -> tuple[str, ...]:
 HEARTBEAT_DIR_ABOUT: Final = (
     "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
 )
+HEALTH_SECONDS_ABOUT: Final = "age of a heartbeat from which its process counts as standing still, seconds"
 SCHEMA_ABOUT: Final = (
     "schema of the pipeline's tables, which `pipeline migrate` creates; empty: where search_path points"
 )

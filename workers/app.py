@@ -15,7 +15,7 @@ from celery import Celery, signals
 
 from shared import telemetry, wire
 from shared.settings import SettingError, load
-from workers import events, heartbeat, registration, team_modules
+from workers import events, free_slots, heartbeat, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
 from workers.settings import WorkerSettings
@@ -89,6 +89,14 @@ app.conf.update(
 
 heartbeat.connect_signals(settings.heartbeat_dir)
 app.steps["consumer"].add(heartbeat.HeartbeatTimer)
+
+
+class _FreeSlotTimer(free_slots.FreeSlotTimer):
+    redis_url = settings.redis_url
+    stuck_seconds = settings.stuck_seconds
+
+
+app.steps["consumer"].add(_FreeSlotTimer)
 
 
 @signals.setup_logging.connect

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import billiard.pool
@@ -26,6 +26,9 @@ from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redi
 
 from shared.settings import REDIS_OPTIONS
 from workers.heartbeat import beat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -116,14 +119,30 @@ class PatientAMQP(AMQP):
 
 
 class PatientConsumer(Consumer):
-    """The part of a worker that takes messages; with `broker_channel_error_retry`, no refusal of Redis ends it."""
+    """The part of a worker that takes messages; with `broker_channel_error_retry`, no refusal of Redis ends it.
+
+    Attributes:
+        taken: messages that it has taken since it was made, whatever became of them.
+    """
+
+    taken = 0
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Return what is called with each message."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def take(message: Any) -> None:
+            self.taken += 1
+            handle(message)
+
+        return take
 
     def start(self) -> None:
         """Take messages until the worker ends."""
         try:
             super().start()
         except Exception:
-            _end_within(END_SECONDS)
+            end_within(END_SECONDS)
             raise
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -148,7 +167,7 @@ def _jitter(low: float, high: float) -> float:
     return random.uniform(low, high)  # noqa: S311 - nothing to guess
 
 
-def _end_within(seconds: float) -> None:
+def end_within(seconds: float) -> None:
     """End this process if it still runs after so many seconds; what its children were running is tried again."""
 
     def end() -> None:

@@ -31,12 +31,13 @@ class DrainTimer(bootsteps.StartStopStep):
 
     Attributes:
         redis_url: of the inbox.
-        drain: called in a process of the pool.
+        drain: called in a process of the pool, which is killed after `limit_seconds`.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     redis_url: str
     drain: Callable[[], object]
+    limit_seconds: float
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -64,7 +65,7 @@ class DrainTimer(bootsteps.StartStopStep):
         self._seen = seen
         if stands_still and (self._running is None or self._running.ready()):
             log.info("the inbox stands still: a drain begins without a doorbell")
-            self._running = consumer.pool.apply_async(type(self).drain, ())
+            self._running = consumer.pool.apply_async(type(self).drain, (), timeout=self.limit_seconds)
 
     def _state(self) -> object:
         """Return what changes with every entry that is read or removed; None if nothing waits or Redis is away."""

@@ -29,6 +29,12 @@ def beat() -> None:
         _current.beat()
 
 
+def set_stuck(*, is_stuck: bool) -> None:
+    """Say whether this worker takes nothing although it could."""
+    if _current is not None:
+        _current.set_stuck(is_stuck=is_stuck)
+
+
 def connect_signals(folder: Path | None) -> None:
     """Let the worker or beat of this process keep a heartbeat in `folder`; None for the default one."""
 

@@ -32,6 +32,13 @@ class WorkerSettings(SharedSettings):
     message_seconds: float = setting(
         "MESSAGE_SECONDS", "1", seconds, "time budget of one message of several deliveries, seconds"
     )
+    stuck_seconds: float = setting(
+        "STUCK_SECONDS",
+        "30",
+        seconds,
+        "time after which a worker is stuck, and started again, if it has a free slot and takes nothing while its "
+        "queue waits, seconds",
+    )
     drain_batch: int = setting("DRAIN_BATCH", "1000", integer(at_least=1), "inbox entries stored in one transaction")
     drain_seconds: float = setting("DRAIN_SECONDS", "5", seconds, "time budget of one drain, seconds")
     reclaim_seconds: float = setting(

@@ -46,6 +46,10 @@ SCHEMA_TOLD_SECONDS: Final = 60.0
 """Between two lines about a missing schema."""
 AWAY_SECONDS: Final = 1.0
 """Between two attempts at a message while Postgres is away."""
+DRAIN_LIMIT_SECONDS: Final = 300
+SWEEP_LIMIT_SECONDS: Final = 120
+KEEP_DAYS_LIMIT_SECONDS: Final = 600
+"""After which a process of the pool hangs in its task and is killed. What it held is taken up by the next one."""
 
 
 def _process() -> Process:
@@ -139,7 +143,7 @@ for _handler in handlers:
     _make_handler_task(_handler)
 
 
-@app.task(name=wire.DRAIN_TASK)
+@app.task(name=wire.DRAIN_TASK, time_limit=DRAIN_LIMIT_SECONDS)
 def drain_inbox() -> dict[str, int]:
     """Store what waits in the inbox; return the counts."""
     return _drain()
@@ -158,6 +162,7 @@ def drain_without_doorbell() -> None:
 class _DrainTimer(DrainTimer):
     redis_url = settings.redis_url
     drain = staticmethod(drain_without_doorbell)
+    limit_seconds = DRAIN_LIMIT_SECONDS
 
 
 app.steps["consumer"].add(_DrainTimer)
@@ -202,7 +207,7 @@ def _drain_inbox() -> dict[str, int]:
     return {"stored": counts.stored, "duplicates": counts.duplicates, "rejected": counts.rejected}
 
 
-@app.task(name="housekeeping.sweep", send_events=False)
+@app.task(name="housekeeping.sweep", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def sweep() -> None:
     """Pick up what fell between two steps; one that fails does not keep the next ones from being done.
 
@@ -215,7 +220,7 @@ def sweep() -> None:
     _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _admit)
 
 
-@app.task(name="housekeeping.warn", send_events=False)
+@app.task(name="housekeeping.warn", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def warn() -> None:
     """Log which sessions have held a snapshot for long: what is finished stays among the open work."""
     with _process().connections() as process:
@@ -223,7 +228,7 @@ def warn() -> None:
             log.warning("%s", snapshot, extra={"code": "old_snapshot"})
 
 
-@app.task(name="housekeeping.keep_days")
+@app.task(name="housekeeping.keep_days", time_limit=KEEP_DAYS_LIMIT_SECONDS)
 def keep_days() -> None:
     """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone.
 
@@ -302,7 +307,7 @@ def _renew_marks() -> None:
     deliveries.renew_marks(_process().postgres.connection)
 
 
-@app.task(name="housekeeping.disown", send_events=False)
+@app.task(name="housekeeping.disown", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def disown(handler: str, argument: list[str], worker: str) -> None:
     """Record that a worker knows no such handler."""
     event_ids = [UUID(text.rpartition("/")[2]) for text in argument]

@@ -15,6 +15,7 @@ from typing import Final
 
 import redis
 
+from deploy.health import HEARTBEATS
 from deploy.local.console import Console
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey, read_credentials
 from deploy.local.service import Server
@@ -58,7 +59,13 @@ async def run(this: Run) -> None:
             for name in await run_blocking(lambda: end_stale_processes(former.members)):
                 this.console.bad(f"{name} was left over from a run that was killed; ended it")
         _check_ports(this.settings)
-        supervisor = Supervisor(logs=logs, console=this.console, adopt=True)
+        supervisor = Supervisor(
+            logs=logs,
+            console=this.console,
+            adopt=True,
+            heartbeats=home / HEARTBEATS,
+            health_seconds=this.settings.health_seconds,
+        )
         stop = _handle_signals(supervisor, this.console)
         start = asyncio.create_task(_start(this, supervisor))
         stopping = asyncio.create_task(stop.wait())

@@ -10,6 +10,7 @@ from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import (
+    HEALTH_SECONDS_ABOUT,
     SCHEMA_ABOUT,
     database_url,
     fernet_keys,
@@ -18,6 +19,7 @@ from shared.settings import (
     port,
     redis_url,
     schema_name,
+    seconds,
     setting,
 )
 
@@ -45,6 +47,7 @@ class StackSettings:
     handler_slots: int = setting(
         "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
     )
+    health_seconds: float = setting("HEALTH_SECONDS", "60", seconds, HEALTH_SECONDS_ABOUT)
     flower_prefix: str = setting("FLOWER_URL_PREFIX", "", url_prefix, FLOWER_PREFIX_ABOUT)
 
     @property

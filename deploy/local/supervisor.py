@@ -1,6 +1,7 @@
 """The supervisor: starts services, restarts what ends, stops everything in order.
 
-A service that ends is started again: at once the first time, then after 1, 2, 4 … 30 seconds. `stop` leaves no process
+A service that ends is started again: at once the first time, then after 1, 2, 4 … 30 seconds. A process whose loop
+stands still, by the rule of `pipeline health`, is killed: it would follow no other request. `stop` leaves no process
 and takes at most the sum of the stages' patience. A service that ends again and again before it was ever ready is a
 `StackError` with the path of its log.
 """
@@ -24,6 +25,7 @@ import psutil
 from deploy.local.console import Console
 from deploy.local.service import Service, describe, kill_group, last_line, rotate_log, start, stop
 from deploy.local.state import Member, StackError
+from shared.heartbeat import read_beats
 
 T = TypeVar("T")
 
@@ -74,18 +76,29 @@ class Supervisor:
         logs: folder of the logs, one `<name>.log` each.
         console: told of every end and restart.
         adopt: the process has no other children: orphans of a killed service become its own, and `stop` ends them too.
+        heartbeats: folder of the services' heartbeats, or None; they may be `health_seconds` old.
 
     Attributes:
         on_change: called with all processes whenever one has been started.
     """
 
-    def __init__(self, *, logs: Path, console: Console, adopt: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        logs: Path,
+        console: Console,
+        adopt: bool = False,
+        heartbeats: Path | None = None,
+        health_seconds: float = 60.0,
+    ) -> None:
         self._logs = logs
         self._console = console
         self.on_change: Callable[[Sequence[Member]], None] = lambda _: None
         self._supervised: dict[str, _Supervised] = {}
         self._changed = asyncio.Event()  # some service became ready, or was given up
         self._adopt = adopt
+        self._heartbeats = heartbeats
+        self._health_seconds = health_seconds
         if adopt and sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -137,12 +150,29 @@ class Supervisor:
                     one.process.send_signal(one.service.kill_signal)
 
     async def maintain(self) -> None:
-        """Until cancelled: rotate logs that grow large, and reap orphans that have ended."""
+        """Until cancelled: kill what stands still, rotate logs that grow large, and reap orphans that have ended."""
         while True:
             await asyncio.sleep(MAINTENANCE_SECONDS)
+            self.kill_standing_still()
             for name in self._supervised:
                 rotate_log(self._log_of(name))
             self._reap_orphans(kill=False)
+
+    def kill_standing_still(self) -> None:
+        """Kill every process of ours whose heartbeat is too old; its service, or its parent, then starts it again."""
+        beats = read_beats(self._heartbeats) if self._heartbeats else []
+        for beat in beats:
+            if beat.stands_still(now=time.monotonic(), patience=self._health_seconds) and self._is_ours(beat.pid):
+                self._console.bad(f"{beat.name} stands still (process {beat.pid}); killing it")
+                with suppress(ProcessLookupError):
+                    os.kill(beat.pid, signal.SIGKILL)
+
+    def _is_ours(self, pid: int) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            family = {pid, *(parent.pid for parent in process.parents())}
+            return any(one.process.pid in family for one in self._supervised.values())
+        return False
 
     def _reap_orphans(self, *, kill: bool) -> None:
         """Reap adopted processes that have ended; with `kill`, end the others first."""

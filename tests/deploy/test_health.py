@@ -49,6 +49,7 @@ def ask(duty: str, folder: Path, *, patience: float = PATIENCE) -> tuple[int, st
 def started(duty: str, folder: Path, redis_url: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the process of a duty until the block ends, from its first heartbeat on."""
     given = {"REDIS_URL": redis_url, "DATABASE_URL": NOWHERE, "SECRETS_KEY": SECRETS_KEY, "HEARTBEAT_DIR": str(folder)}
+    given["STUCK_SECONDS"] = "3"
     environ = {**os.environ, **given, "INGRESS_PORT": str(free_port()), **environ}
     before = {beat.pid for beat in read_beats(folder)}
     with (folder.parent / f"{duty}.log").open("ab") as log:
@@ -118,12 +119,12 @@ def test_with_redis_dead_or_silent_and_postgres_away_nobody_is_unhealthy(folder:
 
 
 def test_a_worker_that_was_asked_to_stop_and_finishes_its_work_is_healthy() -> None:
-    beat = Beat(name="handlers@host", pid=os.getpid(), at=100.0, is_stopping=True, duties=("handlers",))
+    beat = Beat(name="handlers@host", pid=os.getpid(), at=100.0, state="stopping", duties=("handlers",))
     assert assess([beat], now=1_000.0, patience=60) == ("healthy: handlers@host", True)
 
 
 def test_a_heartbeat_from_before_the_last_start_of_the_machine_is_unhealthy() -> None:
-    beat = Beat(name="beat", pid=os.getpid(), at=5_000.0, is_stopping=False, duties=("beat",))
+    beat = Beat(name="beat", pid=os.getpid(), at=5_000.0, state="running", duties=("beat",))
     line, is_healthy = assess([beat], now=10.0, patience=60)
     assert not is_healthy
     assert "stands still" in line

@@ -178,7 +178,7 @@ def test_while_redis_is_away_the_next_attempt_to_connect_is_never_far(environ: d
 
 
 def test_a_worker_that_cannot_end_by_itself_is_ended(environ: dict[str, str]) -> None:
-    script = "import threading; from workers import broker; broker._end_within(0.2); threading.Event().wait()"
+    script = "import threading; from workers import broker; broker.end_within(0.2); threading.Event().wait()"
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, timeout=20, check=False)
     assert done.returncode == 1
     assert b"does not end by itself" in done.stderr

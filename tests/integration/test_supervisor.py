@@ -20,6 +20,7 @@ from deploy.local.service import Service
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Member, StackError
 from deploy.local.supervisor import Supervisor
+from shared.heartbeat import Heartbeat, read_beats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,6 +93,47 @@ def test_what_is_killed_is_started_again_at_once_and_said(stage: Stage) -> None:
 
     asyncio.run(scenario())
     assert "it was killed by SIGKILL; starting it again\n" in stage.said.getvalue()
+
+
+@pytest.mark.parametrize("who_beats", ["the service", "its child"])
+def test_what_stands_still_is_killed_and_started_again(stage: Stage, who_beats: str) -> None:
+    beats = stage.folder / "heartbeats"
+    beating = (
+        "import time; from pathlib import Path; from shared.heartbeat import Heartbeat\n"
+        f"it = Heartbeat(folder=Path({str(beats)!r}), name='it', duties=['ingress'])\n"
+        "while True: it.beat(); time.sleep(0.1)"
+    )
+    parent = f"import subprocess, sys\nwhile True: subprocess.run([sys.executable, '-c', {beating!r}])"
+    code = beating if who_beats == "the service" else parent
+
+    async def scenario() -> None:
+        supervisor = Supervisor(
+            logs=stage.folder, console=stage.supervisor._console, heartbeats=beats, health_seconds=1.0
+        )
+        argv = [sys.executable, "-c", code]
+        service = Service(name="it", argv=argv, environ=dict(os.environ), is_ready=lambda: bool(read_beats(beats)))
+        await supervisor.start(service)
+        await supervisor.wait_until_ready("it", seconds=10)
+        (beat,) = read_beats(beats)
+        supervisor.kill_standing_still()
+        assert is_alive(beat.pid)
+        os.kill(beat.pid, signal.SIGSTOP)
+        await until(lambda: read_beats(beats)[0].stands_still(now=time.monotonic(), patience=1.0))
+        supervisor.kill_standing_still()
+        await until(lambda: [it.pid for it in read_beats(beats)] not in ([], [beat.pid]))
+        assert not is_alive(beat.pid)
+        await supervisor.stop(["it"])
+
+    asyncio.run(scenario())
+    assert "it stands still (process " in stage.said.getvalue()
+
+
+def test_a_process_of_somebody_else_that_stands_still_is_left_alone(stage: Stage) -> None:
+    beats = stage.folder / "heartbeats"
+    Heartbeat(folder=beats, name="ours", duties=["beat"])
+    supervisor = Supervisor(logs=stage.folder, console=stage.supervisor._console, heartbeats=beats, health_seconds=-1.0)
+    assert read_beats(beats)[0].stands_still(now=time.monotonic(), patience=-1.0)
+    supervisor.kill_standing_still()
 
 
 def test_children_of_a_killed_service_do_not_work_beside_its_successor(stage: Stage) -> None:
