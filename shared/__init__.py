@@ -1,1 +1,6 @@
-"""What crosses the wire between ingress, workers and deploy, and nothing else."""
+"""What crosses the wire between ingress, workers and deploy, and nothing else.
+
+- `envelope`: the inbox entry. `registry`: tenants, endpoints and secrets, as Redis holds them.
+- `wire`: names in Redis, Celery's messages, the doorbell.
+- `settings`, `telemetry`, `heartbeat`, `durability`: what the processes of both read, log, show and ask of Redis.
+"""

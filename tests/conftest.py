@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 import uuid
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
 from deploy.local.service import Server
-from tests.launching import spawn
+from tests.launching import end, spawn
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate
 
@@ -54,12 +53,7 @@ def running(server: Server, home: Path) -> Iterator[Server]:
             assert process.poll() is None, log.read_text()
         yield server
     finally:
-        process.send_signal(server.stop_signal)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, server.stop_signal)
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,16 @@ def free_port() -> int:
             return port
 
 
+def end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Ask a process to end by a signal; kill it if it takes more than ten seconds."""
+    process.send_signal(number)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def spawn(
     argv: Sequence[str],
     *,

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deploy.local.servers import free_port
-from tests.launching import spawn
+from tests.launching import end, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +55,7 @@ def pooling(url: str, home: Path, *, mode: str, settings: str = "") -> Iterator[
             time.sleep(0.02)
         yield f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, signal.SIGTERM)
 
 
 def _listens(port: int) -> bool:

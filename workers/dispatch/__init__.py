@@ -1,7 +1,8 @@
 """Admit, run, record: a delivery from `pending` to its outcome.
 
 - `admission`: tops the Celery queue up from Postgres, fairly.
-- `queue`: that queue, in Redis.
+- `express`: which deliveries go past the others, through a queue of their own.
+- `queue`: those queues, in Redis.
 - `running`: runs the deliveries of one message.
 - `delivery`, `deadline`, `handler_loop`: what a handler is given, its timeout, the loop of `async def` ones.
 - `outcomes`, `retry`: what comes of an attempt, and when the next one is due.
