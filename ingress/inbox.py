@@ -30,7 +30,7 @@ from ingress.limits import Tenants
 from ingress.redis_connection import RedisConnection, connect, make_pool
 from shared.envelope import Envelope, encode
 from shared.envelope import size as entry_size
-from shared.wire import RING, ring_arguments
+from shared.wire import RING, Names, ring_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,9 +78,10 @@ class Inbox:
     def __init__(self, settings: IngressSettings, metrics: Metrics) -> None:
         self._pool = make_pool(settings.redis_url, settings.inbox_timeout)
         self._settings = settings
+        self._names = Names(settings.redis_prefix)
         self._metrics = metrics
         metrics.waiting_bytes.set_function(lambda: self._held)
-        self.tenants = Tenants(metrics)
+        self.tenants = Tenants(self._names, metrics)
         self._held = 0
         """Bytes of what waits and of what is in flight."""
         self._waiting: list[tuple[bytes, Stored]] = []
@@ -119,7 +120,9 @@ class Inbox:
         tenant = self.tenants.admit(envelope.tenant, limits, size=counted_size, now=now)
         if isinstance(tenant, Refusal):
             return tenant
-        command = _pack("XADD", tenant.choose_stream(now), "*", *chain.from_iterable(fields.items()))
+        tenant.take_off_burst(now)
+        stream = self._names.overflow if tenant.overflows else self._names.inbox
+        command = _pack("XADD", stream, "*", *chain.from_iterable(fields.items()))
         size = len(command)
         if self._held + size > self._settings.waiting_bytes or (self.room is not None and size > self.room):
             return INBOX_UNAVAILABLE
@@ -188,7 +191,7 @@ class Inbox:
         commands = [_pack(*batch.count)] if batch.counted else []
         commands += [command for command, _ in batch.entries]
         if batch.rings:
-            keys, arguments = ring_arguments(self._settings.ingest_slots)
+            keys, arguments = ring_arguments(self._names, self._settings.ingest_slots)
             commands.append(_pack("EVAL", RING, len(keys), *keys, *arguments))
         await self._connection.exchange(b"".join(commands), batch.replies, count=len(commands))
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from ingress.errors import INBOX_SHARE_FULL, Refusal, rate_limited
 from shared.registry import Limits
-from shared.wire import ACTIVE_TENANTS, INBOX, INBOX_BYTES, INBOX_RATES, OVERFLOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from ingress.metrics import Metrics
+    from shared.wire import Names
 
 BURST: Final = 1000
 BURST_PER_SECOND: Final = 500.0
@@ -89,23 +89,23 @@ class Tenant:
         """Events that may come at once under its rate: those of a second, unless it has a burst."""
         return self.limits.burst or max(self.limits.rate or 0, 1)
 
-    def choose_stream(self, now: float) -> str:
-        """Take one event off its burst; return the stream for it."""
+    def take_off_burst(self, now: float) -> None:
+        """Take one event off its burst; it `overflows` from then on until the burst is whole again."""
         missing = self.burst_whole_at - now
         if missing <= 0:
             self.burst_whole_at = now + 1 / BURST_PER_SECOND
             self.overflows = False
-            return INBOX
+            return
         whole = (self.limits.burst or BURST) / BURST_PER_SECOND
         self.burst_whole_at = now + min(missing + 1 / BURST_PER_SECOND, whole)
         self.overflows = self.overflows or missing + 1 / BURST_PER_SECOND > whole
-        return OVERFLOW if self.overflows else INBOX
 
 
 class Tenants:
     """The tenants that have sent events to this process."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, names: Names, metrics: Metrics) -> None:
+        self._names = names
         self._metrics = metrics
         self._known: dict[str, Tenant] = {}
         self._latest = [Tenant("", Limits())] * 2
@@ -145,7 +145,7 @@ class Tenants:
     def take_uncounted(self) -> tuple[Sequence[Tenant], Sequence[str | int]]:
         """Return the tenants with events that are not counted in Redis yet, and the command that counts them."""
         counted = tuple(self._uncounted.values())
-        command: list[str | int] = ["EVAL", COUNT, 2, INBOX_RATES, INBOX_BYTES]
+        command: list[str | int] = ["EVAL", COUNT, 2, self._names.inbox_rates, self._names.inbox_bytes]
         for it in counted:
             each = 1e6 / it.limits.rate if it.limits.rate is not None else 0
             command += [it.name, str(it.events * each), str(it.rate_burst * each + FORGIVEN_MICROSECONDS), it.appended]
@@ -169,11 +169,11 @@ class Tenants:
         refused, ahead = list(self._refused), time.time() - time.monotonic()
         news = {it.name: it.active_at + ahead for it in self._latest if it.active_at > self._told_at}
         async with redis.pipeline(transaction=False) as pipeline:
-            pipeline.hmget(INBOX_BYTES, ["", *refused])
-            pipeline.zrange(ACTIVE_TENANTS, 0, -1, withscores=True)
+            pipeline.hmget(self._names.inbox_bytes, ["", *refused])
+            pipeline.zrange(self._names.active_tenants, 0, -1, withscores=True)
             if news:
-                pipeline.zadd(ACTIVE_TENANTS, news, gt=True)
-                pipeline.zremrangebyrank(ACTIVE_TENANTS, 0, -4)
+                pipeline.zadd(self._names.active_tenants, news, gt=True)
+                pipeline.zremrangebyrank(self._names.active_tenants, 0, -4)
             (_, *held), active, *_ = await pipeline.execute(raise_on_error=False)  # a full Redis refuses ZADD
         for name, size in zip(refused, held, strict=True):
             self._known[name].held = int(size or 0)

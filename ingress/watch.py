@@ -23,8 +23,8 @@ from ingress.inbox import Inbox
 from ingress.metrics import Metrics
 from ingress.settings import IngressSettings
 from shared.durability import Verdict, assess
-from shared.registry import REGISTRY, VERSION_FIELD
-from shared.wire import INBOX, OVERFLOW
+from shared.registry import VERSION_FIELD
+from shared.wire import Names
 
 log: Final = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Watch:
             protocol=2,
             decode_responses=False,
         )
+        self._names = Names(settings.redis_prefix)
         self._high_water = settings.inbox_high_water
         self._meant = settings.inbox_durability
         self._durability = Verdict()
@@ -104,15 +105,16 @@ class Watch:
         """Ask once and pass on what Redis says; silence is an answer too."""
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.hget(REGISTRY, VERSION_FIELD)
+                pipeline.hget(self._names.registry, VERSION_FIELD)
                 pipeline.info("memory", "persistence", "server")
-                pipeline.xlen(INBOX)
-                pipeline.xlen(OVERFLOW)
+                pipeline.xlen(self._names.inbox)
+                pipeline.xlen(self._names.overflow)
                 version, facts, length, overflow_length = await pipeline.execute()
             self._weigh(facts)  # first: appends use the room up, whatever becomes of the rest
             await self._assess_durability(facts)
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
-                self._endpoints.replace(cast("dict[bytes, bytes]", await self._redis.hgetall(REGISTRY)))
+                fields = await self._redis.hgetall(self._names.registry)
+                self._endpoints.replace(cast("dict[bytes, bytes]", fields))
             await self._inbox.tenants.exchange(self._redis)
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.

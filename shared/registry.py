@@ -1,5 +1,8 @@
 """The registry as it lies in Redis: one hash, a field per endpoint, secrets encrypted.
 
+The hash (`shared.wire.Names.registry`) has the field `version`, a decimal number, and one field for each endpoint,
+`provider/tenant`.
+
 Workers publish it from Postgres; the ingress reads it. Only a newer version replaces an older one. A secret is never in
 clear text outside the process that uses it. `RegistryError` refuses fields that cannot be read.
 """
@@ -12,8 +15,6 @@ from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-REGISTRY: Final = "registry"
-"""The Redis hash: the field `version` (a decimal number) and one field per endpoint, `provider/tenant`."""
 VERSION_FIELD: Final = "version"
 
 PUBLISH: Final = """

@@ -23,6 +23,8 @@ _AROUND: Final = " \t\r\n\f\v\u00a0\ufeff\u200b"
 
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_ENVIRONMENT: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{1,63}:")
 
 
 class SettingError(Exception):
@@ -215,6 +217,20 @@ def _redis_options(query: dict[str, str], *, has_tls: bool) -> dict[str, str]:
     return options
 
 
+def redis_prefix(text: str) -> str:
+    """Parse the prefix of names in Redis; empty for none."""
+    if text and not _PREFIX.fullmatch(text):
+        raise ValueError(f"up to 63 of A-Z a-z 0-9 _ . - : {{ }} are expected, and a colon at the end, not {text!r}")
+    return text
+
+
+def environment_name(text: str) -> str:
+    """Parse the name of an environment; empty for none."""
+    if text and not _ENVIRONMENT.fullmatch(text):
+        raise ValueError(f"up to 63 of A-Z a-z 0-9 _ . - are expected, not {text!r}")
+    return text
+
+
 def database_url(text: str) -> str:
     """Check the form of a Postgres URL; never repeat it in an error, it may hold a password."""
     if not text.startswith(("postgresql://", "postgres://")):
@@ -256,6 +272,14 @@ HEARTBEAT_DIR_ABOUT: Final = (
     "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
 )
 HEALTH_SECONDS_ABOUT: Final = "age of a heartbeat from which its process counts as standing still, seconds"
+PREFIX_ABOUT: Final = (
+    "what every name in Redis begins with, Celery's included, such as webhooks: (a colon at the end); the same for all "
+    "processes"
+)
+ENVIRONMENT_ABOUT: Final = (
+    "name of this environment, such as production: a Redis that serves one of another name, or another database, is "
+    "refused"
+)
 SCHEMA_ABOUT: Final = (
     "schema of the pipeline's tables, which `pipeline migrate` creates; empty: where search_path points"
 )
@@ -268,6 +292,7 @@ class SharedSettings:
     redis_url: str = setting(
         "REDIS_URL", None, redis_url, "Redis >= 7 or Valkey >= 8: redis://host:6379/0, rediss:// or unix:///path?db=0"
     )
+    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     ingest_slots: int = setting(
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )

@@ -1,5 +1,7 @@
 """Names in Redis, Celery's messages, and the doorbell.
 
+Every name in Redis begins with the prefix of the installation (`REDIS_PREFIX`), those of Celery too: kombu adds it to
+the names of its queues itself (`global_keyprefix`), and nowhere else, so a queue's name inside a message has none.
 Messages are made without Celery: one costs 0.06 ms of CPU, 0.30 with `send_task`. They are what Celery 5.7 would send
 (contract tests compare the two). One Lua call decides and rings, so that doorbells do not pile up while no worker runs.
 A doorbell that could not be rung costs time only.
@@ -11,23 +13,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-INBOX: Final = "inbox"
-"""The stream of acknowledged entries; the truth until Postgres has committed."""
-OVERFLOW: Final = "inbox:overflow"
-"""The stream of what a tenant sends beyond its burst; like the inbox in all else. Drains serve it with what the inbox
-leaves them, and with a fifth at least."""
 INBOX_GROUP: Final = "drain"
 """The consumer group of the drains, in both streams; created at id 0 when missing."""
-INBOX_BYTES: Final = "inbox:bytes"
-"""A hash: the bytes of each tenant in both streams, of tenants with a share of the inbox only. The ingress adds what it
-appends. Whoever removes entries subtracts them where a tenant has a field, and removes a field that falls to zero; the
-sweep removes all of them while nothing waits."""
-INBOX_RATES: Final = "inbox:rates"
-"""A hash: for each tenant with a rate the microsecond (Redis' Unix time) when it may send a whole burst again."""
-ACTIVE_TENANTS: Final = "inbox:active"
-"""A sorted set: the three tenants that sent events last, by Unix time."""
-BELL: Final = "inbox:bell"
-"""Set while a bell rings; the drain clears it before it reads."""
 INGEST_QUEUE: Final = "ingest"
 HANDLERS_QUEUE: Final = "handlers"
 EXPRESS_QUEUE: Final = "express"
@@ -36,6 +23,54 @@ DRAIN_TASK: Final = "ingest.drain"
 
 BELL_MILLISECONDS: Final = 250
 """How long a bell keeps others silent if no drain clears it: in a flood it rings a few times a second."""
+
+
+class Names:
+    """The names of what lies in Redis, for one prefix; empty, or one that ends with a colon.
+
+    Attributes:
+        prefix: of all of them.
+        inbox: the stream of acknowledged entries; the truth until Postgres has committed.
+        overflow: the stream of what a tenant sends beyond its burst; like the inbox in all else. Drains serve it with
+            what the inbox leaves them, and with a fifth at least.
+        streams: both.
+        inbox_bytes: a hash: the bytes of each tenant in both streams, of tenants with a share of the inbox only. The
+            ingress adds what it appends. Whoever removes entries subtracts them where a tenant has a field, and removes
+            a field that falls to zero; the sweep removes all of them while nothing waits.
+        inbox_rates: a hash: for each tenant with a rate the microsecond (Redis' Unix time) when it may send a whole
+            burst again.
+        active_tenants: a sorted set: the three tenants that sent events last, by Unix time.
+        bell: set while a bell rings; the drain clears it before it reads.
+        registry: a hash; see `shared.registry`.
+        identity: see `shared.identity`.
+        ingest_queue, handlers_queue, express_queue: lists of messages, under the names that Celery gives them.
+        unacked: kombu's hash of messages that workers hold.
+        unacked_index: kombu's sorted set of the same messages by the moment when a worker took them, seconds of the
+            epoch.
+        handler_means: a hash: handler, and tenant and handler, to the recent mean duration in seconds. Losing it costs
+            a few badly filled messages.
+        express_closed: set while nothing is sent to `express`, because nobody served it.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.inbox = f"{prefix}inbox"
+        self.overflow = f"{prefix}inbox:overflow"
+        self.streams = (self.inbox, self.overflow)
+        self.inbox_bytes = f"{prefix}inbox:bytes"
+        self.inbox_rates = f"{prefix}inbox:rates"
+        self.active_tenants = f"{prefix}inbox:active"
+        self.bell = f"{prefix}inbox:bell"
+        self.registry = f"{prefix}registry"
+        self.identity = f"{prefix}identity"
+        self.ingest_queue = f"{prefix}{INGEST_QUEUE}"
+        self.handlers_queue = f"{prefix}{HANDLERS_QUEUE}"
+        self.express_queue = f"{prefix}{EXPRESS_QUEUE}"
+        self.unacked = f"{prefix}unacked"
+        self.unacked_index = f"{prefix}unacked_index"
+        self.handler_means = f"{prefix}handlers:mean"
+        self.express_closed = f"{prefix}express:closed"
+
 
 RING: Final = """
 if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[1]) then return 0 end
@@ -54,7 +89,7 @@ def task_message(
     Args:
         task: name.
         arguments: positional ones; nothing but JSON.
-        queue: that it will be put into.
+        queue: that it will be put into, without the prefix.
         origin: who sends it, for people to read.
         shown: the arguments as Flower shows them.
         task_id: fresh for each message; without one a worker reconnects for ever.
@@ -112,6 +147,6 @@ def doorbell() -> bytes:
     return (_DOORBELL % {"id": uuid.uuid4(), "tag": uuid.uuid4()}).encode()
 
 
-def ring_arguments(ingest_slots: int) -> tuple[tuple[str, str], tuple[int, int, bytes]]:
+def ring_arguments(names: Names, ingest_slots: int) -> tuple[tuple[str, str], tuple[int, int, bytes]]:
     """Return the keys and arguments of one `RING` call for so many drain slots."""
-    return (BELL, INGEST_QUEUE), (2 * ingest_slots, BELL_MILLISECONDS, doorbell())
+    return (names.bell, names.ingest_queue), (2 * ingest_slots, BELL_MILLISECONDS, doorbell())

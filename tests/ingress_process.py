@@ -22,10 +22,10 @@ import redis
 from deploy.local.servers import free_port, prepare_valkey
 from ingress.schemes import find
 from shared.envelope import Envelope, decode
-from shared.registry import PUBLISH, REGISTRY, Cipher, Endpoint, Secret, encode, field_of
-from shared.wire import INBOX, OVERFLOW
+from shared.registry import PUBLISH, Cipher, Endpoint, Secret, encode, field_of
 from tests.conftest import SECRETS_KEY
 from tests.launching import spawn
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -243,11 +243,11 @@ def publish(redis_url: str, version: int, *endpoints: Endpoint) -> None:
     """Publish a registry as the workers do."""
     fields = [part for one in endpoints for part in (field_of(one.provider, one.tenant), encode(one))]
     with redis.Redis.from_url(redis_url) as client:
-        assert client.eval(PUBLISH, 1, REGISTRY, version, *fields) == 1
+        assert client.eval(PUBLISH, 1, NAMES.registry, version, *fields) == 1
 
 
 def inbox(redis_url: str) -> list[Envelope]:
     """Return all entries of the inbox and its overflow, in the order in which they were received."""
     with redis.Redis.from_url(redis_url) as client:
-        found = [decode(fields) for stream in (INBOX, OVERFLOW) for _, fields in client.xrange(stream)]
+        found = [decode(fields) for stream in NAMES.streams for _, fields in client.xrange(stream)]
     return sorted(found, key=lambda it: it.received_at)

@@ -14,12 +14,15 @@ from typing import Any, Final
 from celery import Celery, signals
 
 from shared import telemetry, wire
+from shared.identity import ForeignRedisError
 from shared.settings import SettingError, load
 from workers import events, free_slots, heartbeat, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
 from workers.errors import RegistrationError
+from workers.ingest.inbox_reader import RedisError
+from workers.process import require_fit_servers
 from workers.settings import WorkerSettings
-from workers.store.connect import UNREACHABLE, UnfitDatabaseError, connect, require_readable
+from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, UnfitDatabaseError, require_readable
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ app.conf.update(
         "queue_order_strategy": "priority",
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
-        **broker_options(settings.redis_url),
+        **broker_options(settings.redis_url, settings.redis_prefix),
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -93,6 +96,7 @@ app.steps["consumer"].add(heartbeat.HeartbeatTimer)
 
 class _FreeSlotTimer(free_slots.FreeSlotTimer):
     redis_url = settings.redis_url
+    prefix = settings.redis_prefix
     stuck_seconds = settings.stuck_seconds
 
 
@@ -108,12 +112,16 @@ def _set_up_logging(**_: Any) -> None:
 
 
 @signals.celeryd_init.connect
-def _require_fit_database(**_: Any) -> None:
-    """End the start of a worker that could do nothing with this database; one that is away may come back."""
+def _require_fit_servers(**_: Any) -> None:
+    """End the start of a worker that could do nothing with these servers; what is away or not there yet may come."""
     try:
-        connect(settings.database_url, name="pipeline start", schema=settings.database_schema).close()
-    except UnfitDatabaseError as refusal:
+        require_fit_servers(settings)
+    except (UnfitDatabaseError, ForeignRedisError) as refusal:
         sys.exit(f"workers: {refusal}")
+    except SCHEMA_MISSING:
+        pass  # the first task says so
+    except RedisError as error:
+        log.warning("Redis cannot be reached: %s", error, extra={"code": "redis_away"})
     except UNREACHABLE as error:
         log.warning("Postgres cannot be reached: %s", error, extra={"code": "postgres_away"})
 

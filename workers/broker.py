@@ -59,11 +59,12 @@ def broker_url(redis_url: str) -> str:
     return parts._replace(query=urlencode(query)).geturl()
 
 
-def broker_options(redis_url: str) -> dict[str, Any]:
-    """Return the options of a Redis URL that kombu takes from its transport options instead of the URL."""
+def broker_options(redis_url: str, prefix: str) -> dict[str, Any]:
+    """Return the options of a Redis URL that kombu takes from its transport options instead, and the names' prefix."""
     options: dict[str, Any] = {
         name: value for name, value in parse_qsl(urlsplit(redis_url).query) if name in REDIS_OPTIONS
     }
+    options["global_keyprefix"] = prefix
     if "health_check_interval" in options:
         options["health_check_interval"] = int(options["health_check_interval"])
     if "socket_keepalive" in options:

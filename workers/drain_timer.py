@@ -31,11 +31,13 @@ class DrainTimer(bootsteps.StartStopStep):
 
     Attributes:
         redis_url: of the inbox.
+        names: in Redis.
         drain: called in a process of the pool, which is killed after `limit_seconds`.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     redis_url: str
+    names: wire.Names
     drain: Callable[[], object]
     limit_seconds: float
 
@@ -72,7 +74,7 @@ class DrainTimer(bootsteps.StartStopStep):
         if self._redis is None:
             return None
         try:
-            states = [state for stream in (wire.INBOX, wire.OVERFLOW) if (state := _state_of(self._redis, stream))]
+            states = [state for stream in self.names.streams if (state := _state_of(self._redis, stream))]
         except (RedisError, OSError):
             return None
         return states or None

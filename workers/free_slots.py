@@ -39,11 +39,13 @@ class FreeSlotTimer(bootsteps.StartStopStep):
 
     Attributes:
         redis_url: of the broker.
+        prefix: of names in Redis.
         stuck_seconds: that a free slot and a message may be beside each other.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     redis_url: str
+    prefix: str
     stuck_seconds: float
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
@@ -100,7 +102,7 @@ class FreeSlotTimer(bootsteps.StartStopStep):
         if self._redis is None:
             return False
         try:
-            return any(self._redis.llen(queue) for queue in queues)
+            return any(self._redis.llen(self.prefix + queue) for queue in queues)
         except (RedisError, OSError):
             return False
 

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.identity import claim
+from shared.wire import Names
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
-from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection
+from workers.housekeeping.publishing import Publisher
+from workers.ingest.inbox_reader import InboxReader
+from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection, connect
+from workers.store.identity import read_identity
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
@@ -42,6 +47,8 @@ class Process:
         self.consumer = f"{self.name}:{uuid.uuid4().hex[:8]}"
         """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
         self.has_declared_serial = False
+        self._identity = ""
+        self._identified: object = None
 
     @classmethod
     def of(cls, settings: WorkerSettings, on_process_start: Sequence[Callable[[], object]] = ()) -> Process:
@@ -88,16 +95,57 @@ class Process:
         return HandlerLoop(self._on_process_start)
 
     @cached_property
+    def names(self) -> Names:
+        """The names in Redis."""
+        return Names(self._settings.redis_prefix)
+
+    @cached_property
     def redis(self) -> Redis:
         """Redis, beside Celery's own connections."""
         return Redis.from_url(self._settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0)
 
+    @property
+    def identity(self) -> str:
+        """The identity of the database that `postgres` is connected to."""
+        connection = self.postgres.connection
+        if connection is not self._identified:
+            self._identity = read_identity(connection, self._settings.environment)
+            self._identified = connection
+        return self._identity
+
+    @cached_property
+    def inbox(self) -> InboxReader:
+        """The inbox, read by this process."""
+        return InboxReader(
+            self.redis, names=self.names, consumer=self.consumer, ingest_slots=self._settings.ingest_slots
+        )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """What publishes the registry."""
+        return Publisher(self.redis, self.names, environment=self._settings.environment)
+
     @cached_property
     def queue(self) -> CeleryQueue:
         """The queue of handler tasks."""
-        return CeleryQueue(self.redis)
+        return CeleryQueue(self.redis, self.names)
 
     @cached_property
     def handler_durations(self) -> HandlerDurations:
         """Recent durations of handlers."""
-        return HandlerDurations(self.redis)
+        return HandlerDurations(self.redis, self.names)
+
+
+def require_fit_servers(settings: WorkerSettings) -> None:
+    """Check, when a worker starts, that it can use this database and that Redis belongs to it.
+
+    Raises:
+        UnfitDatabaseError: the database cannot be used.
+        ForeignRedisError: Redis belongs to another database or environment.
+        psycopg.Error: Postgres is away, or not migrated for this version.
+        redis.RedisError: Redis is away.
+    """
+    with connect(settings.database_url, name="pipeline start", schema=settings.database_schema) as connection:
+        identity = read_identity(connection, settings.environment)
+    with Redis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
+        claim(client, Names(settings.redis_prefix), identity)

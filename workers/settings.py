@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.settings import SCHEMA_ABOUT, SharedSettings, database_url, integer, schema_name, seconds, setting
+from shared.settings import (
+    ENVIRONMENT_ABOUT,
+    SCHEMA_ABOUT,
+    SharedSettings,
+    database_url,
+    environment_name,
+    integer,
+    schema_name,
+    seconds,
+    setting,
+)
 
 
 def module_names(text: str) -> tuple[str, ...]:
@@ -20,6 +30,7 @@ class WorkerSettings(SharedSettings):
         "DATABASE_URL", None, database_url, "Postgres >= 15, such as postgresql://user:password@host:5432/database"
     )
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
+    environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     handlers: tuple[str, ...] = setting(
         "HANDLERS", "workers.handlers.example", module_names, "comma-separated modules that register handlers"
     )

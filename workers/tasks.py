@@ -18,6 +18,7 @@ from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
 
 from shared import wire
+from shared.identity import ForeignRedisError
 from workers.app import app, handlers, settings
 from workers.dispatch.admission import admit
 from workers.dispatch.outcomes import hard_limit
@@ -25,9 +26,7 @@ from workers.dispatch.running import MessageRun
 from workers.drain_timer import DrainTimer
 from workers.errors import DeliveryFailed
 from workers.housekeeping import sweeper
-from workers.housekeeping.publishing import publish_if_stale
 from workers.ingest.drain import drain
-from workers.ingest.inbox_reader import InboxReader
 from workers.process import Process, SchemaMissingError
 from workers.store import deliveries
 from workers.store.connect import UNREACHABLE
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA_TOLD_SECONDS: Final = 60.0
-"""Between two lines about a missing schema."""
+REFUSAL_SECONDS: Final = 60.0
+"""Between two lines about servers that this process can do nothing with."""
 AWAY_SECONDS: Final = 1.0
 """Between two attempts at a message while Postgres is away."""
 DRAIN_LIMIT_SECONDS: Final = 300
@@ -161,6 +160,7 @@ def drain_without_doorbell() -> None:
 
 class _DrainTimer(DrainTimer):
     redis_url = settings.redis_url
+    names = wire.Names(settings.redis_prefix)
     drain = staticmethod(drain_without_doorbell)
     limit_seconds = DRAIN_LIMIT_SECONDS
 
@@ -168,28 +168,28 @@ class _DrainTimer(DrainTimer):
 app.steps["consumer"].add(_DrainTimer)
 
 
-_schema_told_at = float("-inf")
+_refusal_told_at = float("-inf")
 
 
-def _tell_schema(error: SchemaMissingError) -> None:
-    """Log that the schema is missing, at most once a minute: the sweeper runs every second."""
-    global _schema_told_at  # noqa: PLW0603 - of this process
-    if time.monotonic() - _schema_told_at >= SCHEMA_TOLD_SECONDS:
-        _schema_told_at = time.monotonic()
-        log.error("%s", error, extra={"code": "schema_missing"})
+def _tell_refusal(error: SchemaMissingError | ForeignRedisError) -> None:
+    """Log what a person must mend, at most once a minute: the sweeper runs every second."""
+    global _refusal_told_at  # noqa: PLW0603 - of this process
+    if time.monotonic() - _refusal_told_at >= REFUSAL_SECONDS:
+        _refusal_told_at = time.monotonic()
+        code = "schema_missing" if isinstance(error, SchemaMissingError) else "foreign_redis"
+        log.error("%s", error, extra={"code": code})
 
 
 def _drain() -> dict[str, int]:
     try:
         return _drain_inbox()
-    except SchemaMissingError as error:
-        _tell_schema(error)
+    except (SchemaMissingError, ForeignRedisError) as error:
+        _tell_refusal(error)
         return {"stored": 0, "duplicates": 0, "rejected": 0}
 
 
 def _drain_inbox() -> dict[str, int]:
     with _process().connections() as process:
-        reader = InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots)
         if not process.has_declared_serial:  # before the first deliveries that this process makes
             declare_serial(
                 process.postgres.connection,
@@ -198,8 +198,9 @@ def _drain_inbox() -> dict[str, int]:
             )
             process.has_declared_serial = True
         counts = drain(
-            reader,
+            process.inbox,
             process.postgres.connection,
+            identity=process.identity,
             wanting=handlers.wanting,
             settings=settings,
             on_stored=_admit_if_redis_lets,
@@ -248,8 +249,8 @@ def _do_each(*steps: Callable[[], object]) -> None:
         try:
             with _process().connections():
                 step()
-        except SchemaMissingError as error:
-            _tell_schema(error)
+        except (SchemaMissingError, ForeignRedisError) as error:
+            _tell_refusal(error)
         except Exception as error:  # noqa: BLE001 - the first one is raised, whatever it is
             name = step.__name__.strip("_")
             extra = {"code": "housekeeping_failed", "step": name}
@@ -260,17 +261,18 @@ def _do_each(*steps: Callable[[], object]) -> None:
 
 
 def _ring_for_what_waits() -> None:
-    client = _process().redis
-    if client.xlen(wire.INBOX) or client.xlen(wire.OVERFLOW):
-        keys, arguments = wire.ring_arguments(settings.ingest_slots)
-        client.eval(wire.RING, len(keys), *keys, *arguments)
+    process = _process()
+    if any(process.redis.xlen(stream) for stream in process.names.streams):
+        process.inbox.ring()
     else:
-        client.delete(wire.INBOX_BYTES)  # an ingress that died in a batch has counted entries that never came
+        process.redis.delete(
+            process.names.inbox_bytes
+        )  # an ingress that died in a batch has counted entries that never came
 
 
 def _publish() -> None:
     process = _process()
-    publish_if_stale(process.postgres.connection, process.redis)
+    process.publisher.publish_if_stale(process.postgres.connection)
 
 
 def _expire_leases() -> None:
@@ -299,8 +301,7 @@ def _drop_days() -> None:
 
 
 def _forget_drains() -> None:
-    process = _process()
-    InboxReader(process.redis, consumer=process.consumer, ingest_slots=settings.ingest_slots).forget_idle_consumers()
+    _process().inbox.forget_idle_consumers()
 
 
 def _renew_marks() -> None:

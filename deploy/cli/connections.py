@@ -18,7 +18,8 @@ from deploy.local.settings import GivenSettings, StackSettings
 from deploy.local.state import Stack, running_homes, running_stack
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
-from workers.housekeeping import publishing
+from shared.wire import Names
+from workers.housekeeping.publishing import Publisher
 from workers.store.connect import Connection, connect
 
 READ_SECONDS: Final = 30
@@ -41,6 +42,22 @@ def database_schema() -> str:
 def redis_url() -> str:
     """Return the URL of Redis."""
     return load(GivenSettings).redis_url or _stack("REDIS_URL").redis_url
+
+
+def names() -> Names:
+    """Return the names in Redis."""
+    given = load(GivenSettings)
+    if given.redis_prefix or given.redis_url:
+        return Names(given.redis_prefix)
+    return Names(_stack("REDIS_URL").redis_prefix)
+
+
+def environment() -> str:
+    """Return the name of this environment, empty where none is set."""
+    given = load(GivenSettings)
+    if given.environment or given.database_url:
+        return given.environment
+    return _stack("DATABASE_URL").environment
 
 
 def secrets_key() -> tuple[str, ...]:
@@ -95,7 +112,7 @@ def registry_change() -> Iterator[Connection]:
         yield connection
         try:
             with redis_client() as client:
-                publishing.publish(connection, client)
+                Publisher(client, names(), environment=environment()).publish(connection)
         except redis.RedisError as error:
             print(f"pipeline: changed, but not published yet: {explain(error)}", file=sys.stderr)
             print("pipeline: the sweeper publishes it as soon as Redis answers", file=sys.stderr)

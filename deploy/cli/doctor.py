@@ -8,7 +8,7 @@ import psycopg
 import redis
 import typer
 
-from deploy.cli.connections import cipher, database, redis_client, redis_url
+from deploy.cli.connections import cipher, database, environment, names, redis_client, redis_url
 from deploy.cli.errors import explain
 from deploy.cli.output import emit, wants_json
 from deploy.doctor import deployment, postgres_server, redis_server
@@ -64,15 +64,16 @@ def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
 
 def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mapping[str, Callable[[], Finding]]:
     """Return the checks that need both servers, or the workers."""
-    found = deployment.ask_workers(redis_url())
+    found = deployment.ask_workers(redis_url(), names().prefix)
     workers = {"workers": lambda: deployment.workers(found)}
     if connection is None:
-        missing = ("clocks", "keys", "registry", "handlers")
+        missing = ("identity", "clocks", "keys", "registry", "handlers")
         return workers | {thing: lambda thing=thing: unknown(thing, "Postgres was not reached") for thing in missing}
     return {
+        "identity": lambda: deployment.identity(connection, client, names(), environment()),
         "clocks": lambda: deployment.clocks(connection, client),
         "keys": lambda: deployment.keys(connection, _cipher()),
-        "registry": lambda: deployment.registry(connection, client),
+        "registry": lambda: deployment.registry(connection, client, names()),
         **workers,
         "handlers": lambda: deployment.handlers(found, server.list_open_handlers(connection)),
     }

@@ -12,12 +12,11 @@ import typer
 from rich.text import Text
 
 from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter
-from deploy.cli.connections import database, redis_client
+from deploy.cli.connections import database, names, redis_client
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_handlers
 from deploy.cli.output import command, console, emit, wants_json
 from shared.settings import SettingError
-from shared.wire import INBOX, OVERFLOW
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import event_history
 from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
@@ -196,7 +195,7 @@ def _not_stored(event_id: UUID) -> str:
     """Return the line for an id that Postgres does not know; it may still be in the inbox."""
     try:
         with redis_client() as client:
-            waiting = client.xlen(INBOX) + client.xlen(OVERFLOW)
+            waiting = sum(client.xlen(stream) for stream in names().streams)
     except (redis.RedisError, SettingError):
         return f"no event {event_id} is stored (and Redis did not say what waits in the inbox)"
     if waiting:

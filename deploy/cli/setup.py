@@ -1,13 +1,24 @@
-"""The commands that set a deployment up: `pipeline env`, `keygen` and `migrate`."""
+"""The commands that set a deployment up: `pipeline env`, `keygen`, `migrate` and `adopt`."""
 
 from typing import Annotated, Literal
 
 import typer
 from cryptography.fernet import Fernet
 
-from deploy.cli.connections import database_schema, database_url, redis_url, secrets_key
+from deploy.cli.connections import (
+    database,
+    database_schema,
+    database_url,
+    environment,
+    names,
+    redis_client,
+    redis_url,
+    secrets_key,
+)
 from deploy.cli.output import emit, say, wants_json
+from workers.housekeeping.publishing import Publisher
 from workers.store.connect import connect
+from workers.store.identity import read_identity
 from workers.store.migrate import migrate as apply
 from workers.store.partitions import ensure_partitions, list_missing
 
@@ -21,8 +32,12 @@ def env(
     An environment variable wins, then the stack that runs in PIPELINE_HOME.
     """
     values = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
-    if schema := database_schema():
-        values["DATABASE_SCHEMA"] = schema
+    further = {
+        "DATABASE_SCHEMA": database_schema(),
+        "REDIS_PREFIX": names().prefix,
+        "PIPELINE_ENVIRONMENT": environment(),
+    }
+    values |= {variable: value for variable, value in further.items() if value}
     if secrets:
         values["SECRETS_KEY"] = ",".join(secrets_key())
     say(values, *(f"{variable}={value}" for variable, value in values.items()))
@@ -68,3 +83,18 @@ def migrate(
             " holds their tables; housekeeping makes them when it has ended, and so does this command"
         )
     print(*(lines or ["nothing to do: the database is up to date"]), sep="\n")
+
+
+def adopt() -> None:
+    """Make Redis this database's own, after the database was moved or restored.
+
+    Until then workers refuse a Redis that belongs to another database or environment. Stop those of the other one
+    first: what is in the inbox from now on goes to this one. The registry is published anew.
+    """
+    with database() as connection, redis_client() as client:
+        own, named = read_identity(connection, environment()), names()
+        held = client.set(named.identity, own, get=True)
+        former = held.decode("utf-8", "replace") if isinstance(held, bytes) else None
+        Publisher(client, named, environment=environment()).publish_if_stale(connection)
+    change = "it did already" if former == own else f"before, to {former or 'nobody'}"
+    say({"identity": own, "former": former}, f"Redis belongs to {own}; {change}")

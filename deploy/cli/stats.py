@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final
 import redis
 import typer
 
-from deploy.cli.connections import database, redis_client
+from deploy.cli.connections import database, names, redis_client
 from deploy.cli.errors import explain
 from deploy.cli.output import console, emit, wants_json
 from deploy.local.settings import RetentionSettings
 from shared.settings import load
-from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, INBOX, OVERFLOW
+from shared.wire import Names
 from workers.housekeeping import publishing
 from workers.store import stats as store
 from workers.store import tenants
@@ -79,22 +79,22 @@ def stats(
 def _read() -> Figures:
     figures = Figures()
     with figures.reach(), redis_client() as client:
-        figures.redis = _read_redis(client)
+        figures.redis = _read_redis(client, names())
     with figures.reach(), database(read_only=True) as connection:
         _read_postgres(connection, figures)
     return figures
 
 
-def _read_redis(client: redis.Redis) -> dict[str, Any]:
+def _read_redis(client: redis.Redis, named: Names) -> dict[str, Any]:
     """Return what Redis holds: the inbox and its oldest entry's age, Celery's messages, the published registry."""
     return {
-        "inbox_length": client.xlen(INBOX),
-        "inbox_oldest_seconds": _oldest_seconds(client, INBOX),
-        "overflow_length": client.xlen(OVERFLOW),
-        "overflow_oldest_seconds": _oldest_seconds(client, OVERFLOW),
-        "handler_messages": client.llen(HANDLERS_QUEUE),
-        "express_messages": client.llen(EXPRESS_QUEUE),
-        "registry_published": publishing.published_version(client),
+        "inbox_length": client.xlen(named.inbox),
+        "inbox_oldest_seconds": _oldest_seconds(client, named.inbox),
+        "overflow_length": client.xlen(named.overflow),
+        "overflow_oldest_seconds": _oldest_seconds(client, named.overflow),
+        "handler_messages": client.llen(named.handlers_queue),
+        "express_messages": client.llen(named.express_queue),
+        "registry_published": publishing.published_version(client, named),
     }
 
 

@@ -26,7 +26,8 @@ from deploy.local.settings import GivenSettings, StackSettings, inherited
 from deploy.local.state import Stack
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
-from workers.housekeeping.publishing import publish
+from shared.wire import Names
+from workers.housekeeping.publishing import Publisher
 from workers.store import tenants
 from workers.store.connect import Connection, connect
 from workers.store.event_history import DONE_STATES, read_history
@@ -78,7 +79,7 @@ def _prepare(stack: Stack, console: Console) -> None:
         _check_key(connection, cipher)
         is_new = _make_demo(connection, cipher)
         with redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client:
-            publish(connection, client)
+            Publisher(client, Names(stack.redis_prefix), environment=stack.environment).publish(connection)
     console.good(f"database: {len(applied)} migrations applied" if applied else "database: up to date")
     if is_new:
         console.good(f"tenant {TENANT}: made, with an endpoint of {PROVIDER}")

@@ -9,10 +9,12 @@ from redis.exceptions import RedisError
 
 from deploy.doctor.finding import Finding, ok, unknown, wrong
 from shared import wire
+from shared.identity import ForeignRedisError
 from shared.registry import Cipher
 from workers.housekeeping import publishing
 from workers.store import server, tenants
 from workers.store.connect import Connection
+from workers.store.identity import UNTOLD, read_identity
 
 APART_SECONDS: Final = 5.0
 """How far clocks may be apart: providers' signatures and Celery's `expires` bear more."""
@@ -45,6 +47,21 @@ def compare(ahead: dict[str, float]) -> Finding:
     return ok("clocks", f"{apart:.1f} s apart at most")
 
 
+def identity(connection: Connection, client: redis.Redis, names: wire.Names, environment: str) -> Finding:
+    """See that Redis holds events for this database and environment, and for no other."""
+    own, held = read_identity(connection, environment), client.get(names.identity)
+    if held is None:
+        return unknown("identity", f"Redis belongs to nobody yet; the first drain of {own} takes it")
+    if held != own.encode():
+        return wrong("identity", str(ForeignRedisError(held.decode("utf-8", "replace"), own)))  # type: ignore[union-attr]
+    if UNTOLD in own:
+        advice = (
+            "GRANT EXECUTE ON FUNCTION pg_control_system() to it, or see that PIPELINE_ENVIRONMENT differs elsewhere"
+        )
+        return unknown("identity", f"{own}: Postgres does not tell its system identifier to this role: {advice}")
+    return ok("identity", own)
+
+
 def keys(connection: Connection, cipher: Cipher | None) -> Finding:
     """See that every secret that may sign can be decrypted."""
     if cipher is None:
@@ -61,16 +78,16 @@ def keys(connection: Connection, cipher: Cipher | None) -> Finding:
     return ok("keys", f"SECRETS_KEY opens all {len(alive)} secrets{moved}")
 
 
-def registry(connection: Connection, client: redis.Redis) -> Finding:
+def registry(connection: Connection, client: redis.Redis, names: wire.Names) -> Finding:
     """See that the ingress is told of the endpoints as they are."""
-    version, published = tenants.registry_version(connection), publishing.published_version(client)
+    version, published = tenants.registry_version(connection), publishing.published_version(client, names)
     if published == version:
         return ok("registry", f"published, version {version}")
     found = "nothing is published" if published is None else f"version {published} is published, Postgres has {version}"
     return wrong("registry", f"{found}: a housekeeping worker and beat publish it within seconds; do they run?")
 
 
-def ask_workers(redis_url: str) -> dict[str, dict[str, Any]] | None:
+def ask_workers(redis_url: str, prefix: str) -> dict[str, dict[str, Any]] | None:
     """Return the queues and the tasks of the workers that answer, by their names; None if Redis takes no question."""
     from celery import Celery  # noqa: PLC0415 - a quarter of the time that any other command takes
     from kombu.exceptions import OperationalError  # noqa: PLC0415
@@ -79,7 +96,7 @@ def ask_workers(redis_url: str) -> dict[str, dict[str, Any]] | None:
 
     with Celery("doctor", broker=broker_url(redis_url), set_as_current=False) as app:
         app.conf.broker_transport_options = {
-            **broker_options(redis_url),
+            **broker_options(redis_url, prefix),
             "socket_timeout": 2,
             "socket_connect_timeout": 2,
         }

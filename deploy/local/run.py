@@ -93,8 +93,8 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     """
     stack, servers = await run_blocking(lambda: _plan(this))
     supervisor.on_change = lambda members: write_stack(this.settings.home, replace(stack, members=tuple(members)))
-    urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "SECRETS_KEY": stack.secrets_key}
-    environ = {**this.environ, **urls}
+    given = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "REDIS_PREFIX": stack.redis_prefix}
+    environ = {**this.environ, **given, "SECRETS_KEY": stack.secrets_key}
     await supervisor.start(*servers)
     await run_blocking(lambda: check_settings(environ))
     await supervisor.wait_until_ready(*(server.name for server in servers), seconds=SERVERS_SECONDS)
@@ -162,6 +162,8 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
         database_url=given.database_url or urls["postgres"],
         database_schema=given.database_schema,
         redis_url=given.redis_url or urls["valkey"],
+        redis_prefix=given.redis_prefix or own.redis_prefix,
+        environment=given.environment,
         secrets_key=",".join(given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
         flower_url=this.settings.flower_url,

@@ -29,6 +29,7 @@ from cryptography.fernet import Fernet
 from deploy.local.service import Server
 from deploy.local.state import StackError, write_private
 
+NEW_PREFIX = "webhooks:"
 UNREACHABLE_HOMES = Path("/var/lib/webhook-pipeline")
 
 
@@ -57,13 +58,15 @@ def is_free(port: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Passwords and ports of the embedded servers, and the Fernet key made for this stack."""
+    """Passwords and ports of the embedded servers, and the Fernet key and the prefix made for this stack."""
 
     secrets_key: str
     postgres_password: str
     postgres_port: int
     valkey_password: str
     valkey_port: int
+    redis_prefix: str = ""
+    """Of the names in Redis; older stacks have none."""
 
 
 def read_credentials(home: Path) -> Credentials:
@@ -80,6 +83,7 @@ def read_credentials(home: Path) -> Credentials:
             postgres_port=free_port(),
             valkey_password=secrets.token_urlsafe(24),
             valkey_port=free_port(),
+            redis_prefix=NEW_PREFIX,
         )
     except (OSError, ValueError, TypeError) as error:
         raise StackError(f"{path} cannot be read ({error}): restore it, or set another PIPELINE_HOME") from None

@@ -101,7 +101,7 @@ def _worker(name: str, slots: int, environ: Mapping[str, str], *options: str, qu
             *("--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", *options),
         ],
         environ=environ,
-        is_ready=lambda: _pongs(environ["REDIS_URL"], node),
+        is_ready=lambda: _pongs(environ["REDIS_URL"], environ.get("REDIS_PREFIX", ""), node),
         kill_signal=signal.SIGQUIT,  # Celery's cold shutdown: what runs is given up and comes again
         patience=4.5,
     )
@@ -121,12 +121,12 @@ def _answers(url: str) -> Callable[[], bool]:
     return probe
 
 
-def _pongs(redis_url: str, node: str) -> bool:
+def _pongs(redis_url: str, prefix: str, node: str) -> bool:
     """Return whether a worker takes messages: its main process answers a ping between two of them."""
     try:
         with Celery("probe", broker=broker_url(redis_url), set_as_current=False) as probe:
             probe.conf.broker_transport_options = {
-                **broker_options(redis_url),
+                **broker_options(redis_url, prefix),
                 "socket_timeout": 2,
                 "socket_connect_timeout": 2,
             }

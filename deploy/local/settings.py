@@ -10,13 +10,17 @@ from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import (
+    ENVIRONMENT_ABOUT,
     HEALTH_SECONDS_ABOUT,
+    PREFIX_ABOUT,
     SCHEMA_ABOUT,
     database_url,
+    environment_name,
     fernet_keys,
     folder,
     integer,
     port,
+    redis_prefix,
     redis_url,
     schema_name,
     seconds,
@@ -69,6 +73,8 @@ class GivenSettings:
     database_url: str | None = setting("DATABASE_URL", "", optional(database_url), "Postgres")
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     redis_url: str | None = setting("REDIS_URL", "", optional(redis_url), "Redis")
+    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
+    environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
     inbox_high_water: float = setting(
         "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"

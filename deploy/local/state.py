@@ -40,6 +40,8 @@ class Stack:
     ingress_url: str
     flower_url: str
     database_schema: str = ""
+    redis_prefix: str = ""
+    environment: str = ""
     members: tuple[Member, ...] = ()
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from hiredis import pack_command
 
 from shared.envelope import Envelope, encode, new_event_id
-from shared.wire import INBOX
 from tests.benchmarks.bodies import SIZE, TENANT, make_body
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Place
@@ -51,7 +51,7 @@ def fill_inbox(place: Place, count: int, *, size: int = SIZE, tenant: str = TENA
                     body=make_body(f"{prefix}{number:016d}", size),
                 )
                 fields = [part for pair in encode(envelope).items() for part in pair]
-                commands.append(pack_command((b"XADD", INBOX, b"*", *fields)))  # type: ignore[arg-type] # the same
+                commands.append(pack_command((b"XADD", NAMES.inbox, b"*", *fields)))  # type: ignore[arg-type] # the same
             _say(connection, commands)
 
 

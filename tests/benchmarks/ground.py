@@ -23,7 +23,8 @@ from shared.registry import Cipher
 from tests.benchmarks.bodies import SECRET, TENANT
 from tests.benchmarks.naive.tables import TABLES
 from tests.benchmarks.processes import ROOT, run_server
-from workers.housekeeping.publishing import publish
+from tests.names import NAMES
+from workers.housekeeping.publishing import Publisher
 from workers.store import tenants
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate
@@ -136,7 +137,7 @@ class Place:
                     tenants.add_endpoint(
                         connection, tenant=name, provider="moveris", scheme="moveris", label="a", ciphertext=ciphertext
                     )
-            publish(connection, self.redis)
+            Publisher(self.redis, NAMES, environment="").publish(connection)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import postgres, until, valkey
+from tests.chaos.wire import PREFIX
 from tests.launching import free_port, open_url, spawn
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ TABLES: Final = """
     CREATE INDEX ON chaos_runs (event_id);
 """
 SETTINGS: Final = {
+    "REDIS_PREFIX": PREFIX,
     "INGRESS_WORKERS": "2",
     "INGEST_SLOTS": "2",
     "HANDLER_SLOTS": "4",

@@ -10,10 +10,13 @@ import uuid
 from datetime import UTC, datetime
 from typing import Final
 
-INBOX: Final = "inbox"
-OVERFLOW: Final = "inbox:overflow"
-INBOX_BYTES: Final = "inbox:bytes"
-REGISTRY: Final = "registry"
+PREFIX: Final = "chaos:"
+INBOX: Final = f"{PREFIX}inbox"
+OVERFLOW: Final = f"{PREFIX}inbox:overflow"
+INBOX_BYTES: Final = f"{PREFIX}inbox:bytes"
+BELL: Final = f"{PREFIX}inbox:bell"
+REGISTRY: Final = f"{PREFIX}registry"
+IDENTITY: Final = f"{PREFIX}identity"
 
 
 def entry(tenant: str, body: bytes, *, at: datetime | None = None) -> tuple[str, dict[bytes, bytes]]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import redis
 from celery import Celery
 
-from shared.wire import BELL, DRAIN_TASK, INGEST_QUEUE, RING, doorbell, ring_arguments
+from shared.wire import DRAIN_TASK, INGEST_QUEUE, RING, doorbell, ring_arguments
 from tests.ingress_process import wait_for
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,17 +61,17 @@ def test_it_rings_once_until_the_bell_is_cleared_and_never_piles_up(redis_url: s
     with redis.Redis.from_url(redis_url) as client:
 
         def ring() -> int:
-            keys, arguments = ring_arguments(1)
+            keys, arguments = ring_arguments(NAMES, 1)
             return int(client.eval(RING, len(keys), *keys, *arguments))
 
         assert [ring(), ring()] == [1, 0]
-        client.delete(BELL)
+        client.delete(NAMES.bell)
         assert ring() == 1
-        client.delete(BELL)
+        client.delete(NAMES.bell)
         assert ring() == 0, "two for the one slot wait already"
-        client.delete(BELL, INGEST_QUEUE)
+        client.delete(NAMES.bell, INGEST_QUEUE)
         assert ring() == 1
-        wait_for(lambda: not client.exists(BELL), seconds=2)  # nobody drained: it falls silent by itself
+        wait_for(lambda: not client.exists(NAMES.bell), seconds=2)  # nobody drained: it falls silent by itself
 
 
 WORKER = """

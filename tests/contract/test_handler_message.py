@@ -12,6 +12,7 @@ import redis
 from celery import Celery
 
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE
+from tests.names import NAMES
 from workers.dispatch.admission import Message
 from workers.dispatch.queue import SHOWN, CeleryQueue, pack
 from workers.store.deliveries import Candidate
@@ -33,7 +34,7 @@ def test_a_handler_message_is_what_celery_would_send_field_by_field(redis_url: s
     message = message_of(3, express=queue == EXPRESS_QUEUE)
     with redis.Redis.from_url(redis_url) as client, Celery("other", broker=redis_url, set_as_current=False) as app:
         app.send_task(message.handler, args=[message.argument], queue=queue, ignore_result=True)
-        CeleryQueue(client).send(message)
+        CeleryQueue(client, NAMES).send(message)
         theirs, ours = (json.loads(client.rpop(queue)) for _ in range(2))
     assert list(ours) == list(theirs)
     for part in ("headers", "properties"):

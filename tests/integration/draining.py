@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
+from tests.names import NAMES
 from workers.ingest.drain import DrainCounts, drain
 from workers.ingest.inbox_reader import InboxReader
 
@@ -39,10 +39,10 @@ both_protocols = pytest.mark.parametrize("client", [2, 3], ids=["RESP2", "RESP3"
 
 
 def reader(client: Redis, name: str = "") -> InboxReader:
-    return InboxReader(client, consumer=name or uuid.uuid4().hex, ingest_slots=2)
+    return InboxReader(client, names=NAMES, consumer=name or uuid.uuid4().hex, ingest_slots=2)
 
 
-def post(client: Redis, body: bytes = HELLO, *, stream: str = wire.INBOX, **changes: Any) -> uuid.UUID:
+def post(client: Redis, body: bytes = HELLO, *, stream: str = NAMES.inbox, **changes: Any) -> uuid.UUID:
     """Append one entry as the ingress does."""
     now = datetime.now(UTC)
     values: dict[str, Any] = {
@@ -70,7 +70,7 @@ def nobody(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
 
 
 def run(client: Redis, connection: Connection, settings: Settings = ANY_IDLE, **changes: Any) -> DrainCounts:
-    values: dict[str, Any] = {"wanting": everyone, "settings": settings}
+    values: dict[str, Any] = {"identity": "test", "wanting": everyone, "settings": settings}
     return drain(reader(client), connection, **values | changes)
 
 

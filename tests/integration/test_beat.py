@@ -13,6 +13,7 @@ from redis import Redis
 
 from shared import wire
 from tests.ingress_process import wait_for
+from tests.names import NAMES
 from workers.drain_timer import DrainTimer
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Timer:
 def test_a_consumer_that_starts_again_and_again_has_one_connection(redis_url: str) -> None:
     queues = SimpleNamespace(consume_from={wire.INGEST_QUEUE})
     consumer = SimpleNamespace(app=SimpleNamespace(amqp=SimpleNamespace(queues=queues)), timer=Timer())
-    step = type("Step", (DrainTimer,), {"redis_url": redis_url})(consumer)
+    step = type("Step", (DrainTimer,), {"redis_url": redis_url, "names": NAMES})(consumer)
     with Redis.from_url(redis_url) as redis:
         before = len(redis.client_list())
         clients = []

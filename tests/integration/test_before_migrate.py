@@ -15,6 +15,7 @@ from redis import Redis
 
 from shared import wire
 from tests.ingress_process import wait_for
+from tests.names import NAMES
 from workers.store.connect import connect
 from workers.store.migrate import migrate
 
@@ -44,10 +45,10 @@ def test_a_worker_without_a_schema_says_what_to_do_once_and_drains_when_it_is_th
     with log.open("wb") as output, Redis.from_url(redis_url) as redis:
         worker = subprocess.Popen(command, env=environ, stdout=output, stderr=output, start_new_session=True)
         try:
-            redis.xadd(wire.INBOX, {"v": "0"})
-            keys, arguments = wire.ring_arguments(2)
+            redis.xadd(NAMES.inbox, {"v": "0"})
+            keys, arguments = wire.ring_arguments(NAMES, 2)
             for _ in range(3):
-                redis.delete(wire.BELL)
+                redis.delete(NAMES.bell)
                 redis.eval(wire.RING, len(keys), *keys, *arguments)
             wait_for(lambda: "run pipeline migrate" in log.read_text(), seconds=30)
             wait_for(lambda: redis.llen(wire.INGEST_QUEUE) == 0, seconds=10)
@@ -55,9 +56,9 @@ def test_a_worker_without_a_schema_says_what_to_do_once_and_drains_when_it_is_th
             assert "Traceback" not in log.read_text()
             with connect(empty_database_url, name="test") as connection:
                 migrate(connection)
-            redis.delete(wire.BELL)
+            redis.delete(NAMES.bell)
             redis.eval(wire.RING, len(keys), *keys, *arguments)
-            wait_for(lambda: redis.xlen(wire.INBOX) == 0, seconds=15)
+            wait_for(lambda: redis.xlen(NAMES.inbox) == 0, seconds=15)
             assert worker.poll() is None
         finally:
             os.killpg(worker.pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
+from tests.names import NAMES
 from workers.broker import LONGEST_PAUSE
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ def worker(environ: dict[str, str], redis: Redis, tmp_path: Path) -> Iterator[ps
 
 
 def ring(redis: Redis) -> None:
-    keys, arguments = wire.ring_arguments(2)
+    keys, arguments = wire.ring_arguments(NAMES, 2)
     redis.eval(wire.RING, len(keys), *keys, *arguments)
 
 
 def store_one(redis: Redis, *, seconds: float) -> None:
     """Append something that will be stored as rejected, and wait until it is."""
-    redis.xadd(wire.INBOX, {"v": "0"})
+    redis.xadd(NAMES.inbox, {"v": "0"})
     ring(redis)
-    wait_for(lambda: redis.xlen(wire.INBOX) == 0, seconds=seconds)
+    wait_for(lambda: redis.xlen(NAMES.inbox) == 0, seconds=seconds)
 
 
 @contextmanager
@@ -111,48 +112,48 @@ DRAIN = "from workers.tasks import drain_inbox; print(drain_inbox()['stored'])"
 
 
 def test_a_full_redis_does_not_keep_a_drain_from_making_room(environ: dict[str, str], redis: Redis) -> None:
-    redis.xgroup_create(wire.INBOX, wire.INBOX_GROUP, id="0", mkstream=True)  # as ever but for the first drain of all
+    redis.xgroup_create(NAMES.inbox, wire.INBOX_GROUP, id="0", mkstream=True)  # as ever but for the first drain of all
     for number in range(250):  # more than a drain reads at first
         now = datetime.now(UTC)
         envelope = Envelope(
             id=new_event_id(now), provider="in-house", tenant="acme", secret_label="first", received_at=now, headers=(),
             body=b'{"number": %d}' % number,
         )  # fmt: skip
-        redis.xadd(wire.INBOX, encode(envelope))  # type: ignore[arg-type]
+        redis.xadd(NAMES.inbox, encode(envelope))  # type: ignore[arg-type]
     with full(redis):
         done = subprocess.run([sys.executable, "-c", DRAIN], env=environ, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["250"], done.stderr
-    assert redis.xlen(wire.INBOX) == 0
+    assert redis.xlen(NAMES.inbox) == 0
 
 
 LOOK = "from workers.tasks import _ring_for_what_waits as look; look()"
 
 
-@pytest.mark.parametrize("stream", [wire.INBOX, wire.OVERFLOW])
+@pytest.mark.parametrize("stream", [NAMES.inbox, NAMES.overflow])
 def test_bytes_that_were_counted_for_entries_that_never_came_are_forgotten_when_nothing_waits(
     environ: dict[str, str], redis: Redis, stream: str
 ) -> None:
     def sweep() -> None:
         subprocess.run([sys.executable, "-c", LOOK], env=environ, check=True)
 
-    redis.hset(wire.INBOX_BYTES, "acme", 5000)  # an ingress was killed between the count and the entries
+    redis.hset(NAMES.inbox_bytes, "acme", 5000)  # an ingress was killed between the count and the entries
     redis.xadd(stream, {"v": "0"})
     sweep()
-    assert redis.hget(wire.INBOX_BYTES, "acme") == b"5000"
+    assert redis.hget(NAMES.inbox_bytes, "acme") == b"5000"
     redis.delete(stream)
     sweep()
-    assert not redis.exists(wire.INBOX_BYTES)
+    assert not redis.exists(NAMES.inbox_bytes)
 
 
 def test_what_waits_in_a_redis_too_full_for_a_doorbell_is_drained_all_the_same(
     worker: psutil.Popen, redis: Redis
 ) -> None:
     for _ in range(50):
-        redis.xadd(wire.INBOX, {"v": "0"})
+        redis.xadd(NAMES.inbox, {"v": "0"})
     with full(redis):
         with pytest.raises(ResponseError, match="used memory"):
             ring(redis)
-        wait_for(lambda: redis.xlen(wire.INBOX) == 0, seconds=10)
+        wait_for(lambda: redis.xlen(NAMES.inbox) == 0, seconds=10)
     assert worker.poll() is None
     store_one(redis, seconds=SOON)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
 from tests.integration.draining import HELLO, count, events, everyone, post, run, take_and_die
+from tests.names import NAMES
 from workers.ingest.reprocess import reprocess
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ SECOND, ZERO = timedelta(seconds=1), timedelta()
 def test_an_entry_that_is_no_envelope_is_kept_with_all_its_fields(
     client: Redis, connection: Connection, fields: dict[bytes, bytes]
 ) -> None:
-    client.xadd(wire.INBOX, fields)  # type: ignore[arg-type]
+    client.xadd(NAMES.inbox, fields)  # type: ignore[arg-type]
     good = post(client)
     take_and_die(client)
     assert run(client, connection).rejected == 1
@@ -49,7 +50,7 @@ def test_an_entry_that_is_no_envelope_is_kept_with_all_its_fields(
     assert (broken["reject_reason"], broken["state"]) == ("bad_envelope", "rejected")
     assert len(json.loads(broken["body"])) == len(fields)
     assert broken["notes"]
-    assert client.xlen(wire.INBOX) == 0
+    assert client.xlen(NAMES.inbox) == 0
 
 
 def test_an_envelope_that_a_later_version_can_read_is_accepted_then(
@@ -72,9 +73,11 @@ def test_an_entry_that_repeats_a_field_is_no_envelope_and_is_kept_with_both_valu
     client: Redis, connection: Connection
 ) -> None:
     post(client)
-    ((_, fields),) = cast("Any", client.xrange(wire.INBOX))
-    client.delete(wire.INBOX)
-    client.execute_command("XADD", wire.INBOX, "*", *(it for pair in fields.items() for it in pair), "body", b"another")
+    ((_, fields),) = cast("Any", client.xrange(NAMES.inbox))
+    client.delete(NAMES.inbox)
+    client.execute_command(
+        "XADD", NAMES.inbox, "*", *(it for pair in fields.items() for it in pair), "body", b"another"
+    )
     good = post(client, b'{"type":"later"}')
     assert run(client, connection).rejected == 1
     stored = events(connection)
@@ -82,7 +85,7 @@ def test_an_entry_that_repeats_a_field_is_no_envelope_and_is_kept_with_both_valu
     (broken,) = stored.values()
     assert broken["reject_reason"] == "bad_envelope"
     assert {HELLO, b"another"} <= {b64decode(value) for value in json.loads(broken["body"]).values()}
-    assert client.xlen(wire.INBOX) == 0
+    assert client.xlen(NAMES.inbox) == 0
 
 
 def completed(created_at: datetime) -> bytes:
@@ -148,13 +151,13 @@ AWKWARD = [b"", b"\0", b"a\0b", b"\xff", b"\xed\xa0\x80", b"x" * 9000, b"9" * 30
 def test_whatever_stands_in_a_field_the_entry_is_stored_and_its_neighbours_go_through(
     client: Redis, connection: Connection, field: bytes, value: bytes
 ) -> None:
-    client.xadd(wire.INBOX, GOOD | {field: value})  # type: ignore[arg-type]
+    client.xadd(NAMES.inbox, GOOD | {field: value})  # type: ignore[arg-type]
     neighbours = [post(client, b'{"type":"t","n":%d}' % number) for number in range(3)]
     counts = run(client, connection)
     assert counts.stored + counts.rejected == 4
     assert set(neighbours) <= {event_id for event_id, row in events(connection).items() if row["state"] == "accepted"}
-    assert client.xlen(wire.INBOX) == 0
-    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xlen(NAMES.inbox) == 0
+    assert client.xpending(NAMES.inbox, wire.INBOX_GROUP)["pending"] == 0
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -164,10 +167,10 @@ def test_arbitrary_bytes_in_any_fields_end_stored(
 ) -> None:
     before = count(connection, "events") + count(connection, "arrivals")
     for change in changes:
-        client.xadd(wire.INBOX, GOOD | {b"id": uuid.uuid4().bytes} | change)  # type: ignore[arg-type]
+        client.xadd(NAMES.inbox, GOOD | {b"id": uuid.uuid4().bytes} | change)  # type: ignore[arg-type]
     counts = run(client, connection)
     assert counts.read == len(changes)
-    assert client.xlen(wire.INBOX) == 0
+    assert client.xlen(NAMES.inbox) == 0
     kept = count(connection, "events") + count(connection, "arrivals") - before
     assert kept == counts.stored + counts.rejected + counts.duplicates
     with_own_id = sum(len(change.get(b"id", b"")) == 16 for change in changes)

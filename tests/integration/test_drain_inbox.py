@@ -22,6 +22,7 @@ from tests.integration.draining import (
     run,
     take_and_die,
 )
+from tests.names import NAMES
 from workers.events import parse as parse_body
 from workers.ingest import drain as draining
 from workers.ingest import parsing
@@ -54,8 +55,8 @@ def test_an_entry_is_stored_with_its_exact_bytes_and_leaves_the_inbox(client: Re
         (event_id, "acme.first", "pending", True),
         (event_id, "acme.second", "pending", True),
     ]
-    assert client.xlen(wire.INBOX) == 0
-    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xlen(NAMES.inbox) == 0
+    assert client.xpending(NAMES.inbox, wire.INBOX_GROUP)["pending"] == 0
 
 
 def test_a_backlog_is_drained_in_batches_and_each_commit_that_made_work_is_told(
@@ -77,9 +78,9 @@ def test_events_that_nobody_wants_are_stored_and_tell_nobody(client: Redis, conn
 
 
 def test_the_bell_is_free_after_a_drain(client: Redis, connection: Connection) -> None:
-    client.set(wire.BELL, "1")
+    client.set(NAMES.bell, "1")
     run(client, connection)
-    assert not client.exists(wire.BELL)
+    assert not client.exists(NAMES.bell)
 
 
 def test_a_drain_whose_time_is_over_rings_for_another(client: Redis, connection: Connection) -> None:
@@ -90,8 +91,8 @@ def test_a_drain_whose_time_is_over_rings_for_another(client: Redis, connection:
     assert not list(ticks)
     assert counts.read == 100
     assert client.llen(wire.INGEST_QUEUE) == 1
-    assert client.xlen(wire.INBOX) == 50
-    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xlen(NAMES.inbox) == 50
+    assert client.xpending(NAMES.inbox, wire.INBOX_GROUP)["pending"] == 0
 
 
 def test_large_bodies_are_stored_in_portions(
@@ -127,9 +128,9 @@ def test_an_entry_that_was_stored_before_the_crash_is_acknowledged_and_is_no_arr
         patch.setattr(InboxReader, "acknowledge", die)
         with pytest.raises(Killed):
             run(client, connection)
-    assert (count(connection, "events"), count(connection, "arrivals"), client.xlen(wire.INBOX)) == (1, 1, 2)
+    assert (count(connection, "events"), count(connection, "arrivals"), client.xlen(NAMES.inbox)) == (1, 1, 2)
     assert run(client, connection) == DrainCounts(stored=0, duplicates=0, rejected=0, read=2)
-    assert (count(connection, "events"), count(connection, "arrivals"), client.xlen(wire.INBOX)) == (1, 1, 0)
+    assert (count(connection, "events"), count(connection, "arrivals"), client.xlen(NAMES.inbox)) == (1, 1, 0)
     assert count(connection, "deliveries") == 2
 
 
@@ -155,7 +156,7 @@ def test_an_entry_delivered_five_times_is_stored_unparsed_as_poison(client: Redi
         HELLO,
         None,
     )
-    assert client.xlen(wire.INBOX) == 0
+    assert client.xlen(NAMES.inbox) == 0
 
 
 def test_only_the_entry_that_ends_its_process_becomes_poison(
@@ -172,7 +173,7 @@ def test_only_the_entry_that_ends_its_process_becomes_poison(
 
     monkeypatch.setattr(draining, "parse_entry", parse_entry)
     deaths = 0
-    while client.xlen(wire.INBOX):
+    while client.xlen(NAMES.inbox):
         try:
             run(client, connection)
         except Killed:
@@ -223,8 +224,8 @@ def test_with_postgres_away_nothing_is_taken(client: Redis, connection: Connecti
     connection.close()
     with pytest.raises(psycopg.OperationalError):
         run(client, connection)
-    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
-    assert client.xlen(wire.INBOX) == 1
+    assert client.xpending(NAMES.inbox, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xlen(NAMES.inbox) == 1
 
 
 def test_what_postgres_cannot_store_now_is_given_back_uncounted(client: Redis, connection: Connection) -> None:

@@ -22,6 +22,7 @@ from shared import wire
 from shared.heartbeat import read_beats
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
+from tests.names import NAMES
 from workers.dispatch.admission import admit
 from workers.dispatch.queue import CeleryQueue
 
@@ -140,7 +141,7 @@ def started(environ: dict[str, str], tmp_path: Path) -> Iterator[psutil.Popen]:
 
 def send(connection: Connection, redis: Redis) -> None:
     """Send what is due to the workers."""
-    admit(connection, CeleryQueue(redis), slots=1, message_seconds=1.0)
+    admit(connection, CeleryQueue(redis, NAMES), slots=1, message_seconds=1.0)
 
 
 def runs(connection: Connection) -> set[uuid.UUID]:

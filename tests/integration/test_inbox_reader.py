@@ -21,7 +21,8 @@ from tests.integration.draining import (
     take_and_die,
     until,
 )
-from workers.ingest.inbox_reader import READ_STEP, STREAMS
+from tests.names import NAMES
+from workers.ingest.inbox_reader import READ_STEP
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -36,7 +37,7 @@ def test_a_group_that_is_gone_is_made_again_from_the_beginning(client: Redis, co
     post(client)
     assert run(client, connection).stored == 1
     post(client, b'{"type":"later"}')
-    client.xgroup_destroy(wire.INBOX, wire.INBOX_GROUP)
+    client.xgroup_destroy(NAMES.inbox, wire.INBOX_GROUP)
     assert run(client, connection).stored == 1
 
 
@@ -48,7 +49,7 @@ def test_a_full_redis_without_the_group_is_drained(client: Redis, connection: Co
         with pytest.raises(OutOfMemoryError):
             client.set("anything", "more")
         assert run(client, connection).stored == 1
-        assert client.xlen(wire.INBOX) == 0
+        assert client.xlen(NAMES.inbox) == 0
     finally:
         client.config_set("maxmemory", before or 0)
 
@@ -57,9 +58,9 @@ def test_a_full_redis_without_the_group_is_drained(client: Redis, connection: Co
 def test_pending_entries_that_were_deleted_do_not_hold_a_drain_up(client: Redis, connection: Connection) -> None:
     post(client)
     take_and_die(client)
-    client.xtrim(wire.INBOX, maxlen=0, approximate=False)
+    client.xtrim(NAMES.inbox, maxlen=0, approximate=False)
     assert run(client, connection).read == 0
-    assert client.xpending(wire.INBOX, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xpending(NAMES.inbox, wire.INBOX_GROUP)["pending"] == 0
 
 
 @both_protocols
@@ -69,7 +70,7 @@ def test_a_consumer_is_forgotten_only_when_it_holds_nothing(client: Redis, monke
     assert reader(client, "idle").read(1) == []
     monkeypatch.setattr("workers.ingest.inbox_reader.IDLE_CONSUMER_MILLISECONDS", -1)
     assert reader(client).forget_idle_consumers() == 1
-    assert [consumer["name"] for consumer in client.xinfo_consumers(wire.INBOX, wire.INBOX_GROUP)] == [b"holder"]
+    assert [consumer["name"] for consumer in client.xinfo_consumers(NAMES.inbox, wire.INBOX_GROUP)] == [b"holder"]
 
 
 @both_protocols
@@ -77,14 +78,14 @@ def test_nothing_fresh_is_read_while_something_of_a_dead_drain_waits(client: Red
     post(client)
     take_and_die(client)
     fresh = post(client)
-    client.set(wire.BELL, "1")
+    client.set(NAMES.bell, "1")
     until(lambda: reader(client).list_idle(idle_seconds=0.05, count=10))
-    idle, read = reader(client).open(idle_seconds=0.05, idle_count=10, count=10)
+    idle, read = reader(client).open("test", idle_seconds=0.05, idle_count=10, count=10)
     assert (list(idle.values()), read) == ([1], [])
-    assert not client.exists(wire.BELL)
-    idle, read = reader(client).open(idle_seconds=60, idle_count=10, count=10)
+    assert not client.exists(NAMES.bell)
+    idle, read = reader(client).open("test", idle_seconds=60, idle_count=10, count=10)
     assert (idle, [each.fields[b"id"] for each in read]) == ({}, [fresh.bytes])
-    assert reader(client).open(idle_seconds=60, idle_count=10, count=10) == ({}, [])
+    assert reader(client).open("test", idle_seconds=60, idle_count=10, count=10) == ({}, [])
 
 
 @both_protocols
@@ -120,63 +121,63 @@ def test_one_read_brings_no_more_bytes_than_its_bound_whatever_its_count(client:
 def test_what_waits_in_the_overflow_is_stored_like_the_rest(
     client: Redis, connection: Connection, settings: Settings
 ) -> None:
-    ids = {post(client, b'{"type":"t","n":%d}' % n, stream=STREAMS[n % 2]) for n in range(40)}
+    ids = {post(client, b'{"type":"t","n":%d}' % n, stream=NAMES.streams[n % 2]) for n in range(40)}
     assert run(client, connection, settings).stored == 40
     assert set(events(connection)) == ids
-    assert [client.xlen(stream) for stream in STREAMS] == [0, 0]
+    assert [client.xlen(stream) for stream in NAMES.streams] == [0, 0]
 
 
 def test_a_fifth_of_each_batch_is_the_overflows_and_what_the_inbox_leaves(client: Redis) -> None:
     for number in range(300):
         post(client, b"%d" % number)
-        post(client, b"%d" % number, stream=wire.OVERFLOW)
+        post(client, b"%d" % number, stream=NAMES.overflow)
     one = reader(client)
     batches = [Counter(entry.place.stream for entry in one.read(100)) for _ in range(6)]
-    assert batches[:3] == [{wire.INBOX: 80, wire.OVERFLOW: 20}] * 3
-    assert batches[3:5] == [{wire.INBOX: 60, wire.OVERFLOW: 40}, {wire.OVERFLOW: 100}]
+    assert batches[:3] == [{NAMES.inbox: 80, NAMES.overflow: 20}] * 3
+    assert batches[3:5] == [{NAMES.inbox: 60, NAMES.overflow: 40}, {NAMES.overflow: 100}]
 
 
 def test_large_bodies_in_the_overflow_leave_the_inbox_its_share_of_a_batch(client: Redis) -> None:
     for number in range(60):
         post(client, b"%d" % number + bytes(20_000))
-        post(client, b"%d" % number + bytes(20_000), stream=wire.OVERFLOW)
+        post(client, b"%d" % number + bytes(20_000), stream=NAMES.overflow)
     read = Counter(entry.place.stream for entry in reader(client).read(1000, most_bytes=1_000_000))
-    assert read[wire.INBOX] > read[wire.OVERFLOW] > 0
+    assert read[NAMES.inbox] > read[NAMES.overflow] > 0
 
 
 def test_what_a_dead_drain_took_from_the_overflow_is_taken_over(client: Redis, connection: Connection) -> None:
-    lost = {post(client, b'{"type":"t","n":%d}' % n, stream=wire.OVERFLOW) for n in range(3)}
+    lost = {post(client, b'{"type":"t","n":%d}' % n, stream=NAMES.overflow) for n in range(3)}
     take_and_die(client)
     assert run(client, connection).stored == 3
     assert set(events(connection)) == lost
-    assert client.xpending(wire.OVERFLOW, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xpending(NAMES.overflow, wire.INBOX_GROUP)["pending"] == 0
 
 
 def test_an_overflow_whose_group_is_missing_holds_nothing_up(client: Redis, connection: Connection) -> None:
     post(client, b'{"type":"t","n":1}')
     run(client, connection)
-    post(client, b'{"type":"t","n":2}', stream=wire.OVERFLOW)
-    client.delete(wire.INBOX)
+    post(client, b'{"type":"t","n":2}', stream=NAMES.overflow)
+    client.delete(NAMES.inbox)
     assert run(client, connection, Settings()).stored == 1
     post(client, b'{"type":"t","n":3}')
     assert run(client, connection, Settings()).stored == 1
-    assert client.xpending(wire.OVERFLOW, wire.INBOX_GROUP)["pending"] == 0
+    assert client.xpending(NAMES.overflow, wire.INBOX_GROUP)["pending"] == 0
 
 
 def test_the_bytes_of_a_tenant_are_given_back_once_for_each_entry_that_leaves(
     client: Redis, connection: Connection
 ) -> None:
     for number in range(3):
-        post(client, b'{"type":"t","n":%d}' % number, stream=STREAMS[number % 2])
+        post(client, b'{"type":"t","n":%d}' % number, stream=NAMES.streams[number % 2])
         post(client, b'{"type":"t","n":%d}' % number, tenant="quiet")
-    entries = [fields for stream in STREAMS for _, fields in cast("Any", client.xrange(stream))]
-    client.hset(wire.INBOX_BYTES, "acme", sum(size(each) for each in entries if each[b"tenant"] == b"acme") + 5)
+    entries = [fields for stream in NAMES.streams for _, fields in cast("Any", client.xrange(stream))]
+    client.hset(NAMES.inbox_bytes, "acme", sum(size(each) for each in entries if each[b"tenant"] == b"acme") + 5)
     one, other = reader(client), reader(client)
     taken = one.read(10)
     other.acknowledge(taken)
     one.acknowledge(taken)
-    assert client.hgetall(wire.INBOX_BYTES) == {b"acme": b"5"}
-    client.hset(wire.INBOX_BYTES, "acme", 5)
+    assert client.hgetall(NAMES.inbox_bytes) == {b"acme": b"5"}
+    client.hset(NAMES.inbox_bytes, "acme", 5)
     post(client)
     assert run(client, connection).stored == 1
-    assert not client.exists(wire.INBOX_BYTES)
+    assert not client.exists(NAMES.inbox_bytes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.wire import BELL, INBOX, INGEST_QUEUE
+from shared.wire import INGEST_QUEUE
 from tests.ingress_process import (
     Process,
     Valkey,
@@ -23,6 +23,7 @@ from tests.ingress_process import (
     serving,
     wait_for,
 )
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def valkey(one_valkey: Valkey) -> Valkey:
     """The one Valkey of these tests, running and with an empty inbox."""
     one_valkey.start()
     with one_valkey.client() as client:
-        client.delete(INBOX, INGEST_QUEUE, BELL)
+        client.delete(NAMES.inbox, INGEST_QUEUE, NAMES.bell)
     return one_valkey
 
 
@@ -160,10 +161,10 @@ def test_a_redis_that_refuses_writes_is_503(valkey: Valkey, ingress: Process) ->
 
 def test_a_doorbell_that_cannot_ring_refuses_nothing(valkey: Valkey, ingress: Process) -> None:
     with valkey.client() as client:
-        client.delete(INGEST_QUEUE, BELL)
+        client.delete(INGEST_QUEUE, NAMES.bell)
         client.set(INGEST_QUEUE, "no list")
         assert is_acknowledged(ingress, b"silent")
-        client.delete(INGEST_QUEUE, BELL)
+        client.delete(INGEST_QUEUE, NAMES.bell)
         assert bodies(valkey) == [b"silent"]
         assert is_acknowledged(ingress)
         wait_for(lambda: client.llen(INGEST_QUEUE) >= 1, seconds=5)  # quiet for some ms after the bell before
@@ -171,10 +172,10 @@ def test_a_doorbell_that_cannot_ring_refuses_nothing(valkey: Valkey, ingress: Pr
 
 def test_an_inbox_of_another_type_is_503_and_its_repair_is_enough(valkey: Valkey, ingress: Process) -> None:
     with valkey.client() as client:
-        client.delete(INBOX)
-        client.set(INBOX, "no stream")
+        client.delete(NAMES.inbox)
+        client.set(NAMES.inbox, "no stream")
         assert not is_acknowledged(ingress)
-        client.delete(INBOX)
+        client.delete(NAMES.inbox)
     assert is_acknowledged(ingress)
 
 

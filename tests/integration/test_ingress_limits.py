@@ -15,7 +15,7 @@ import pytest
 
 from shared import envelope
 from shared.registry import Limits
-from shared.wire import INBOX, INBOX_BYTES, INBOX_RATES, INGEST_QUEUE, OVERFLOW
+from shared.wire import INGEST_QUEUE
 from tests.ingress_process import (
     CLIENT,
     Process,
@@ -29,6 +29,7 @@ from tests.ingress_process import (
     wait_for,
 )
 from tests.launching import free_port
+from tests.names import NAMES
 from workers.ingest.inbox_reader import InboxReader
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def codes(answers: list[bytes]) -> list[int]:
 
 def counted(valkey: Valkey) -> dict[str, int]:
     with valkey.client() as client:
-        return {stream: client.xlen(stream) for stream in (INBOX, OVERFLOW)}
+        return {stream: client.xlen(stream) for stream in NAMES.streams}
 
 
 def metric(port: int, name: str) -> float:
@@ -151,10 +152,10 @@ def keep_sending(ingress: Process, ends: float, refused: Barrier) -> tuple[int, 
 def test_events_that_cannot_be_counted_are_taken_and_a_metric_tells(valkey: Valkey) -> None:
     port = free_port()
     with limited(valkey, Limits(rate=0.01), INGRESS_METRICS_PORT=str(port)) as ingress, valkey.client() as client:
-        client.set(INBOX_RATES, "no hash")
+        client.set(NAMES.inbox_rates, "no hash")
         assert codes(send(ingress, 20)) == [200] * 20
         assert metric(port, "ingress_uncounted_batches_total") > 1
-        client.delete(INBOX_RATES)
+        client.delete(NAMES.inbox_rates)
         assert codes(send(ingress, 3)) == [200, 429, 429], "one is needed to notice"
 
 
@@ -165,21 +166,21 @@ def test_events_beyond_the_burst_go_to_the_overflow_until_it_is_whole_again(valk
             answers = [code for each in pool.map(lambda _: codes(send(ingress, 50)), range(8)) for code in each]
         assert answers == [200] * 400
         flood = counted(valkey)
-        assert flood[INBOX] + flood[OVERFLOW] == 400
-        assert 0 < flood[OVERFLOW] == metric(port, "ingress_overflowed_total")
+        assert flood[NAMES.inbox] + flood[NAMES.overflow] == 400
+        assert 0 < flood[NAMES.overflow] == metric(port, "ingress_overflowed_total")
         assert ingress.post(path=QUIET).status_code == 200
-        assert counted(valkey) == flood | {INBOX: flood[INBOX] + 1}, "each tenant has a burst of its own"
+        assert counted(valkey) == flood | {NAMES.inbox: flood[NAMES.inbox] + 1}, "each tenant has a burst of its own"
         time.sleep(0.1)  # the burst is whole again
         assert ingress.post().status_code == 200
-        assert counted(valkey) == flood | {INBOX: flood[INBOX] + 2}
-        wait_for(lambda: metric(port, "ingress_overflow_length") == flood[OVERFLOW], seconds=2)
+        assert counted(valkey) == flood | {NAMES.inbox: flood[NAMES.inbox] + 2}
+        wait_for(lambda: metric(port, "ingress_overflow_length") == flood[NAMES.overflow], seconds=2)
 
 
 def test_the_overflow_has_the_same_entries_and_the_same_doorbell(valkey: Valkey) -> None:
     with limited(valkey, Limits(burst=1)) as ingress, valkey.client() as client:
-        while not client.xlen(OVERFLOW):
+        while not client.xlen(NAMES.overflow):
             send(ingress, 10)
-        (_, fields), *_ = client.xrange(OVERFLOW)
+        (_, fields), *_ = client.xrange(NAMES.overflow)
         assert envelope.decode(fields).tenant == "acme"
         assert client.llen(INGEST_QUEUE) == 1
 
@@ -187,9 +188,9 @@ def test_the_overflow_has_the_same_entries_and_the_same_doorbell(valkey: Valkey)
 def test_a_tenant_over_its_share_of_the_inbox_is_refused_while_another_is_active(valkey: Valkey) -> None:
     with limited(valkey, Limits(inbox_bytes=3000)) as ingress, valkey.client() as client:
         assert codes(send(ingress, 100)) == [200] * 100, "alone it may fill all of the inbox"
-        held = sum(envelope.size(fields) for stream in (INBOX, OVERFLOW) for _, fields in client.xrange(stream))
+        held = sum(envelope.size(fields) for stream in NAMES.streams for _, fields in client.xrange(stream))
         assert held > 3000
-        assert int(client.hget(INBOX_BYTES, "acme") or 0) == held
+        assert int(client.hget(NAMES.inbox_bytes, "acme") or 0) == held
         assert ingress.post(path=QUIET).status_code == 200
         answer = ingress.post()
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "inbox_share_full")
@@ -208,6 +209,6 @@ def test_tenants_that_are_active_in_another_process_count(valkey: Valkey) -> Non
 
 
 def drain(client: redis.Redis) -> None:
-    reader = InboxReader(client, consumer="test", ingest_slots=1)
+    reader = InboxReader(client, names=NAMES, consumer="test", ingest_slots=1)
     while entries := reader.read(1000):
         reader.acknowledge(entries)

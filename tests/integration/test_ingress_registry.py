@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.fernet import Fernet
 
-from shared.registry import REGISTRY, Cipher, Endpoint, Secret
-from shared.wire import INBOX
+from shared.registry import Cipher, Endpoint, Secret
 from tests.ingress_process import (
     Process,
     Valkey,
@@ -23,6 +22,7 @@ from tests.ingress_process import (
     serving,
     wait_for,
 )
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def in_an_hour() -> datetime:
 
 def test_before_the_first_registry_all_is_503_and_nothing_is_unknown(valkey: Valkey, ingress: Process) -> None:
     with valkey.client() as client:
-        assert not client.exists(REGISTRY), "this test comes first"
+        assert not client.exists(NAMES.registry), "this test comes first"
     assert not answers(ingress, "/readyz")
     assert status(ingress) == 503
     change(valkey, endpoint(secret(b"one")))
@@ -80,7 +80,7 @@ def test_changes_are_followed(valkey: Valkey, ingress: Process) -> None:
 
 def test_a_secret_is_rotated_without_a_gap(valkey: Valkey, ingress: Process) -> None:
     with valkey.client() as client:
-        client.delete(INBOX)
+        client.delete(NAMES.inbox)
     old, new = secret(b"one", label="old"), secret(b"two", label="new")
     change(valkey, endpoint(old, tenant="rotated"))
     wait_for(lambda: status(ingress, b"one", "rotated") == 200, seconds=VISIBLE)
@@ -106,7 +106,7 @@ def test_the_last_good_registry_outlives_its_hash(valkey: Valkey, ingress: Proce
     change(valkey, endpoint(secret(b"one")))
     wait_for(lambda: status(ingress) == 200, seconds=VISIBLE)
     with valkey.client() as client:
-        client.delete(REGISTRY)
+        client.delete(NAMES.registry)
     publish(valkey.url, 2, endpoint(secret(b"one"), tenant="later"))  # published anew from a restored database
     wait_for(lambda: status(ingress, tenant="later") == 200, seconds=VISIBLE)
     with valkey.client() as client:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shared.wire import BELL, INGEST_QUEUE
+from shared.wire import INGEST_QUEUE
 from tests.ingress_process import (
     SECRET,
     Process,
@@ -29,6 +29,7 @@ from tests.ingress_process import (
     until_closed,
     wait_for,
 )
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,10 +233,10 @@ def test_every_event_is_followed_by_a_bell(place: tuple[Process, Between], valke
     ingress, _ = place
     with valkey.client() as client, ingress.connect() as connection:
         for _ in range(30):
-            client.delete(INGEST_QUEUE, BELL)
+            client.delete(INGEST_QUEUE, NAMES.bell)
             connection.sendall(request(b"1"))
             assert read_answer(connection).startswith(b"HTTP/1.1 200")
-            client.delete(INGEST_QUEUE, BELL)  # a drain that looks between the two
+            client.delete(INGEST_QUEUE, NAMES.bell)  # a drain that looks between the two
             connection.sendall(request(b"2"))
             assert read_answer(connection).startswith(b"HTTP/1.1 200")
             wait_for(lambda: client.llen(INGEST_QUEUE) >= 1, seconds=5)
@@ -245,7 +246,7 @@ def test_a_stop_rings_for_the_last_event(valkey: Valkey) -> None:
     with serving(valkey.url) as ingress, valkey.client() as client, ingress.connect() as connection:
         connection.sendall(request(b"the last but one"))
         assert read_answer(connection).startswith(b"HTTP/1.1 200")
-        client.delete(INGEST_QUEUE, BELL)
+        client.delete(INGEST_QUEUE, NAMES.bell)
         connection.sendall(request(b"the last"))
         assert read_answer(connection).startswith(b"HTTP/1.1 200")
         assert ingress.stop() == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
+from tests.names import NAMES
 from workers.dispatch.admission import Message
 from workers.dispatch.express import MOST_WAITING
 from workers.dispatch.queue import CLAIM_SECONDS, CeleryQueue, HandlerDurations, pack
@@ -27,7 +28,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def queue(redis: Redis) -> CeleryQueue:
-    return CeleryQueue(redis)
+    return CeleryQueue(redis, NAMES)
 
 
 def message(*event_ids: uuid.UUID, handler: str = "acme.run", express: bool = False) -> Message:
@@ -80,7 +81,7 @@ def test_a_closed_express_queue_is_empty_and_seems_full(queue: CeleryQueue, redi
 
 
 def test_durations_are_told_by_handler_and_by_tenant(queue: CeleryQueue, redis: Redis) -> None:
-    durations = HandlerDurations(redis)
+    durations = HandlerDurations(redis, NAMES)
     durations.add("acme.run", [("slow", 2.0), ("quick", 0.001)])
     lanes = [("*", "acme.run"), ("slow", "acme.run"), ("quick", "acme.run"), ("new", "acme.run")]
     told = queue.durations(lanes)
@@ -105,7 +106,7 @@ def test_what_is_no_message_names_nothing(queue: CeleryQueue, redis: Redis, text
 
 def test_an_express_queue_is_stuck_when_its_next_message_stays_the_same(redis: Redis) -> None:
     now = [0.0]
-    queue = CeleryQueue(redis, clock=lambda: now[0])
+    queue = CeleryQueue(redis, NAMES, clock=lambda: now[0])
     assert not queue.is_express_stuck()
     for _ in range(3):
         queue.send(message(uuid.uuid4(), express=True))

@@ -22,6 +22,7 @@ from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import Valkey, own_valkey, wait_for
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,9 +82,9 @@ def post(valkey: Valkey, number: int) -> bool:
         body=b'{"type":"t","number":%d}' % number,
     )  # fmt: skip
     with suppress(RedisError, OSError), valkey.client() as client:
-        client.xadd(wire.INBOX, encode(envelope))
+        client.xadd(NAMES.inbox, encode(envelope))
         with suppress(RedisError, OSError):
-            keys, arguments = wire.ring_arguments(2)
+            keys, arguments = wire.ring_arguments(NAMES, 2)
             client.eval(wire.RING, len(keys), *keys, *arguments)
         return True
     return False

@@ -22,7 +22,6 @@ from cryptography.x509.oid import NameOID
 from kombu.exceptions import OperationalError
 
 from shared.settings import redis_url
-from shared.wire import INBOX
 from tests.ingress_process import (
     Process,
     Valkey,
@@ -34,6 +33,7 @@ from tests.ingress_process import (
     serving,
     wait_for,
 )
+from tests.names import NAMES
 from workers.broker import broker_options, broker_url
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def test_events_reach_the_database_that_the_url_names(ingress: Process, valkey: 
         assert {answer.status_code for answer in threads.map(ingress.post, bodies)} == {200}
     assert {entry.body for entry in inbox(database(valkey, 3))} >= set(bodies)
     with valkey.client() as client:
-        assert not client.exists(INBOX), "database 0 is somebody else's"
+        assert not client.exists(NAMES.inbox), "database 0 is somebody else's"
 
 
 def test_a_redis_that_goes_and_comes_back_needs_no_restart(ingress: Process, valkey: Valkey) -> None:
@@ -210,7 +210,7 @@ def test_the_options_of_a_url_are_taken_by_the_ingress_by_redis_py_and_by_celery
     assert b"with options" in {entry.body for entry in inbox(url)}
     with redis.Redis.from_url(url) as client:
         assert client.client_getname() == "ours"
-        put(url, "probe with options", **broker_options(url))
+        put(url, "probe with options", **broker_options(url, ""))
         assert client.llen("probe with options") == 1
 
 

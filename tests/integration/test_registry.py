@@ -12,7 +12,8 @@ import redis
 from cryptography.fernet import Fernet
 
 from shared import registry
-from workers.housekeeping import publishing
+from tests.names import NAMES
+from workers.housekeeping.publishing import Publisher, published_version
 from workers.store import refusals, tenants
 from workers.store.connect import Connection, connect
 
@@ -35,9 +36,13 @@ def add_acme(connection: Connection) -> None:
     )
 
 
+def publisher(client: redis.Redis) -> Publisher:
+    return Publisher(client, NAMES, environment="")
+
+
 def published(client: redis.Redis) -> dict[bytes, registry.Endpoint]:
     """Return what the ingress would read."""
-    fields: dict[bytes, bytes] = client.hgetall(registry.REGISTRY)  # type: ignore[assignment]  # no decoding here
+    fields: dict[bytes, bytes] = client.hgetall(NAMES.registry)  # type: ignore[assignment]  # no decoding here
     return {name: registry.decode(name, value) for name, value in fields.items() if name != b"version"}
 
 
@@ -124,18 +129,18 @@ def test_what_a_tenant_may_send_is_published_with_each_of_its_endpoints(
     connection: Connection, redis_client: redis.Redis
 ) -> None:
     add_acme(connection)
-    publishing.publish(connection, redis_client)
+    publisher(redis_client).publish(connection)
     limits = registry.Limits(rate=100.0, burst=1000, inbox_bytes=100_000_000)
     tenants.limit_ingest(connection, "acme", limits)
-    assert publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
     assert [endpoint.limits for endpoint in published(redis_client).values()] == [limits]
     (tenant,) = tenants.list_tenants(connection)
     assert (tenant.ingest_rate, tenant.ingest_burst, tenant.inbox_bytes) == (100.0, 1000, 100_000_000)
     tenants.limit_ingest(connection, "acme", registry.Limits())
-    assert publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
     assert [endpoint.limits for endpoint in published(redis_client).values()] == [registry.Limits()]
     tenants.weigh_tenant(connection, "acme", 2)
-    assert not publishing.publish_if_stale(connection, redis_client)
+    assert not publisher(redis_client).publish_if_stale(connection)
     with pytest.raises(refusals.UnknownTenantError):
         tenants.limit_ingest(connection, "globex", limits)
 
@@ -155,29 +160,29 @@ def test_publishing_puts_the_registry_where_the_ingress_reads(
     connection: Connection, redis_client: redis.Redis
 ) -> None:
     add_acme(connection)
-    assert publishing.publish(connection, redis_client)
+    assert publisher(redis_client).publish(connection)
     assert list(published(redis_client).values()) == tenants.read_registry(connection)[1]
-    assert not publishing.publish(connection, redis_client)  # nothing changed
-    assert publishing.published_version(redis_client) == tenants.registry_version(connection)
+    assert not publisher(redis_client).publish(connection)  # nothing changed
+    assert published_version(redis_client, NAMES) == tenants.registry_version(connection)
 
 
 def test_a_stale_or_missing_registry_is_published_by_the_sweeper_and_a_fresh_one_is_not(
     connection: Connection, redis_client: redis.Redis
 ) -> None:
-    assert publishing.publish_if_stale(connection, redis_client)
-    assert not publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
+    assert not publisher(redis_client).publish_if_stale(connection)
     add_acme(connection)
-    assert publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
     redis_client.flushall()
-    assert publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
     assert list(published(redis_client)) == [b"moveris/acme"]
 
 
 def test_an_older_registry_never_replaces_a_newer_one(connection: Connection, redis_client: redis.Redis) -> None:
     older = tenants.registry_version(connection)
     add_acme(connection)
-    publishing.publish(connection, redis_client)
-    assert not redis_client.eval(registry.PUBLISH, 1, registry.REGISTRY, older)
+    publisher(redis_client).publish(connection)
+    assert not redis_client.eval(registry.PUBLISH, 1, NAMES.registry, older)
     assert list(published(redis_client)) == [b"moveris/acme"]
 
 
@@ -186,10 +191,10 @@ def test_a_database_made_later_is_published_over_what_an_earlier_one_left(
 ) -> None:
     """The version follows the clock: after a restore or with a new database, the next change is the newest."""
     after_many_changes = tenants.registry_version(connection) + 5
-    redis_client.hset(registry.REGISTRY, mapping={"version": after_many_changes, "moveris/old": b"{}"})
+    redis_client.hset(NAMES.registry, mapping={"version": after_many_changes, "moveris/old": b"{}"})
     connection.execute("SELECT pg_sleep(0.01)")
     add_acme(connection)
-    assert publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
     assert list(published(redis_client)) == [b"moveris/acme"]
 
 
@@ -198,11 +203,11 @@ def test_a_restored_database_is_published_over_what_was_newer_before(
 ) -> None:
     add_acme(connection)
     newer = tenants.registry_version(connection) + 1_000_000
-    redis_client.hset(registry.REGISTRY, mapping={"version": newer, "moveris/lost": b"{}"})
-    assert publishing.publish_if_stale(connection, redis_client)
+    redis_client.hset(NAMES.registry, mapping={"version": newer, "moveris/lost": b"{}"})
+    assert publisher(redis_client).publish_if_stale(connection)
     assert list(published(redis_client)) == [b"moveris/acme"]
-    assert publishing.published_version(redis_client) == newer + 1
-    assert not publishing.publish_if_stale(connection, redis_client)
+    assert published_version(redis_client, NAMES) == newer + 1
+    assert not publisher(redis_client).publish_if_stale(connection)
 
 
 def test_changes_from_several_connections_never_share_a_version(
@@ -214,12 +219,12 @@ def test_changes_from_several_connections_never_share_a_version(
             tenants.add_endpoint(
                 mine, tenant=f"t{number}", provider="moveris", scheme="moveris", label="v1", ciphertext=b"x"
             )
-            publishing.publish(mine, redis_client)
+            publisher(redis_client).publish(mine)
             return number
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(change_and_publish, range(24)))
-    assert publishing.published_version(redis_client) == tenants.registry_version(connection)
+    assert published_version(redis_client, NAMES) == tenants.registry_version(connection)
     assert len(published(redis_client)) == 24
 
 
@@ -235,7 +240,7 @@ def test_ten_thousand_endpoints_are_published_in_time(connection: Connection, re
         [ciphertext],
     )
     start = time.process_time()
-    assert publishing.publish_if_stale(connection, redis_client)
+    assert publisher(redis_client).publish_if_stale(connection)
     seconds = time.process_time() - start
-    assert redis_client.hlen(registry.REGISTRY) == 10_001
+    assert redis_client.hlen(NAMES.registry) == 10_001
     assert seconds < 2.0, f"{seconds:.2f} s of CPU"  # 0.3 to 0.4 s; a query for each endpoint takes ten times that

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
-from shared.registry import REGISTRY
+from tests.names import NAMES
 from workers.dispatch.admission import QUEUED_SECONDS, admit
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
 from workers.housekeeping.sweeper import disown, expire_leases, is_express_late, return_queued
@@ -136,8 +136,8 @@ def test_an_express_queue_that_nobody_serves_is_late_after_two_seconds(
     connection: Connection, add_deliveries: AddDeliveries, redis_url: str
 ) -> None:
     with Redis.from_url(redis_url) as redis:
-        queue = CeleryQueue(redis)
-        HandlerDurations(redis).add("acme.run", [("acme", 0.001)])
+        queue = CeleryQueue(redis, NAMES)
+        HandlerDurations(redis, NAMES).add("acme.run", [("acme", 0.001)])
         ids = add_deliveries(2)
         admit(connection, queue, slots=4, message_seconds=1.0)
         assert queue.lengths() == (0, 2), "both are quick, and their tenant is quiet"
@@ -156,8 +156,8 @@ def test_a_message_that_the_express_worker_has_taken_is_not_late(
     connection: Connection, add_deliveries: AddDeliveries, redis_url: str
 ) -> None:
     with Redis.from_url(redis_url) as redis:
-        queue = CeleryQueue(redis)
-        HandlerDurations(redis).add("acme.run", [("acme", 0.001)])
+        queue = CeleryQueue(redis, NAMES)
+        HandlerDurations(redis, NAMES).add("acme.run", [("acme", 0.001)])
         ids = add_deliveries(1)
         admit(connection, queue, slots=4, message_seconds=1.0)
         deliveries.claim(connection, "acme.run", ids, worker="express", lease=-1.0)
@@ -172,7 +172,7 @@ def test_a_step_of_the_sweep_that_fails_keeps_none_of_the_next_from_being_done(
 ) -> None:
     claim_and_lose(connection, add_deliveries(1))
     with Redis.from_url(redis_url) as client:
-        client.set(REGISTRY, "no hash, as the publisher expects")
+        client.set(NAMES.registry, "no hash, as the publisher expects")
     environ = {**os.environ, "REDIS_URL": redis_url, "DATABASE_URL": database_url}
     done = subprocess.run([sys.executable, "-c", SWEEP], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -18,6 +18,7 @@ from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +42,8 @@ def post(redis: Redis, number: int) -> None:
         id=new_event_id(now), provider="in-house", tenant="acme", secret_label="first", received_at=now, headers=(),
         body=b'{"type":"t","number":%d}' % number,
     )  # fmt: skip
-    redis.xadd(wire.INBOX, encode(envelope))  # type: ignore[arg-type]
-    keys, arguments = wire.ring_arguments(2)
+    redis.xadd(NAMES.inbox, encode(envelope))  # type: ignore[arg-type]
+    keys, arguments = wire.ring_arguments(NAMES, 2)
     redis.eval(wire.RING, len(keys), *keys, *arguments)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TENANTS = (
     *("pair", "github", "latency", "anyone", "asynchronous", "endless", "permanent", "later", "independent", "unknown"),
     *("fatal", "bystander", "kills", "postgres-away", "redis-away", "redis-slow", "flushed", "frozen", "shutdown"),
-    *("rotated", "disabled", "hasty", "patient", "flooding", "still", "alone", "noisy", "noisy-too"),
+    *("rotated", "disabled", "hasty", "patient", "flooding", "still", "alone", "noisy", "noisy-too", "prefixed"),
 )
 
 

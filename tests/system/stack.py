@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PIPELINE: Final = str(Path(sys.executable).with_name("pipeline"))
 HANDLERS: Final = "tests.system.handlers."
+PREFIX: Final = "webhooks:"
+"""Of names in the Redis of a stack in a new folder."""
 FLOWER_USER: Final = ("system", "of-the-tests")
 
 
@@ -180,7 +182,8 @@ class Stack:
     def further(self, *argv: str, environ: Mapping[str, str] | None = None) -> Iterator[psutil.Process]:
         """Run one more process of Python beside the stack for the block, such as a second ingress or worker."""
         settings = json.loads((self.home / "stack.json").read_text())
-        servers = {name.upper(): settings[name] for name in ("database_url", "redis_url", "secrets_key")}
+        of_the_stack = ("database_url", "redis_url", "redis_prefix", "secrets_key")
+        servers = {name.upper(): settings[name] for name in of_the_stack}
         with (self.home / "further.log").open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, *argv],
@@ -247,7 +250,7 @@ class Stack:
 
     @contextmanager
     def redis(self) -> Iterator[redis.Redis]:
-        """Return a client of the stack's Redis."""
+        """Return a client of the stack's Redis; its names begin with `PREFIX`."""
         url = json.loads((self.home / "stack.json").read_text())["redis_url"]
         with redis.Redis.from_url(url) as client:
             yield client

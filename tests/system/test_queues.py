@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.system.ledger import account, effects, effects_of_more_than_one_run, wait_until_settled
+from tests.system.stack import PREFIX
 from tests.system.waiting import until
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 DELETED_COUNT = 1000
 SHUTDOWN_COUNT = 1000
-CELERY_KEYS = ("ingest", "handlers", "express", "housekeeping", "unacked", "unacked_index", "unacked_mutex")
+CELERY_NAMES = ("ingest", "handlers", "express", "housekeeping", "unacked", "unacked_index", "unacked_mutex")
+CELERY_KEYS = [PREFIX + name for name in CELERY_NAMES]
 
 
 def _store_backlog(stack: Stack, tenant: str, count: int, ids_file: Path) -> list[str]:
@@ -34,12 +36,25 @@ def test_deleting_every_celery_queue_while_deliveries_wait_loses_none(stack: Sta
         for share in (0.1, 0.3, 0.5):
             until(lambda: account(stack, ids).succeeded >= DELETED_COUNT * share, seconds=60, what="progress")  # noqa: B023 - called at once
             assert account(stack, ids).open > 0
-            until(lambda: redis.llen("handlers"), seconds=10, what="messages of handlers", every=0.01)
+            until(lambda: redis.llen(f"{PREFIX}handlers"), seconds=10, what="messages of handlers", every=0.01)
             assert redis.delete(*CELERY_KEYS) > 0
     done = wait_until_settled(stack, ids, seconds=60)
     assert (done.succeeded, done.failed) == (DELETED_COUNT, 0)
     assert len(effects(stack, ids)) == DELETED_COUNT
     assert effects_of_more_than_one_run(stack) == []
+
+
+def test_every_name_in_redis_has_the_prefix(stack: Stack) -> None:
+    stack.pipeline("send", "prefixed", "--count=200", "--event=effect.slowly")
+    seen: set[bytes] = set()
+
+    def has_seen_all() -> bool:
+        seen.update(redis.keys(), redis.pubsub_channels())  # type: ignore[arg-type] # bytes, for nothing is decoded
+        return {f"{PREFIX}{name}".encode() for name in ("registry", "identity", "handlers", "unacked")} <= seen
+
+    with stack.redis() as redis:
+        until(has_seen_all, seconds=20, what="names of all kinds", every=0.005)
+    assert [name for name in seen if not name.startswith(PREFIX.encode())] == []
 
 
 def test_workers_told_to_stop_under_load_hand_their_work_back(stack: Stack, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from tests.moveris import completed
+from tests.system.stack import PREFIX
 from tests.system.waiting import until
 
 if TYPE_CHECKING:
@@ -74,5 +75,6 @@ def test_events_beyond_the_burst_of_their_tenant_are_stored_too(stack: Stack) ->
 def overflowed(stack: Stack) -> int:
     """Return how many entries the overflow has had."""
     with stack.redis() as client:
-        stream: Any = client.xinfo_stream("inbox:overflow") if client.exists("inbox:overflow") else {}
+        overflow = f"{PREFIX}inbox:overflow"
+        stream: Any = client.xinfo_stream(overflow) if client.exists(overflow) else {}
     return int(stream.get("entries-added", 0))

@@ -23,18 +23,10 @@ if TYPE_CHECKING:
 
     from workers.dispatch.admission import Message
 
-MEANS: Final = "handlers:mean"
-"""Redis hash: handler, and tenant and handler, to the recent mean duration in seconds. Losing it costs a few badly
-filled messages."""
-EXPRESS_CLOSED: Final = "express:closed"
-"""Set while nothing is sent to `express`, because nobody served it."""
 CLOSED_MILLISECONDS: Final = 10_000
+"""How long nothing is sent to `express`, once nobody served it."""
 STUCK_SECONDS: Final = 2.0
 """In which a worker of `express` takes at least one message, if one waits."""
-UNACKED: Final = "unacked"
-"""kombu's hash of messages that workers hold."""
-UNACKED_INDEX: Final = "unacked_index"
-"""kombu's sorted set of the same messages by the moment when a worker took them, seconds of the epoch."""
 SHOWN: Final = 20
 """Deliveries of a message that Flower lists."""
 CLAIM_SECONDS: Final = 5.0
@@ -44,8 +36,9 @@ CLAIM_SECONDS: Final = 5.0
 class CeleryQueue:
     """The queues `handlers` and `express`."""
 
-    def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: Redis, names: wire.Names, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
+        self._names = names
         self._clock = clock
         self._following: bytes | None = None
         self._following_since = 0.0
@@ -53,25 +46,25 @@ class CeleryQueue:
     def lengths(self) -> tuple[int, int]:
         """Return the messages that wait in `handlers` and in `express`; `MOST_WAITING` while `express` is closed."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.llen(wire.HANDLERS_QUEUE)
-        pipeline.llen(wire.EXPRESS_QUEUE)
-        pipeline.exists(EXPRESS_CLOSED)
+        pipeline.llen(self._names.handlers_queue)
+        pipeline.llen(self._names.express_queue)
+        pipeline.exists(self._names.express_closed)
         handlers, express, closed = pipeline.execute()
         return handlers, max(express, MOST_WAITING) if closed else express
 
     def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         """Return the mean seconds of each (tenant, handler), as far as they are known; tenant "*" is all of them."""
         asked = list(lanes)
-        means = self._redis.hmget(MEANS, [_field(*lane) for lane in asked])
+        means = self._redis.hmget(self._names.handler_means, [_field(*lane) for lane in asked])
         return {lane: float(mean) for lane, mean in zip(asked, means, strict=True) if mean is not None}
 
     def send(self, message: Message) -> None:
         """Send one message as the handler's own task."""
-        self._redis.lpush(_queue_of(message), pack(message))
+        self._redis.lpush(self._names.prefix + _queue_of(message), pack(message))
 
     def list_express(self) -> set[tuple[UUID, str]]:
         """Return event and handler of what waits in `express`."""
-        waiting: Any = self._redis.lrange(wire.EXPRESS_QUEUE, 0, -1)
+        waiting: Any = self._redis.lrange(self._names.express_queue, 0, -1)
         return {pair for message in map(_read, waiting) for pair in _named_by(message)}
 
     def is_express_stuck(self) -> bool:
@@ -79,15 +72,15 @@ class CeleryQueue:
 
         A busy worker takes one after the other; only one that is gone, or held up by a handler, takes none.
         """
-        following: Any = self._redis.lindex(wire.EXPRESS_QUEUE, -1)
+        following: Any = self._redis.lindex(self._names.express_queue, -1)
         if following is None or following != self._following:
             self._following, self._following_since = following, self._clock()
         return following is not None and self._clock() - self._following_since >= STUCK_SECONDS
 
     def close_express(self) -> None:
         """Move what waits in `express` to `handlers`, and send nothing there for a while: nobody serves it."""
-        self._redis.set(EXPRESS_CLOSED, 1, px=CLOSED_MILLISECONDS)
-        while self._redis.lmove(wire.EXPRESS_QUEUE, wire.HANDLERS_QUEUE, "RIGHT", "LEFT"):
+        self._redis.set(self._names.express_closed, 1, px=CLOSED_MILLISECONDS)
+        while self._redis.lmove(self._names.express_queue, self._names.handlers_queue, "RIGHT", "LEFT"):
             pass
 
     def list_named(self) -> set[tuple[UUID, str]]:
@@ -98,10 +91,10 @@ class CeleryQueue:
         between the queue and `unacked`: kombu takes a message first, and then Redis may refuse to note that.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lrange(wire.HANDLERS_QUEUE, 0, -1)  # as short as admission keeps them
-        pipeline.lrange(wire.EXPRESS_QUEUE, 0, -1)
-        pipeline.hgetall(UNACKED)
-        pipeline.zrangebyscore(UNACKED_INDEX, self._clock() - CLAIM_SECONDS, "+inf")
+        pipeline.lrange(self._names.handlers_queue, 0, -1)  # as short as admission keeps them
+        pipeline.lrange(self._names.express_queue, 0, -1)
+        pipeline.hgetall(self._names.unacked)
+        pipeline.zrangebyscore(self._names.unacked_index, self._clock() - CLAIM_SECONDS, "+inf")
         waiting, express, held, lately = pipeline.execute()
         taken = (_message_of(held.get(tag, b"")) for tag in lately)
         return {pair for message in (*map(_read, (*waiting, *express)), *taken) for pair in _named_by(message)}
@@ -126,8 +119,9 @@ def pack(message: Message) -> str:
 class HandlerDurations:
     """Recent mean durations of handlers, and of each tenant's, kept by each process and shared when they change."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, names: wire.Names) -> None:
         self._redis = redis
+        self._names = names
         self._means: dict[str, float] = {}
         self._shared: dict[str, float] = {}
 
@@ -141,7 +135,8 @@ class HandlerDurations:
                 fields.add(field)
         changed = {field: self._means[field] for field in fields if self._has_changed(field)}
         if changed:
-            self._redis.hset(MEANS, mapping={field: f"{mean:.6f}" for field, mean in changed.items()})
+            shared: dict[Any, Any] = {field: f"{mean:.6f}" for field, mean in changed.items()}
+            self._redis.hset(self._names.handler_means, mapping=shared)
             self._shared |= changed
 
     def _has_changed(self, field: str) -> bool:
@@ -168,7 +163,10 @@ def _read(text: bytes) -> Any:
 
 
 def _message_of(entry: bytes) -> Any:
-    """Return a message for a handler in kombu's hash, a JSON list of message, exchange and routing key; else None."""
+    """Return a message for a handler in kombu's hash, a JSON list of message, exchange and routing key; else None.
+
+    The routing key is the queue's name without the prefix.
+    """
     match _read(entry):
         case [message, _, wire.HANDLERS_QUEUE | wire.EXPRESS_QUEUE]:
             return message

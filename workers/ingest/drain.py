@@ -69,6 +69,7 @@ def drain(
     reader: InboxReader,
     connection: Connection,
     *,
+    identity: str,
     wanting: Wanting,
     settings: DrainSettings,
     on_stored: Callable[[], object] = lambda: None,
@@ -77,7 +78,7 @@ def drain(
     """Store what waits in the inbox.
 
     1. Make sure that Postgres answers; else nothing is taken.
-    2. Clear the bell: from here on a new entry rings again.
+    2. See that the inbox belongs to this database. Clear the bell: from here on a new entry rings again.
     3. Take over what dead drains left: together at first, suspects one by one.
     4. Read, parse, store, acknowledge; after each commit call `on_stored` if it made deliveries.
     5. When the inbox is empty, stop. When the time is over, ring for another drain.
@@ -85,6 +86,7 @@ def drain(
     Args:
         reader: this process's consumer of the inbox.
         connection: outside a transaction.
+        identity: of its database, as `workers.store.identity` tells it.
         wanting: the registry of handlers.
         settings: batch size and times.
         on_stored: called after each commit that made deliveries.
@@ -93,9 +95,11 @@ def drain(
     Raises:
         psycopg.Error: Postgres is away or unwell; what was taken is given back.
         redis.RedisError: Redis is away; what was taken will be taken over.
+        ForeignRedisError: the inbox belongs to another database or environment; nothing was taken.
     """
     ping(connection)
     idle, fresh = reader.open(
+        identity,
         idle_seconds=settings.reclaim_seconds,
         idle_count=settings.drain_batch,
         count=min(FIRST_READ, settings.drain_batch),

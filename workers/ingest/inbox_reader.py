@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from shared import wire
 from shared.envelope import size
+from shared.identity import REFUSE_OTHERS, raise_if_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InboxReader", "Place", "Received", "RedisError"]
 
-STREAMS: Final = (wire.INBOX, wire.OVERFLOW)
 SUSPECT_DELIVERIES: Final = 3
 """From this delivery on, an entry is processed alone."""
 READ_BYTES: Final = 32 * 1024 * 1024
@@ -118,7 +118,10 @@ _OPEN: Final = (
     "local group, consumer = ARGV[1], ARGV[4]"
     + _READ_BOTH
     + _LIST_IDLE
+    + REFUSE_OTHERS
     + """
+local refusal = refuse_others(KEYS[4], ARGV[7])
+if refusal then return refusal end
 redis.call('DEL', KEYS[3])
 local idle = list_idle(group, ARGV[2], ARGV[3])
 if #idle[1] + #idle[2] > 0 then return {idle, {{}, {}}} end
@@ -127,9 +130,9 @@ if fresh.err then return fresh end
 return {idle, fresh}
 """
 )
-"""Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, overflow, bell; ARGV
-group, idle milliseconds, bound of idle entries, consumer, bounds of fresh ones. Returns idle entries, or else fresh
-ones, of each stream."""
+"""Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, overflow, bell,
+identity; ARGV group, idle milliseconds, bound of idle entries, consumer, bounds of fresh ones, identity. Returns idle
+entries, or else fresh ones, of each stream."""
 
 _TAKE_OVER: Final = """
 local entries, bytes = {}, tonumber(ARGV[4])
@@ -189,26 +192,30 @@ class Received:
 class InboxReader:
     """One consumer of the inbox."""
 
-    def __init__(self, client: Redis, *, consumer: str, ingest_slots: int) -> None:
+    def __init__(self, client: Redis, *, names: wire.Names, consumer: str, ingest_slots: int) -> None:
         """Make a reader.
 
         Args:
             client: returns bytes, not text.
+            names: in Redis.
             consumer: unique per process, ever: entries that it holds are only taken over when they are idle.
             ingest_slots: bounds the doorbells that wait.
         """
         self._client = client
+        self._names = names
+        self._streams = names.streams
         self._consumer = consumer
         self._ingest_slots = ingest_slots
 
     def open(
-        self, *, idle_seconds: float, idle_count: int, count: int, most_bytes: int = READ_BYTES
+        self, identity: str, *, idle_seconds: float, idle_count: int, count: int, most_bytes: int = READ_BYTES
     ) -> tuple[dict[Place, int], list[Received]]:
         """Begin a drain: let the next entry ring again, look for what dead drains left, and read if there is nothing.
 
         The bell is cleared before anything is read, so that no entry is missed.
 
         Args:
+            identity: of the database that the entries will be stored in.
             idle_seconds: see `list_idle`.
             idle_count: bound of idle entries of each stream.
             count: bound of fresh ones.
@@ -216,18 +223,30 @@ class InboxReader:
 
         Returns:
             What `list_idle` would, and what `read` would; nothing is read before what is idle was taken over.
+
+        Raises:
+            ForeignRedisError: this inbox belongs to another database or environment; nothing was touched.
         """
-        idle, fresh = self._grouped(
-            lambda: self._client.eval(
-                _OPEN, 3, *STREAMS, wire.BELL, wire.INBOX_GROUP, int(idle_seconds * 1000), idle_count,
-                self._consumer, count, most_bytes,
-            )
-        )  # fmt: skip
-        return _idle(idle), _fresh(fresh)
+        keys = (*self._streams, self._names.bell, self._names.identity)
+        arguments = (
+            wire.INBOX_GROUP,
+            int(idle_seconds * 1000),
+            idle_count,
+            self._consumer,
+            count,
+            most_bytes,
+            identity,
+        )
+        try:
+            idle, fresh = self._grouped(lambda: self._client.eval(_OPEN, len(keys), *keys, *arguments))
+        except ResponseError as error:
+            raise_if_foreign(error, identity)
+            raise
+        return self._idle(idle), self._fresh(fresh)
 
     def ring(self) -> None:
         """Ask for another drain."""
-        keys, arguments = wire.ring_arguments(self._ingest_slots)
+        keys, arguments = wire.ring_arguments(self._names, self._ingest_slots)
         self._client.eval(wire.RING, len(keys), *keys, *arguments)
 
     def read(self, count: int, *, most_bytes: int = READ_BYTES) -> list[Received]:
@@ -239,9 +258,9 @@ class InboxReader:
             count: bound of entries.
             most_bytes: bound of what they bring, exceeded by `READ_STEP` entries of each stream at most.
         """
-        return _fresh(
+        return self._fresh(
             self._grouped(
-                lambda: self._client.eval(_READ, 2, *STREAMS, wire.INBOX_GROUP, self._consumer, count, most_bytes)
+                lambda: self._client.eval(_READ, 2, *self._streams, wire.INBOX_GROUP, self._consumer, count, most_bytes)
             )
         )
 
@@ -251,9 +270,9 @@ class InboxReader:
         Looking comes first, because taking counts as a delivery: innocent entries must not be charged for a
         neighbour that ends its process.
         """
-        return _idle(
+        return self._idle(
             self._grouped(
-                lambda: self._client.eval(_IDLE, 2, *STREAMS, wire.INBOX_GROUP, int(idle_seconds * 1000), count)
+                lambda: self._client.eval(_IDLE, 2, *self._streams, wire.INBOX_GROUP, int(idle_seconds * 1000), count)
             )
         )
 
@@ -287,7 +306,7 @@ class InboxReader:
             arguments[stream] += (stream_id, entry.fields.get(b"tenant", b""), size(entry.fields))
         pipeline = self._client.pipeline(transaction=True)
         for stream, given in arguments.items():
-            pipeline.eval(_ACKNOWLEDGE, 2, stream, wire.INBOX_BYTES, wire.INBOX_GROUP, *given)
+            pipeline.eval(_ACKNOWLEDGE, 2, stream, self._names.inbox_bytes, wire.INBOX_GROUP, *given)
         pipeline.execute()
 
     def give_back(self, entries: Sequence[Received], *, idle_seconds: float) -> None:
@@ -317,7 +336,7 @@ class InboxReader:
         return cast(
             "int",
             self._grouped(
-                lambda: self._client.eval(_FORGET, 2, *STREAMS, wire.INBOX_GROUP, IDLE_CONSUMER_MILLISECONDS)
+                lambda: self._client.eval(_FORGET, 2, *self._streams, wire.INBOX_GROUP, IDLE_CONSUMER_MILLISECONDS)
             ),
         )
 
@@ -328,8 +347,8 @@ class InboxReader:
         except ResponseError as error:
             if "NOGROUP" not in str(error) and "no such key" not in str(error).lower():
                 raise
-        streams = (wire.INBOX, wire.OVERFLOW) if self._client.exists(wire.OVERFLOW) else (wire.INBOX,)
-        for stream in streams:
+        streams = self._streams
+        for stream in streams if self._client.exists(self._names.overflow) else streams[:1]:
             try:
                 self._client.eval(_MAKE_GROUP, 1, stream, wire.INBOX_GROUP)
             except ResponseError as error:
@@ -337,15 +356,15 @@ class InboxReader:
                     raise
         return command()
 
+    def _idle(self, reply: Any) -> dict[Place, int]:
+        """Return how often entries of a script's reply were delivered: lists of id, consumer, idle time and that."""
+        pairs = zip(self._streams, reply, strict=True)
+        return {Place(stream, entry[0]): entry[3] for stream, found in pairs for entry in found}
 
-def _idle(reply: Any) -> dict[Place, int]:
-    """Return how often entries of a script's reply were delivered: lists of id, consumer, idle time and that."""
-    return {Place(stream, entry[0]): entry[3] for stream, found in zip(STREAMS, reply, strict=True) for entry in found}
-
-
-def _fresh(reply: Any) -> list[Received]:
-    """Return fresh entries of a script's reply: lists of ids and flat fields."""
-    return [_received(stream, entry, 1) for stream, entries in zip(STREAMS, reply, strict=True) for entry in entries]
+    def _fresh(self, reply: Any) -> list[Received]:
+        """Return fresh entries of a script's reply: lists of ids and flat fields."""
+        pairs = zip(self._streams, reply, strict=True)
+        return [_received(stream, entry, 1) for stream, entries in pairs for entry in entries]
 
 
 def _received(stream: str, entry: Any, deliveries: int) -> Received:

@@ -13,6 +13,7 @@ from tests.benchmarks.growth.meter import Meter
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.notices import Notices
 from tests.benchmarks.processes import run_ours
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground, Place
@@ -39,7 +40,7 @@ def measure_quiet_tenant(ground: Ground, results: dict[str, Any], *, full: bool)
                 for _ in range(QUIET_EVENTS):
                     began = time.perf_counter()
                     fill_inbox(place, 1, tenant="quiet")
-                    keys, arguments = wire.ring_arguments(2)
+                    keys, arguments = wire.ring_arguments(NAMES, 2)
                     place.redis.eval(wire.RING, len(keys), *keys, *arguments)
                     notices.wait_for_tenant("quiet")
                     times.append(time.perf_counter() - began)

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.names import NAMES
 from workers import registration
 from workers.dispatch.admission import Message, admit
 from workers.dispatch.express import MOST_WAITING
@@ -69,9 +70,11 @@ class Inside:
 
     def drain(self, seconds: float = 3.0) -> int:
         """Store what waits in the inbox, for so long; return how many entries were read."""
-        reader = InboxReader(self._place.redis, consumer=uuid.uuid4().hex, ingest_slots=2)
+        reader = InboxReader(self._place.redis, names=NAMES, consumer=uuid.uuid4().hex, ingest_slots=2)
         bounds = DrainBounds(drain_seconds=seconds)
-        return drain(reader, self.postgres.connection, wanting=self.handlers.wanting, settings=bounds).read
+        return drain(
+            reader, self.postgres.connection, identity="benchmark", wanting=self.handlers.wanting, settings=bounds
+        ).read
 
     def admit(self, *, slots: int = SLOTS) -> list[Message]:
         """Fill an empty queue of so many slots once."""

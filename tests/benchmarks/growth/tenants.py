@@ -20,7 +20,8 @@ from tests.benchmarks.growth.meter import Meter, cpu_of
 from tests.benchmarks.growth.plans import explain
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours
-from workers.housekeeping.publishing import publish
+from tests.names import NAMES
+from workers.housekeeping.publishing import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +90,7 @@ def _open(place: Place, count: int) -> Iterator[_Ingress]:
     with place.connect() as connection:
         connection.execute(_ENDPOINTS, {"count": count})
         connection.execute(_SECRETS, {"ciphertext": Cipher([place.secrets_key]).encrypt(SECRET)})
-        publish(connection, place.redis)
+        Publisher(place.redis, NAMES, environment="").publish(connection)
         with run_ours(place, "ingress", ingress_port=port) as pids:
             ingress = _Ingress(place, connection, port, pids["ingress"], count)
             ingress.load(max(2 * count, 2000))  # each secret is decrypted once
@@ -129,7 +130,8 @@ class _Ingress:
             {"ciphertext": Cipher([self._place.secrets_key]).encrypt(SECRET), "late": late},
         )
         began, before = time.perf_counter(), cpu_of(self._pid)
-        cost = meter.measure(lambda: publish(self._connection, self._place.redis))
+        publisher = Publisher(self._place.redis, NAMES, environment="")
+        cost = meter.measure(lambda: publisher.publish(self._connection))
         self._published.append(time.perf_counter() - began)
         with socket.create_connection(("127.0.0.1", self._port)) as client:
             wait_until(lambda: _is_served(client, late))

@@ -15,6 +15,7 @@ from tests.chaos.faults import Missed, fault
 from tests.chaos.faults.postgres import send_one, trigger
 from tests.chaos.proxy import owner
 from tests.chaos.servers import until
+from tests.chaos.wire import BELL, INBOX
 
 if TYPE_CHECKING:
     import random
@@ -112,7 +113,7 @@ async def run_many_drains(stack: Stack, chance: random.Random) -> None:
     async with await stack.connect() as connection, connection.transaction():
         await connection.execute("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
         while most < MANY and time.monotonic() < until_then and not crowd.done():
-            await stack.redis.delete("inbox:bell")  # rung by hand: the ingress rings for two
+            await stack.redis.delete(BELL)  # rung by hand: the ingress rings for two
             most = max(most, sum(held > 0 for held in await _held(stack)))
             await asyncio.sleep(0.05)
     await crowd
@@ -122,11 +123,11 @@ async def run_many_drains(stack: Stack, chance: random.Random) -> None:
 
 async def _held(stack: Stack) -> list[int]:
     """Return how many entries each consumer holds."""
-    return [one["pending"] for one in await stack.redis.xinfo_consumers("inbox", await _group(stack))]
+    return [one["pending"] for one in await stack.redis.xinfo_consumers(INBOX, await _group(stack))]
 
 
 async def _group(stack: Stack) -> str:
-    (group,) = await stack.redis.xinfo_groups("inbox")
+    (group,) = await stack.redis.xinfo_groups(INBOX)
     return str(group["name"].decode())
 
 
@@ -139,7 +140,7 @@ async def kill_full_consumers(stack: Stack, chance: random.Random) -> None:
         child.suspend()
     try:
         for _ in range(600):
-            if await stack.redis.xlen("inbox") >= 2 * FULL * len(drains):
+            if await stack.redis.xlen(INBOX) >= 2 * FULL * len(drains):
                 break
             await asyncio.sleep(0.1)
         async with await stack.connect() as connection, connection.transaction():

@@ -14,14 +14,14 @@ from redis.exceptions import RedisError
 
 from tests.chaos.faults import fault
 from tests.chaos.servers import MAXMEMORY
-from tests.chaos.wire import INBOX, INBOX_BYTES, OVERFLOW, REGISTRY
+from tests.chaos.wire import IDENTITY, INBOX, INBOX_BYTES, OVERFLOW, REGISTRY
 
 if TYPE_CHECKING:
     import random
 
     from tests.chaos.stack import Stack
 
-KEPT = frozenset(name.encode() for name in (INBOX, OVERFLOW, INBOX_BYTES, REGISTRY))
+KEPT = frozenset(name.encode() for name in (INBOX, OVERFLOW, INBOX_BYTES, REGISTRY, IDENTITY))
 WAITING = 10
 """Events that wait in the inbox when everything is flushed, if the load brings them within ten seconds."""
 MOST_HELD = 100_000
@@ -89,7 +89,7 @@ async def flush_all(stack: Stack, chance: random.Random) -> None:
     waited = (*entries, *overflow)
     stack.flushed |= {str(UUID(bytes=fields[b"id"])) for entry, fields in waited if entry not in in_hand}
     deadline = time.monotonic() + 30
-    while not await stack.redis.exists("registry"):
+    while not await stack.redis.exists(REGISTRY):
         assert time.monotonic() < deadline, "the registry did not return within 30 s"
         await asyncio.sleep(0.05)
 

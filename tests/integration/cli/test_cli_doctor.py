@@ -19,11 +19,11 @@ from cryptography.fernet import Fernet
 
 from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.local.servers import free_port, prepare_postgres
-from shared.registry import REGISTRY
 from tests.conftest import running
 from tests.ingress_process import Valkey, own_valkey, wait_for
 from tests.integration.cli.conftest import Pipeline
 from tests.launching import spawn
+from tests.names import NAMES
 from tests.pgbouncer import needs_pgbouncer, pooling
 from workers.store.connect import connect
 
@@ -73,7 +73,7 @@ def healthy(
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--concurrency", "1", *queues]
     worker = spawn(command, log=folder / "worker.log", environ=environ)
     try:
-        wait_for(lambda: bool(deployment.ask_workers(valkey.url)), seconds=30)
+        wait_for(lambda: bool(deployment.ask_workers(valkey.url, "")), seconds=30)
         yield it
     finally:
         worker.terminate()
@@ -94,7 +94,16 @@ def wrong(findings: dict[str, dict[str, Any]]) -> list[str]:
 
 def test_what_is_well_is_told_in_a_line_each(healthy: Pipeline) -> None:
     findings = examine(healthy)
-    expected = [*redis_server.THINGS, *postgres_server.THINGS, "clocks", "keys", "registry", "workers", "handlers"]
+    expected = [
+        *redis_server.THINGS,
+        *postgres_server.THINGS,
+        "identity",
+        "clocks",
+        "keys",
+        "registry",
+        "workers",
+        "handlers",
+    ]
     assert list(findings) == expected
     assert {row["state"] for row in findings.values()} == {"ok"}, findings
     lines = healthy("doctor").text.splitlines()
@@ -299,15 +308,33 @@ def test_keys_that_open_nothing(healthy: Pipeline) -> None:
 
 def test_a_registry_that_is_not_published(healthy: Pipeline, valkey: Valkey) -> None:
     with valkey.client() as client:
-        kept = client.dump(REGISTRY)
-        client.delete(REGISTRY)
+        kept = client.dump(NAMES.registry)
+        client.delete(NAMES.registry)
         try:
             findings = examine(healthy)
         finally:
             assert isinstance(kept, bytes)
-            client.restore(REGISTRY, 0, kept)
+            client.restore(NAMES.registry, 0, kept)
     assert wrong(findings) == ["registry"]
     assert "nothing is published" in findings["registry"]["found"]
+
+
+def test_a_redis_of_another_environment_until_it_is_adopted(healthy: Pipeline, valkey: Valkey) -> None:
+    findings = examine(healthy, PIPELINE_ENVIRONMENT="staging")
+    assert wrong(findings) == ["identity"]
+    assert "`pipeline adopt`" in findings["identity"]["found"]
+    with valkey.client() as client:
+        client.set(NAMES.identity, "production 1/2/3")
+        registry = client.hgetall(NAMES.registry)
+        assert wrong(examine(healthy)) == ["identity"]
+        refused = healthy("tenants", "limit", "acme", "--rate", "10/s", status=1).err
+        assert refused.startswith("pipeline: Redis belongs to production 1/2/3, and this is - ")
+        assert client.hgetall(NAMES.registry) == registry
+        assert "before, to production 1/2/3" in healthy("adopt").text
+        assert client.hgetall(NAMES.registry) != registry, "what was changed meanwhile is published"
+    assert "it did already" in healthy("adopt").text
+    healthy("tenants", "limit", "acme", "--lift")
+    assert wrong(examine(healthy)) == []
 
 
 def test_queues_without_a_worker(healthy: Pipeline) -> None:

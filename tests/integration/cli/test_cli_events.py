@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.envelope import new_event_id
-from shared.wire import INBOX
+from tests.names import NAMES
 from workers.samples import moveris
 from workers.store.partitions import ensure_partitions, partition_name
 
@@ -141,7 +141,7 @@ def test_the_body_is_printed_byte_for_byte(pipeline: Pipeline, connection: Conne
 
 def test_an_unknown_event_is_told_apart_from_one_in_the_inbox(pipeline: Pipeline, redis_client: redis.Redis) -> None:
     assert "the inbox is empty" in pipeline("events", "show", str(uuid4()), status=1).err
-    redis_client.xadd(INBOX, {"v": "1"})
+    redis_client.xadd(NAMES.inbox, {"v": "1"})
     assert "1 wait in the inbox" in pipeline("events", "show", str(uuid4()), "--body", status=1).err
     assert "UUID" in pipeline("events", "show", "0198", status=2).err
 
@@ -233,7 +233,7 @@ def test_stats_show_inbox_deliveries_and_the_registry(
     event_id = store(connection, id=new_event_id(datetime.now(UTC)))
     kill(connection, event_id)
     wait_for_retry(connection, event_id)
-    redis_client.xadd(INBOX, {"v": "1"}, id=f"{int((NOW - timedelta(seconds=90)).timestamp() * 1000)}-0")
+    redis_client.xadd(NAMES.inbox, {"v": "1"}, id=f"{int((NOW - timedelta(seconds=90)).timestamp() * 1000)}-0")
     pipeline("tenants", "add", "acme")
     pipeline("endpoints", "add", "acme", "--provider", "moveris", "--label", "v1", "--secret-stdin", stdin=b"x")
     whole, acme, grant, mail = pipeline.json("stats")

@@ -14,6 +14,7 @@ from cryptography.fernet import Fernet
 
 from deploy.local.servers import free_port
 from shared import registry
+from tests.names import NAMES
 
 if TYPE_CHECKING:
     import redis
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def published(client: redis.Redis, tenant: str = "acme") -> registry.Endpoint | None:
     field = registry.field_of("moveris", tenant)
-    value = client.hget(registry.REGISTRY, field.decode())
+    value = client.hget(NAMES.registry, field.decode())
     return None if value is None else registry.decode(field, value)  # type: ignore[arg-type]  # no decoding here
 
 

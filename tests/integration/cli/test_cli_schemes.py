@@ -12,7 +12,7 @@ import pytest
 import redis as redis_library
 
 from shared.envelope import decode
-from shared.wire import INBOX
+from tests.names import NAMES
 from workers import events
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def add(pipeline: Pipeline, provider: str, *more: str, secret: bytes = b"a secre
 def received(pipeline: Pipeline) -> list[tuple[str, str]]:
     """Return provider and type of all that the inbox has."""
     with redis_library.Redis.from_url(pipeline.environ["REDIS_URL"]) as client:
-        entries = [decode(fields) for _, fields in client.xrange(INBOX)]
+        entries = [decode(fields) for _, fields in client.xrange(NAMES.inbox)]
     return [(it.provider, events.parse(it.provider, it.body, it.headers).type) for it in entries]
 
 

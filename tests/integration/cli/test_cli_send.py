@@ -14,7 +14,7 @@ import pytest
 from deploy.cli.waiting import follow
 from deploy.local.servers import free_port
 from shared.envelope import decode
-from shared.wire import INBOX
+from tests.names import NAMES
 from workers.store.connect import connect
 from workers.store.stats import Fate
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def entries(client: redis.Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    found: Any = client.xrange(INBOX)
+    found: Any = client.xrange(NAMES.inbox)
     return list(found)
 
 
@@ -148,7 +148,7 @@ def test_waiting_ends_when_all_have_come_to_their_end_and_only_success_is_status
             while not over.wait(0.01):
                 for stream_id, fields in entries(redis_client)[:2]:
                     finish(mine, decode(fields), outcome)
-                    redis_client.xdel(INBOX, stream_id)
+                    redis_client.xdel(NAMES.inbox, stream_id)
 
     with ThreadPoolExecutor(1) as pool:
         playing = pool.submit(play_the_workers)

@@ -14,8 +14,8 @@ import pytest
 from cryptography.fernet import Fernet
 from redis import Redis
 
-from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
+from tests.names import NAMES
 from workers import events
 from workers.errors import RegistrationError
 from workers.ingest.drain import drain
@@ -99,10 +99,10 @@ def test_the_drain_stores_what_the_teams_model_says_and_handlers_get_it(
                 id=new_event_id(now), provider="billing", tenant="acme", secret_label="a", received_at=now, headers=(),
                 body=body,
             )  # fmt: skip
-            client.xadd(wire.INBOX, encode(envelope))
-        reader = InboxReader(client, consumer="one", ingest_slots=1)
+            client.xadd(NAMES.inbox, encode(envelope))
+        reader = InboxReader(client, names=NAMES, consumer="one", ingest_slots=1)
         urls = {"DATABASE_URL": "postgresql://x", "REDIS_URL": redis_url, "SECRETS_KEY": Fernet.generate_key().decode()}
-        counts = drain(reader, connection, wanting=everyone, settings=load_settings(urls))
+        counts = drain(reader, connection, identity="test", wanting=everyone, settings=load_settings(urls))
     assert (counts.stored, counts.duplicates, counts.rejected) == (1, 1, 2)
     stored = list(
         connection.execute("SELECT provider, type, body, headers, subject FROM events WHERE type IS NOT NULL")
