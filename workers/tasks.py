@@ -293,7 +293,7 @@ def _close_express_if_late() -> None:
 
 
 def _make_days() -> None:
-    ensure_partitions(_process().postgres.connection)
+    ensure_partitions(_process().postgres.connection, days_back=settings.retention_days)
 
 
 def _drop_days() -> None:

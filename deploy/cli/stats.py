@@ -197,7 +197,10 @@ def _about_days(days: store.Days) -> Iterator[str]:
         yield f"tables of the coming days are missing, there are {max(0, ahead)} of {DAYS_AHEAD}: {why}"
     kept = load(RetentionSettings).retention_days
     if days.oldest is not None and (late := (days.today - days.oldest).days - kept) > 1:
-        yield f"retention is {late} days late (RETENTION_DAYS is {kept} here): has that day open deliveries? {why}"
+        yield (
+            f"retention is {late} days late (RETENTION_DAYS is {kept} here): has that day open deliveries, or events "
+            f"that were stored late? {why}"
+        )
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

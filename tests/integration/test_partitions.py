@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from workers.store.entry import Entry
 
 TODAY = date(2026, 3, 27)
+MORNING = datetime(2026, 3, 27, 6, tzinfo=UTC)
 
 
 def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
@@ -34,9 +35,12 @@ def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
     return ("acme.run",)
 
 
-def entry(day: date = TODAY) -> Entry:
+def entry(day: date = TODAY, *, body: bytes = b"") -> Entry:
     """An event of noon of a day."""
-    moment = datetime.combine(day, time(12), UTC)
+    return entry_of(datetime.combine(day, time(12), UTC), body=body)
+
+
+def entry_of(moment: datetime, *, body: bytes = b"") -> Entry:
     envelope = Envelope(
         id=new_event_id(moment),
         provider="in-house",
@@ -44,9 +48,17 @@ def entry(day: date = TODAY) -> Entry:
         secret_label="first",
         received_at=moment,
         headers=(),
-        body=b'{"type":"t","n":"%s"}' % uuid.uuid4().hex.encode(),
+        body=body or b'{"type":"t","n":"%s"}' % uuid.uuid4().hex.encode(),
     )
     return parse_envelope(envelope, wanting)
+
+
+def store_in_time(connection: Connection, batch: Sequence[Entry]) -> None:
+    """Store events as if that had been at the moment of their ids."""
+    store_batch(connection, batch)
+    connection.execute("UPDATE events SET stored_at = uuid_time(id)")
+    connection.execute("UPDATE receipts SET stored_at = uuid_time(event_id)")
+    connection.execute("DELETE FROM late_days")
 
 
 def places(connection: Connection) -> dict[uuid.UUID, str]:
@@ -64,8 +76,20 @@ def tables(connection: Connection) -> set[str]:
 
 
 def finish(connection: Connection) -> None:
-    """End all open work."""
-    connection.execute("DELETE FROM deliveries")
+    """End all open work, with an attempt that failed for each."""
+    connection.execute(
+        "WITH ended AS (DELETE FROM deliveries RETURNING *), failed AS (INSERT INTO attempts"
+        " (event_id, handler, fence, attempt, error) SELECT event_id, handler, 1, 1, 'once' FROM ended)"
+        " INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, created_at)"
+        " SELECT event_id, handler, tenant, 'succeeded', 2, 2, created_at FROM ended"
+    )
+
+
+def rows_left(connection: Connection) -> dict[str, int]:
+    """How many rows there are in each table that grows."""
+    tables = (*KEYS, "receipts", "late_days")
+    counts = {table: connection.execute(f"SELECT count(*) AS n FROM {table}").fetchall()[0]["n"] for table in tables}
+    return {table: number for table, number in counts.items() if number}
 
 
 def test_a_week_ahead_is_made_once(connection: Connection) -> None:
@@ -213,55 +237,140 @@ def test_making_partitions_under_concurrent_inserts_loses_and_rejects_nothing(
 
 def test_a_day_whose_time_is_over_is_dropped_with_its_receipts(connection: Connection) -> None:
     old, kept = entry(TODAY - timedelta(days=31)), entry(TODAY - timedelta(days=30))
-    store_batch(connection, [old, kept])
-    ensure_partitions(connection, TODAY, days_ahead=0)
+    store_in_time(connection, [old, kept])
+    ensure_partitions(connection, TODAY, days_ahead=0, days_back=40)
     finish(connection)
-    dropped = drop_expired(connection, TODAY, retention_days=30, dedup_days=90)
+    dropped = drop_expired(connection, MORNING, retention_days=30, dedup_days=90)
     assert dropped == ["events_20260224"]
     assert set(places(connection)) == {kept.id}
     assert [row["event_id"] for row in connection.execute("SELECT event_id FROM receipts")] == [kept.id]
-    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=90) == []
+    assert drop_expired(connection, MORNING, retention_days=30, dedup_days=90) == []
 
 
 def test_receipts_may_go_before_their_events(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "_RECEIPTS_AT_ONCE", 2)
-    store_batch(connection, [entry(TODAY - timedelta(days=5)) for _ in range(3)])
-    drop_expired(connection, TODAY, retention_days=30, dedup_days=3)
+    store_in_time(connection, [entry(TODAY - timedelta(days=5)) for _ in range(3)])
+    drop_expired(connection, MORNING, retention_days=30, dedup_days=3)
     assert len(places(connection)) == 3
     assert connection.execute("SELECT FROM receipts").fetchall() == []
 
 
-def test_a_day_with_open_work_is_kept_until_that_is_done(connection: Connection) -> None:
-    store_batch(connection, [entry(TODAY - timedelta(days=40))])
-    ensure_partitions(connection, TODAY, days_ahead=0)
-    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+def test_receipts_that_have_no_moment_go_by_the_id_of_their_event(connection: Connection) -> None:
+    gone, kept = entry(TODAY - timedelta(days=4)), entry(TODAY - timedelta(days=2))
+    store_batch(connection, [gone, kept])
+    connection.execute("UPDATE receipts SET stored_at = NULL")
+    drop_expired(connection, MORNING, retention_days=30, dedup_days=3)
+    assert [row["event_id"] for row in connection.execute("SELECT event_id FROM receipts")] == [kept.id]
+
+
+@pytest.mark.parametrize("days_ahead", [-40, 400], ids=["behind", "ahead"])
+def test_an_event_of_an_ingress_whose_clock_is_wrong_counts_once_and_goes_a_month_after_it_was_stored(
+    connection: Connection, days_ahead: int
+) -> None:
+    now = datetime.now(UTC)
+    arrivals = [entry_of(now + timedelta(days=days_ahead), body=b'{"type":"t"}') for _ in range(3)]
+    counts = Counts()
+    for arrival in arrivals:
+        counts = counts.plus(store_batch(connection, [arrival]))
+        ensure_partitions(connection)
+        assert drop_expired(connection, retention_days=30, dedup_days=30) == []
+    assert counts == Counts(accepted=1, duplicates=2, deliveries=1)
     finish(connection)
-    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == ["events_20260215"]
+    drop_expired(connection, now + timedelta(days=29), retention_days=30, dedup_days=30)
+    assert places(connection) == {arrivals[0].id: "events_default"}
+    drop_expired(connection, now + timedelta(days=31), retention_days=30, dedup_days=30)
+    assert rows_left(connection) == {}
 
 
-def test_work_that_is_being_opened_keeps_its_day(
-    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+def test_a_day_is_kept_as_long_as_what_was_stored_late_of_it(connection: Connection) -> None:
+    now = datetime.now(UTC)
+    store_batch(connection, [entry_of(now - timedelta(days=20))])
+    ensure_partitions(connection)
+    finish(connection)
+    assert drop_expired(connection, now + timedelta(days=29), retention_days=30, dedup_days=30) == []
+    assert len(places(connection)) == 1
+    day = (now - timedelta(days=20)).date()
+    dropped = drop_expired(connection, now + timedelta(days=31), retention_days=30, dedup_days=30)
+    assert partition_name("events", day) in dropped
+    assert rows_left(connection) == {}
+
+
+def test_a_day_is_kept_as_long_as_an_arrival_that_came_late(connection: Connection) -> None:
+    now = datetime.now(UTC)
+    store_batch(connection, [entry_of(now, body=b'{"type":"t"}')])
+    late = entry_of(now - timedelta(days=20), body=b'{"type":"t"}')
+    assert store_batch(connection, [late]).duplicates == 1
+    ensure_partitions(connection)
+    finish(connection)
+    assert drop_expired(connection, now + timedelta(days=29), retention_days=30, dedup_days=30) == []
+    dropped = drop_expired(connection, now + timedelta(days=31), retention_days=30, dedup_days=30)
+    assert partition_name("arrivals", (now - timedelta(days=20)).date()) in dropped
+
+
+def test_an_event_that_is_stored_on_its_day_notes_nothing(connection: Connection) -> None:
+    (row,) = connection.execute("SELECT date_trunc('day', now()) AS midnight").fetchall()
+    first = entry_of(row["midnight"], body=b'{"type":"t"}')
+    store_batch(connection, [first, entry_of(row["midnight"], body=b'{"type":"t"}'), entry_of(datetime.now(UTC))])
+    assert connection.execute("SELECT FROM late_days").fetchall() == []
+
+
+def test_what_lies_in_default_of_a_day_goes_with_the_day(connection: Connection) -> None:
+    """Some of its tables could not be made beside a long transaction."""
+    first, again = (entry(TODAY - timedelta(days=31), body=b'{"type":"t"}') for _ in range(2))
+    other_day = entry(TODAY + timedelta(days=60), body=b'{"type":"t"}')
+    store_in_time(connection, [first, again, other_day])
+    partitions._make(connection, "events", TODAY - timedelta(days=31), monotonic() + 5)
+    finish(connection)
+    assert drop_expired(connection, MORNING, retention_days=30, dedup_days=30) == ["events_20260224"]
+    assert rows_left(connection) == {}
+
+
+def test_an_event_outside_of_all_days_is_kept_until_its_work_is_done(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_STRAYS_AT_ONCE", 2)
+    batch = [entry(TODAY - timedelta(days=40)) for _ in range(7)]
+    store_in_time(connection, batch)
+    connection.execute("DELETE FROM deliveries WHERE event_id <> %s", [batch[3].id])
+    drop_expired(connection, MORNING, retention_days=30, dedup_days=30)
+    assert set(places(connection)) == {batch[3].id}
+    finish(connection)
+    drop_expired(connection, MORNING, retention_days=30, dedup_days=30)
+    assert rows_left(connection) == {}
+
+
+def test_a_day_with_open_work_is_kept_until_that_is_done(connection: Connection) -> None:
+    store_in_time(connection, [entry(TODAY - timedelta(days=40))])
+    ensure_partitions(connection, TODAY, days_ahead=0, days_back=40)
+    assert drop_expired(connection, MORNING, retention_days=30, dedup_days=30) == []
+    connection.execute("DELETE FROM deliveries")
+    assert drop_expired(connection, MORNING, retention_days=30, dedup_days=30) == ["events_20260215"]
+
+
+@pytest.mark.parametrize("days_back", [40, 30], ids=["in a day", "outside of all days"])
+def test_work_that_is_being_opened_keeps_its_event(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, days_back: int
 ) -> None:
     monkeypatch.setattr(partitions, "_PAUSE", 0.01)
     monkeypatch.setattr(partitions, "CALL_SECONDS", 0.3)
-    store_batch(connection, [entry(TODAY - timedelta(days=40))])
-    ensure_partitions(connection, TODAY, days_ahead=0)
-    finish(connection)
+    store_in_time(connection, [entry(TODAY - timedelta(days=40))])
+    ensure_partitions(connection, TODAY, days_ahead=0, days_back=days_back)
+    connection.execute("DELETE FROM deliveries")
     with connect(database_url, name="backfill") as backfill, backfill.transaction():
         backfill.execute("INSERT INTO deliveries (event_id, handler, tenant) SELECT id, 'acme.new', tenant FROM events")
-        assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
-    assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+        assert drop_expired(connection, MORNING, retention_days=30, dedup_days=30) == []
+    assert drop_expired(connection, MORNING, retention_days=30, dedup_days=30) == []
     assert len(places(connection)) == 1
 
 
 def test_two_that_drop_at_once_drop_each_day_once(connection: Connection, database_url: str) -> None:
-    store_batch(connection, [entry(TODAY - timedelta(days=days)) for days in range(40, 45)])
-    ensure_partitions(connection, TODAY, days_ahead=0)
-    finish(connection)
+    store_in_time(connection, [entry(TODAY - timedelta(days=days)) for days in range(40, 45)])
+    ensure_partitions(connection, TODAY, days_ahead=0, days_back=45)
+    connection.execute("DELETE FROM deliveries")
 
     def drop(worker: int) -> list[str]:
         with connect(database_url, name=f"drop {worker}") as own:
-            return drop_expired(own, TODAY, retention_days=30, dedup_days=30)
+            return drop_expired(own, MORNING, retention_days=30, dedup_days=30)
 
     with ThreadPoolExecutor(2) as pool:
         dropped = [name for names in pool.map(drop, range(2)) for name in names]
@@ -275,7 +384,7 @@ def test_a_table_of_somebody_else_is_left_alone(connection: Connection) -> None:
         " FROM ('00000000-0000-0000-0000-000000000000') TO ('00000000-0000-0000-0000-000000000009')"
     )
     ensure_partitions(connection, TODAY, days_ahead=0)
-    drop_expired(connection, TODAY, retention_days=1, dedup_days=1)
+    drop_expired(connection, MORNING, retention_days=1, dedup_days=1)
     assert "events_ancient" in tables(connection)
 
 
@@ -283,7 +392,7 @@ def test_beside_a_long_reader_a_call_gives_up_after_its_bound_and_all_is_made_la
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "CALL_SECONDS", 1.0)
-    store_batch(connection, [entry(TODAY - timedelta(days=40))])
+    store_in_time(connection, [entry(TODAY - timedelta(days=40))])
     ensure_partitions(connection, TODAY - timedelta(days=40), days_ahead=0)
     finish(connection)
     with connect(database_url, name="pg_dump") as dump, dump.transaction():
@@ -291,11 +400,11 @@ def test_beside_a_long_reader_a_call_gives_up_after_its_bound_and_all_is_made_la
             dump.execute(f"LOCK TABLE {table}, {table}_default IN ACCESS SHARE MODE")
         started = monotonic()
         assert ensure_partitions(connection, TODAY) == []
-        assert drop_expired(connection, TODAY, retention_days=30, dedup_days=30) == []
+        assert drop_expired(connection, MORNING, retention_days=30, dedup_days=30) == []
         took = monotonic() - started
     assert took < 2 * 1.0 + 4 * 8 * 0.2, "one try for each lock at the end of a bound"
     assert len(ensure_partitions(connection, TODAY)) == 4 * 8
-    assert len(drop_expired(connection, TODAY, retention_days=30, dedup_days=30)) == len(KEYS)
+    assert len(drop_expired(connection, MORNING, retention_days=30, dedup_days=30)) == len(KEYS)
 
 
 def wait_while_moving(connection: Connection, database_url: str, crowd: int) -> tuple[float, float]:

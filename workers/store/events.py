@@ -229,7 +229,7 @@ def _insert_arrivals(cursor: Cursor, others: Sequence[Entry]) -> int:
         "secret_labels": [entry.secret_label for entry in others],
     }
     row = cursor.execute(_QUERIES["insert_arrivals"], values).fetchone()
-    found, arrived = row or (0, 0)
+    found, arrived, _ = row or (0, 0, None)
     if found != len(others):
         raise _ReceiptGoneError
     return int(arrived)

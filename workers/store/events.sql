@@ -10,22 +10,27 @@ SELECT * FROM unnest(%(tenants)b::text[], %(providers)b::text[], %(fingerprints)
 ON CONFLICT DO NOTHING
 RETURNING event_id;
 
+-- The days of what comes late are noted: they are kept as long as it. `note_late` does nothing with no ids, NULL.
 -- name: insert_events
-INSERT INTO events (
-    id, provider, tenant, type, subject, occurred_at, received_at, headers, body, secret_label, fingerprint,
-    state, reject_reason, notes
+WITH stored AS (
+    INSERT INTO events (
+        id, provider, tenant, type, subject, occurred_at, received_at, headers, body, secret_label, fingerprint,
+        state, reject_reason, notes
+    )
+    SELECT e.id, e.provider, e.tenant, e.type, e.subject, e.occurred_at, e.received_at, e.headers::jsonb, e.body,
+           e.secret_label, e.fingerprint, CASE WHEN e.reject_reason IS NULL THEN 'accepted' ELSE 'rejected' END,
+           e.reject_reason, e.notes::text[]
+    FROM unnest(
+        %(id)b::uuid[], %(provider)b::text[], %(tenant)b::text[], %(type)b::text[], %(subject)b::text[],
+        %(occurred_at)b::timestamptz[], %(received_at)b::timestamptz[], %(headers)b::text[], %(body)b::bytea[],
+        %(secret_label)b::text[], %(fingerprint)b::bytea[], %(reject_reason)b::text[], %(notes)b::text[]
+    ) AS e(
+        id, provider, tenant, type, subject, occurred_at, received_at, headers, body, secret_label, fingerprint,
+        reject_reason, notes
+    )
+    RETURNING id
 )
-SELECT e.id, e.provider, e.tenant, e.type, e.subject, e.occurred_at, e.received_at, e.headers::jsonb, e.body,
-       e.secret_label, e.fingerprint, CASE WHEN e.reject_reason IS NULL THEN 'accepted' ELSE 'rejected' END,
-       e.reject_reason, e.notes::text[]
-FROM unnest(
-    %(id)b::uuid[], %(provider)b::text[], %(tenant)b::text[], %(type)b::text[], %(subject)b::text[],
-    %(occurred_at)b::timestamptz[], %(received_at)b::timestamptz[], %(headers)b::text[], %(body)b::bytea[],
-    %(secret_label)b::text[], %(fingerprint)b::bytea[], %(reject_reason)b::text[], %(notes)b::text[]
-) AS e(
-    id, provider, tenant, type, subject, occurred_at, received_at, headers, body, secret_label, fingerprint,
-    reject_reason, notes
-);
+SELECT note_late(array_agg(id)) FROM stored WHERE id < (SELECT uuid_at(date_trunc('day', now())));
 
 -- name: insert_deliveries
 INSERT INTO deliveries (event_id, handler, tenant, serial)
@@ -50,7 +55,8 @@ WITH found AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING id
 )
-SELECT (SELECT count(*) FROM found) AS found, (SELECT count(*) FROM arrived) AS arrived;
+SELECT (SELECT count(*) FROM found) AS found, (SELECT count(*) FROM arrived) AS arrived,
+       (SELECT note_late(array_agg(id)) FROM arrived WHERE id < (SELECT uuid_at(date_trunc('day', now())))) AS noted;
 
 -- Parsing again -----------------------------------------------------------------------------------------------------
 
