@@ -94,12 +94,12 @@ def send(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told what came of it so far, like by Ctrl-C
     with (
         suppress(KeyboardInterrupt),
-        _bar("sending", count) as bar,
+        _bar(count) as bar,
         ids_file.open("w") if ids_file else nullcontext() as ids,
     ):
-        for answer in post_many(target, make, count=count, rate=rate, connections=connections, timeout=timeout):
+        found = post_many(target, make, count=count, rate=rate, connections=connections, timeout=timeout)
+        for answer in bar.track(found, total=count, description="sending"):
             answers.append(answer)
-            bar.advance(bar.task_ids[0])
             if ids and answer.id:
                 print(answer.id, file=ids, flush=True)
             if wants_json():
@@ -133,13 +133,11 @@ def _target(url: str, path: str) -> str:
     return url if "/webhooks/" in parts.path else url.rstrip("/") + path
 
 
-def _bar(what: str, total: int) -> Progress:
+def _bar(total: int) -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     is_hidden = wants_json() or total < _WITH_A_BAR or not console.is_terminal
-    progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True, disable=is_hidden)
-    progress.add_task(what, total=total, note="")
-    return progress
+    return Progress(*columns, console=console, transient=True, disable=is_hidden)
 
 
 def _summarize(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
@@ -169,10 +167,11 @@ def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: 
 
 def _wait(ids: Sequence[UUID], patience: float) -> Seen:
     seen = Seen()
-    with _bar("handling", len(ids)) as bar:
+    with _bar(len(ids)) as bar:
+        task = bar.add_task("handling", total=len(ids))
         for seen in follow(database_url(), ids, schema=database_schema(), patience=patience):
-            note = f"{seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
-            bar.update(bar.task_ids[0], completed=seen.finished, note=note)
+            dead = f", {seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
+            bar.update(task, completed=seen.finished, description=f"handling{dead}")
     return seen
 
 
