@@ -66,7 +66,7 @@ class Credentials:
     valkey_password: str
     valkey_port: int
     redis_prefix: str = ""
-    """Of the names in Redis; older stacks have none."""
+    """Of the names in Redis; older stacks have none, and `pipeline rename` moves them."""
 
 
 def read_credentials(home: Path) -> Credentials:
