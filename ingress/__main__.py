@@ -17,8 +17,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from ingress.settings import IngressSettings
+from shared.logs import configure
 from shared.settings import SettingError, load
-from shared.telemetry import configure
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,7 +37,7 @@ def main() -> None:
     except SettingError as error:
         sys.stderr.write(f"ingress: {error}\n")
         raise SystemExit(2) from None
-    configure(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the soft limit is often 1024, and a socket is a file
     config = Config(

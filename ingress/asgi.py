@@ -32,9 +32,9 @@ from ingress.settings import IngressSettings
 from ingress.watch import Watch
 from ingress.webhooks import Webhooks
 from shared.heartbeat import EVERY_SECONDS, Heartbeat
+from shared.logs import configure
 from shared.registry import Cipher
 from shared.settings import SettingError, load
-from shared.telemetry import configure
 
 log: Final = logging.getLogger(__name__)
 
@@ -125,5 +125,5 @@ try:
 except SettingError as error:
     _stop(error)
 
-configure(_settings.log_level)
+configure(_settings.log_level, _settings.log_format)
 app = make_app(_settings)

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, lru_cache
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.types import Message, Send
+
+if TYPE_CHECKING:
+    from ingress.endpoints import Endpoint
 
 log: Final = logging.getLogger(__name__)
 
@@ -88,9 +91,12 @@ class RefusalLog:
         self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
         """When the last line was logged, and the refusals since then, by provider, tenant and code."""
 
-    def add(self, refusal: Refusal, *, provider: str, tenant: str) -> None:
-        """Count one refusal of a registered endpoint; log a line if none was logged lately."""
-        key = (provider, tenant, refusal.code)
+    def add(self, refusal: Refusal, endpoint: "Endpoint") -> None:
+        """Count one refusal of a registered endpoint; log a line if none was logged lately.
+
+        The line names the secrets of the endpoint by their labels: a sender may still sign with one that has expired.
+        """
+        key = (endpoint.provider, endpoint.tenant, refusal.code)
         now = self._clock()
         logged_at, unlogged = self._seen.get(key, (float("-inf"), 0))
         if now - logged_at < LOG_EVERY_SECONDS:
@@ -98,8 +104,17 @@ class RefusalLog:
             return
         self._seen[key] = now, 0
         more = f", and {unlogged} since the last such line" if unlogged else ""
-        about = {"provider": provider, "tenant": tenant, "code": refusal.code}
-        log.warning("refused a request for %s/%s: %s%s", *about.values(), more, extra=about)
+        about = {"provider": endpoint.provider, "tenant": endpoint.tenant, "code": refusal.code}
+        extra = {**about, **_labels_of(refusal, endpoint)}
+        log.warning("refused a request for %s/%s: %s%s", *about.values(), more, extra=extra)
+
+
+def _labels_of(refusal: Refusal, endpoint: "Endpoint") -> dict[str, list[str]]:
+    """Return the labels of the secrets that were tried and of those that had expired, for a signature that is wrong."""
+    if refusal.status != HTTPStatus.UNAUTHORIZED:
+        return {}
+    alive = [key.label for key in endpoint.valid_keys(time.time())]
+    return {"labels": alive, "expired_labels": [key.label for key in endpoint.keys if key.label not in alive]}
 
 
 MALFORMED_REQUEST: Final = Refusal(

@@ -83,7 +83,7 @@ class Webhooks:
             await send(_ACCEPTED)
             await send({"type": "http.response.body", "body": b'{"id":"%b"}' % str(outcome.id).encode()})
         elif isinstance(outcome, Refusal):
-            self._refusal_log.add(outcome, provider=endpoint.provider, tenant=endpoint.tenant)
+            self._refusal_log.add(outcome, endpoint)
             await self._refuse(outcome, receive, send, close=outcome.closes)
         elif isinstance(outcome, bytes):
             await self._answer_challenge(outcome, send)

@@ -2,5 +2,5 @@
 
 - `envelope`: the inbox entry. `registry`: tenants, endpoints and secrets, as Redis holds them.
 - `wire`: names in Redis, Celery's messages, the doorbell.
-- `settings`, `telemetry`, `heartbeat`, `durability`: what the processes of both read, log, show and ask of Redis.
+- `settings`, `logs`, `heartbeat`, `durability`: what the processes of both read, log, show and ask of Redis.
 """

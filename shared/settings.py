@@ -121,6 +121,13 @@ def log_level(text: str) -> str:
     return text.lower()
 
 
+def log_format(text: str) -> str:
+    """Check the form of log lines, in any case; empty where standard error decides."""
+    if text.lower() not in {"", "json", "text"}:
+        raise ValueError(f"json or text is expected, not {text!r}")
+    return text.lower()
+
+
 def address(text: str) -> str:
     """Parse a host name or an IP address."""
     if not text.isascii() or not text.isprintable() or set(text) & set(" /@"):
@@ -268,6 +275,7 @@ def fernet_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+LOG_FORMAT_ABOUT: Final = "form of log lines, json or text; by default text on a terminal and json elsewhere"
 HEARTBEAT_DIR_ABOUT: Final = (
     "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
 )
@@ -297,4 +305,5 @@ class SharedSettings:
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
+    log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)
     heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)

@@ -16,9 +16,18 @@ from webhook_pipeline import require_packages
 
 require_packages("shared")
 
-from workers.dispatch.delivery import Delivery
+from workers.dispatch.delivery import Delivery, current_delivery
 from workers.errors import Permanent, RetryAfter
 from workers.events import Event, GenericEvent
 from workers.registration import handler, on_process_start
 
-__all__ = ["Delivery", "Event", "GenericEvent", "Permanent", "RetryAfter", "handler", "on_process_start"]
+__all__ = [
+    "Delivery",
+    "Event",
+    "GenericEvent",
+    "Permanent",
+    "RetryAfter",
+    "current_delivery",
+    "handler",
+    "on_process_start",
+]

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from celery import Celery, signals
 
-from shared import telemetry, wire
+from shared import logs, wire
 from shared.identity import ForeignRedisError
 from shared.settings import SettingError, load
 from workers import events, free_slots, heartbeat, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
+from workers.celery_lines import quieten
+from workers.dispatch.delivery import current_delivery
 from workers.errors import RegistrationError
 from workers.ingest.inbox_reader import RedisError
 from workers.process import require_fit_servers
@@ -103,12 +105,12 @@ class _FreeSlotTimer(free_slots.FreeSlotTimer):
 app.steps["consumer"].add(_FreeSlotTimer)
 
 
+@signals.celeryd_init.connect  # a worker warns of some things before it sets its logging up
 @signals.setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
-    """Replace Celery's logging by ours; a line for every task and tick would bury what matters."""
-    telemetry.configure(settings.log_level)
-    for name in ("celery.beat", "celery.app.trace", "celery.worker.strategy"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    """Replace Celery's logging by ours."""
+    logs.configure(settings.log_level, settings.log_format, delivery=current_delivery)
+    quieten()
 
 
 @signals.celeryd_init.connect

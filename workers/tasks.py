@@ -324,4 +324,7 @@ def _tell_unknown(sender: Any = None, name: str = "", message: Any = None, **_: 
     except (ValueError, TypeError, AttributeError, IndexError):
         log.exception("a message of the unknown task %s cannot be read", name, extra={"code": "unknown_task"})
         return
-    disown.apply_async(args=[name, argument, str(getattr(sender, "hostname", sender))])
+    worker = str(getattr(sender, "hostname", sender))
+    extra = {"handler": name, "code": "unknown_handler"}
+    log.error("no module in HANDLERS registers this handler: %d deliveries fail here", len(argument), extra=extra)
+    disown.apply_async(args=[name, argument, worker])

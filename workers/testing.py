@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import shutil
 import subprocess
@@ -115,10 +114,7 @@ class HandlerRunner:
             **given,
         )
         try:
-            self._loop.start()
-            result = handler.function(parsed.event, delivery)
-            if inspect.isawaitable(result):
-                self._loop.run(result)
+            self._loop.call(handler.function, parsed.event, delivery)
         finally:
             is_free = own.end()
         require_open_transaction(own, is_free=is_free)

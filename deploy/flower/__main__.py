@@ -44,6 +44,7 @@ def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
         "--enable_events=False",
         "--read_only=True",
         "--persistent=False",
+        f"--logging={settings.log_level}",
         f"--tasks_columns={COLUMNS}",
         f"--conf={CONFIGURATION}",
     ]

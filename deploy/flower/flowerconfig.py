@@ -1,26 +1,11 @@
-"""Read by Flower itself (`--conf`): how one task is shown.
+"""Read by Flower itself (`--conf`): its log lines have the form of all others, and tasks are shown by `format_task`."""
 
-Each delivery is `tenant/event`, and the reason of a failure comes before its place. Nothing is added to what the
-workers sent; a text of another form stays as it is.
-"""
+from deploy.flower.settings import FlowerSettings
+from deploy.flower.shown_task import format_task
+from shared.logs import configure
+from shared.settings import load
 
-from __future__ import annotations
+__all__ = ["format_task"]
 
-import re
-from typing import Any
-
-_FAILURE = re.compile(
-    r"DeliveryFailed\((['\"])(?P<where>tenant [^,]+, event [^,]+, attempt \d+): (?P<why>.*)\1\)", re.DOTALL
-)
-
-
-def format_task(task: Any) -> Any:
-    """Return the copy of a task that Flower shows: deliveries without brackets, the reason before the place.
-
-    Args:
-        task: with the texts `args` and `exception`, either of which may be None.
-    """
-    task.args = ", ".join(re.findall(r"[\w-]+/[0-9a-f-]{36}", task.args or "")) or task.args
-    if found := _FAILURE.fullmatch(task.exception or ""):
-        task.exception = f"{found['why']} ({found['where']})"
-    return task
+_settings = load(FlowerSettings)
+configure(_settings.log_level, _settings.log_format)

@@ -5,6 +5,7 @@ predecessor `<name>.log.1` stay below about twice `LARGE_BYTES` each.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -112,8 +113,11 @@ def rotate_log(log: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that is not empty, up to 300 characters of it."""
+    """Return the last line that is not empty, up to 300 characters of it; of a line of JSON its message."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "nothing")[:300]
+    last = next((line for line in reversed(lines) if line), "nothing")
+    with suppress(ValueError, TypeError, KeyError):
+        last = json.loads(last)["message"]
+    return last[:300]

@@ -75,7 +75,7 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
         _worker("housekeeping", 1, environ, "--task-events"),
         Service(
             name="beat",
-            argv=[sys.executable, "-m", "celery", "-A", "workers.app", "beat"],
+            argv=[sys.executable, "-m", "celery", "-q", "-A", "workers.app", "beat"],
             environ=environ,
             is_ready=lambda: True,  # it serves nothing; that it lives is all there is to see
             settle_seconds=2.0,
@@ -96,7 +96,7 @@ def _worker(name: str, slots: int, environ: Mapping[str, str], *options: str, qu
     return Service(
         name=name,
         argv=[
-            *(sys.executable, "-m", "celery", "-A", "workers.app", "worker"),
+            *(sys.executable, "-m", "celery", "-q", "-A", "workers.app", "worker"),
             *("--queues", queues or name, "--hostname", node, "--concurrency", str(slots)),
             *("--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", *options),
         ],

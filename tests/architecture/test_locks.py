@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "deploy" / "locks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-EXTRAS = {"dev": ["dev"], "ingress": ["ingress"], "workers": ["workers"], "flower": ["workers", "flower"]}
+EXTRAS = {
+    "dev": ["dev"],
+    "ingress": ["ingress"],
+    "workers": ["workers"],
+    "flower": ["workers", "flower"],
+    "otel": ["otel"],
+}
 """Lock file: the extras that it installs."""
 FILES = sorted(path.stem for path in LOCKS.glob("*.txt"))
 

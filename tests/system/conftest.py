@@ -19,6 +19,7 @@ TENANTS = (
     *("pair", "github", "latency", "anyone", "asynchronous", "endless", "permanent", "later", "independent", "unknown"),
     *("fatal", "bystander", "kills", "postgres-away", "redis-away", "redis-slow", "flushed", "frozen", "shutdown"),
     *("rotated", "disabled", "hasty", "patient", "flooding", "still", "alone", "noisy", "noisy-too", "prefixed"),
+    "lines",
 )
 
 
@@ -36,7 +37,7 @@ def stack() -> Iterator[Stack]:
     home.chmod(0o755)
     settings = {"INGRESS_WORKERS": "2", "HANDLER_SLOTS": "4", "INGEST_SLOTS": "2", "LOG_LEVEL": "info"}
     try:
-        with Stack(home, handlers=("effects", "failures"), environ=settings) as it:
+        with Stack(home, handlers=("effects", "failures", "lines"), environ=settings) as it:
             it.query(EFFECTS)
             it.add_tenants(*TENANTS)
             yield it

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from deploy.flower.__main__ import command
-from deploy.flower.flowerconfig import format_task
 from deploy.flower.settings import FlowerSettings
+from deploy.flower.shown_task import format_task
 from deploy.local.services import pipeline_services
 from deploy.local.settings import StackSettings
 from shared.settings import SettingError, load

@@ -53,6 +53,7 @@ def test_what_is_unset_has_its_default() -> None:
         ("DRAIN_SECONDS", "inf"),
         ("DRAIN_SECONDS", "-1"),
         ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
         ("INBOX_HIGH_WATER", "most"),
         ("INBOX_HIGH_WATER", "0"),
         ("INBOX_HIGH_WATER", "1.01"),

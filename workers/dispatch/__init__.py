@@ -5,5 +5,5 @@
 - `queue`: those queues, in Redis.
 - `running`: runs the deliveries of one message.
 - `delivery`, `deadline`, `handler_loop`: what a handler is given, its timeout, the loop of `async def` ones.
-- `outcomes`, `retry`: what comes of an attempt, and when the next one is due.
+- `outcomes`, `retry`, `failure_log`: what comes of an attempt, when the next one is due, the log line of a failed one.
 """

@@ -5,7 +5,8 @@ Guarantees: `connection` opens its transaction at first use and commits with the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid5
 
 if TYPE_CHECKING:
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     import psycopg
+
+current: Final[ContextVar[Delivery | None]] = ContextVar("current", default=None)
+"""The delivery that a handler is given, while it runs."""
+
+
+def current_delivery() -> Delivery | None:
+    """Return the delivery that is being handled where this is called; None elsewhere.
+
+    Tasks of asyncio and `asyncio.to_thread` see it. A thread of a handler's own sees it if it is run in a copy of the
+    handler's context (`contextvars.copy_context().run`).
+    """
+    return current.get()
 
 
 class Delivery:

@@ -12,8 +12,12 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
+from workers.dispatch.delivery import current
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from workers.dispatch.delivery import Delivery
 
 CANCEL_SECONDS: Final = 1.0
 """What tasks that are left running may take to end."""
@@ -59,6 +63,21 @@ class HandlerLoop:
                 raise
             self._lasting |= asyncio.all_tasks(loop)
             del self._to_start[0]
+
+    def call(self, function: Callable[[Any, Delivery], object], event: object, delivery: Delivery) -> None:
+        """Run a handler once; meanwhile `current_delivery` returns what it is given.
+
+        Raises:
+            BaseException: whatever the handler, or a function of `on_process_start`, raises.
+        """
+        self.start()
+        token = current.set(delivery)
+        try:
+            result = function(event, delivery)
+            if inspect.isawaitable(result):
+                self.run(result)
+        finally:
+            current.reset(token)
 
     def run(self, result: Awaitable[Any]) -> None:
         """Await what a handler returned, then cancel what it has left running.

@@ -11,8 +11,6 @@ Whatever a handler raises, `BaseException` included, ends as an outcome; only th
 
 from __future__ import annotations
 
-import inspect
-import logging
 import socket
 import threading
 import time
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from workers import events
 from workers.dispatch.deadline import within
 from workers.dispatch.delivery import Delivery
+from workers.dispatch.failure_log import log_failure
 from workers.dispatch.outcomes import decide, lease
 from workers.errors import EventGone, Fenced
 from workers.store import deliveries
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from workers.store.connect import PostgresConnection
     from workers.store.deliveries import Claimed, Outcome, StoredEvent
     from workers.store.session import HandlerSession
-
-log: Final = logging.getLogger(__name__)
 
 SHARED_COMMIT_SECONDS: Final = 0.05
 READ_EVENTS: Final = 64
@@ -195,7 +192,7 @@ class MessageRun:
             self._session.roll_back()
         if error is not None:
             self.failures.append(Failure(outcome=outcome, error=error))
-            _log_failure(outcome, self._handler)
+            log_failure(outcome, self._handler, provider=event.provider if event else None, error=error)
         else:
             self.succeeded += 1
         with self._lock:
@@ -221,10 +218,7 @@ class MessageRun:
             connect=lambda: self._session.begin(claimed, seconds_left=ends - time.monotonic()),
         )
         with within(handler.timeout):
-            self._loop.start()
-            result = handler.function(events.load(event), delivery)
-            if inspect.isawaitable(result):
-                self._loop.run(result)
+            self._loop.call(handler.function, events.load(event), delivery)
 
     def _commit(self, outcome: Outcome) -> BaseException | None:
         """Commit the handler's writes with the outcome; return why that was not possible."""
@@ -257,23 +251,3 @@ class MessageRun:
         if self._waiting:
             deliveries.hand_back(self._postgres.connection, self._handler.name, list(self._waiting))
             self._waiting.clear()
-
-
-def _log_failure(outcome: Outcome, handler: Handler) -> None:
-    """Log a line for each failed attempt, whether or not it is tried again; the traceback is in Postgres."""
-    claimed = outcome.claimed
-    is_dead = outcome.state == "dead"
-    log.log(
-        logging.ERROR if is_dead else logging.WARNING,
-        "attempt %d of %d failed: %s; %s",
-        claimed.attempt + 1,
-        handler.max_attempts,
-        outcome.error,
-        "the delivery is dead" if is_dead else f"tried again in {outcome.retry_in:.0f} s",
-        extra={
-            "event_id": claimed.event_id,
-            "tenant": claimed.tenant,
-            "handler": handler.name,
-            "code": "delivery_dead" if is_dead else "attempt_failed",
-        },
-    )

@@ -16,4 +16,4 @@ log = logging.getLogger(__name__)
 @handler("example.note", event="*", tenant="*", timeout=10)
 def note(event: Event, delivery: Delivery) -> None:
     """Note that an event has come; a real handler would act on it."""
-    log.info("noted %s", event.type, extra={"event_id": delivery.event_id, "tenant": delivery.tenant})
+    log.info("noted %s at attempt %d", event.type, delivery.attempt)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, Final
 
+from workers.dispatch.failure_log import log_failure, log_uncounted
 from workers.dispatch.retry import delay
 from workers.registration import Handler
 from workers.store import deliveries, recovery
@@ -33,6 +34,7 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
     2. Lost alone: a counted attempt, tried again by the schedule or dead.
     3. Lost together with others: not counted, and each runs alone from now on.
     """
+    lost = []
     with connection.transaction():
         expired = recovery.list_expired(connection)
         alone = [row for row in expired if row["alone"]]
@@ -41,9 +43,13 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
             outcomes = [_lost(row, policy) for row in alone if row["handler"] == name]
             deliveries.record(connection, name, outcomes)
             recovery.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
+            lost += [(outcome, policy) for outcome in outcomes]
         company = [row for row in expired if not row["alone"]]
         if company:
             recovery.return_uncharged(connection, company, error=LOST_IN_COMPANY)
+    for outcome, policy in lost:
+        log_failure(outcome, policy)
+    log_uncounted(company)
     return len(expired)
 
 
@@ -73,8 +79,11 @@ def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, w
     policy = Handler(name=handler, function=_unknown)
     with connection.transaction():
         claimed = recovery.claim_unknown(connection, handler, event_ids, worker=worker)
-        if claimed:
-            deliveries.record(connection, handler, [_failed(one, policy, error) for one in claimed])
+        outcomes = [_failed(one, policy, error) for one in claimed]
+        if outcomes:
+            deliveries.record(connection, handler, outcomes)
+    for outcome in outcomes:
+        log_failure(outcome, policy)
     return len(claimed)
 
 

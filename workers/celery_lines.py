@@ -1,0 +1,43 @@
+"""Which of Celery's own log lines are shown, and in what words.
+
+A line for every task and tick would bury what matters. What Celery says of a message is not true of the deliveries that
+it names: their outcomes are in Postgres, each with a line of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from billiard.util import get_logger as get_pool_logger
+
+from workers.errors import DeliveryFailed
+
+AT_EACH_TASK: Final = ("celery.beat", "celery.app.trace", "celery.worker.strategy", "multiprocessing")
+"""Loggers of lines below a warning for every task, tick and process of a pool."""
+DISCARDED: Final = "has been ignored and discarded"
+
+
+def quieten() -> None:
+    """Leave out, from now on, what is false or said twice; call it after the levels are set."""
+    get_pool_logger().propagate = True  # else the end of a process is written past all handlers
+    for name in AT_EACH_TASK:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger("celery.app.trace").addFilter(_is_no_delivery)
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(_shorten_discarded)
+
+
+def _is_no_delivery(record: logging.LogRecord) -> bool:
+    """Leave out the end of a message in which deliveries failed: each of them has its line."""
+    return not (record.exc_info and record.exc_info[0] is DeliveryFailed)
+
+
+def _shorten_discarded(record: logging.LogRecord) -> bool:
+    """Of a message that no worker can read, keep the first line: what it named comes again, or is told by us."""
+    text = str(record.msg)
+    if DISCARDED in text:
+        record.msg = text.partition("\n")[0]
+        record.args = record.args[:1] if isinstance(record.args, tuple) else record.args
+        record.exc_info = None
+        record.__dict__["code"] = "message_refused"
+    return True
