@@ -47,6 +47,7 @@ class Sent:
         answered: Unix seconds of its outcome.
         outcome: a status, or refused, cut, hung.
         event_id: of a 200.
+        code: of a refusal.
         port: of the ingress.
     """
 
@@ -58,6 +59,7 @@ class Sent:
     answered: float = 0.0
     outcome: str = ""
     event_id: str = ""
+    code: str = ""
 
 
 class Sender:
@@ -157,8 +159,10 @@ class Load(Sender):
         connection = idle.pop() if idle else Connection(sent.port)
         answer = await connection.send(request, seconds=PATIENCE)
         sent.answered, sent.outcome = time.time(), answer.outcome
-        if answer.status == 200:
-            with suppress(ValueError, KeyError):  # without an id it counts as lost
+        with suppress(ValueError, KeyError):  # without an id, a 200 counts as lost
+            if answer.status == 200:
                 sent.event_id = json.loads(answer.body)["id"]
+            elif answer.body:
+                sent.code = json.loads(answer.body)["error"]["code"]
         if connection.is_open:
             idle.append(connection)

@@ -56,6 +56,7 @@ class Account:
     Attributes:
         requests: that were sent.
         outcomes: by status, or refused, cut, hung.
+        codes: of those that were refused.
         acknowledged: answered 200.
         lost: acknowledged and neither an event nor an arrival, or acknowledged without an id.
         flushed: the same, but in the inbox when everything was flushed.
@@ -76,6 +77,7 @@ class Account:
 
     requests: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
     lost: int = 0
     flushed: int = 0
@@ -149,6 +151,8 @@ async def reconcile(stack: Stack, sent: Sequence[Sent], windows: Sequence[tuple[
             if begin <= request.at <= end:
                 account.requests += 1
                 account.outcomes[request.outcome] += 1
+                if request.code:
+                    account.codes[request.code] += 1
                 account.acknowledged += request.outcome == "200"
                 for finding in findings.get(number, ()):
                     setattr(account, finding, getattr(account, finding) + 1)

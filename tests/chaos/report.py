@@ -9,7 +9,7 @@ import json
 import platform
 from collections import Counter
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from tests.chaos.reconcile import Account
     from tests.chaos.run import Result
 
-COLUMNS = (
+RATE_LIMITED: Final = "rate_limited"
+SHARE_FULL: Final = "inbox_share_full"
+"""What the limits of tenants answer; every run must meet both."""
+COLUMNS: Final = (
     *(
         "fault",
         "times",
@@ -36,7 +39,7 @@ COLUMNS = (
         "effects doubled",
         "slowest recovery",
     ),
-    *("503", "other 5xx", "hung", "cut", "refused"),
+    *("429", "share full", "other 503", "other 5xx", "hung", "cut", "refused"),
 )
 
 
@@ -49,7 +52,9 @@ def cells(account: Account) -> list[str]:
         str(account.twice),
         str(account.missing),
         str(account.doubled),
-        str(account.outcomes["503"]),
+        str(account.codes[RATE_LIMITED]),
+        str(account.codes[SHARE_FULL]),
+        str(account.outcomes["503"] - account.codes[SHARE_FULL]),
         str(account.server_errors),
         str(account.outcomes[HUNG]),
         str(account.outcomes[CUT]),
@@ -109,6 +114,7 @@ def verdict(result: Result) -> list[str]:
         (total.outcomes[HUNG], "requests hung"),
     ]
     lines = [f"{count} {what}" for count, what in wrong if count]
+    lines += [f"no request was answered {code}" for code in (RATE_LIMITED, SHARE_FULL) if not total.codes[code]]
     if result.late:
         lines.append(f"no recovery seen after: {', '.join(result.late)}")
     if result.never:
@@ -149,7 +155,8 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _plain(account: Account) -> dict[str, Any]:
     figures = {each.name: getattr(account, each.name) for each in fields(account)}
-    return figures | {"outcomes": dict(account.outcomes), "violations": account.violations}
+    counts = {"outcomes": dict(account.outcomes), "codes": dict(account.codes)}
+    return figures | counts | {"violations": account.violations}
 
 
 def write(result: Result, folder: Path) -> None:

@@ -17,7 +17,7 @@ from tests.chaos.faults import FAULTS, Missed
 from tests.chaos.flood import Flood
 from tests.chaos.load import FRESH, Load
 from tests.chaos.reconcile import Account, Injection, is_recovered, reconcile, wait_until_quiet
-from tests.chaos.stack import FLOODING
+from tests.chaos.stack import FLOODING, RATED, TENANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +38,8 @@ CALM: Final = 8.0
 BESIDE_FLOOD: Final = 3.0
 """Seconds after which 99 of 100 events of the other tenants must be handled while no fault acts; the flood's own work
 waits for more than ten."""
+RATED_SHARE: Final = 0.7
+"""What the rate of a tenant with one admits of what it is sent."""
 TRIES: Final = 3
 """Times that a fault alone may look for its victim."""
 MOST: Final = 900.0
@@ -118,7 +120,7 @@ class Result:
 async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]) -> Result:
     """Do a run on a stack that is up.
 
-    1. Let one tenant flood, which it does until the load ends, and look at how the others fare.
+    1. Let one tenant flood, which it does until the load ends, and look at how the others fare; one has a rate.
     2. Each fault alone: first those that do not mix, all of them, then the others until half of the time is over.
     3. Those that mix, two or three at a time, until the end and until each has come at least once. With rounds
        instead of seconds, each alone and no mixtures.
@@ -133,6 +135,7 @@ async def run(stack: Stack, plan: Plan, *, on_step: Callable[[float, str], None]
     load = Load(stack.endpoints(), rate=plan.rate, chance=random.Random(chance.random()))  # noqa: S311 - the same
     session = _Session(stack, load, plan, on_step)
     flood = Flood(stack, load)
+    await stack.limit(RATED, rate=RATED_SHARE * plan.rate / len(TENANTS), burst=5)
     flood.start()
     on_step(0, "flood, then load beside it")
     await asyncio.sleep(LEARN)

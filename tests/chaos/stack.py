@@ -45,6 +45,12 @@ HERE: Final = Path(__file__).parent
 TENANTS: Final = ("acme", "bravo", "capped", "delta")
 FLOODING: Final = "flooding"
 """A tenant that has a slow handler of its own besides, and is left out of `endpoints`; see `tests.chaos.flood`."""
+RATED: Final = "delta"
+"""The tenant that a run gives a rate below what it is sent."""
+FLOOD_BURST: Final = 5
+"""Events of the flooding tenant that may come at once to the inbox of an ingress process; the others overflow."""
+FLOOD_BYTES: Final = 30_000
+"""Its share of the inbox: some 30 events, fewer than it sends at once."""
 TABLES: Final = """
     CREATE TABLE chaos_effects (event_id uuid, attempt integer, at timestamptz DEFAULT clock_timestamp());
     CREATE INDEX ON chaos_effects (event_id);
@@ -148,6 +154,7 @@ class Stack:
             " FROM unnest(%s::text[]) AS t",
             [list(self._secrets)],
         )
+        await self.limit(FLOODING, burst=FLOOD_BURST, inbox_bytes=FLOOD_BYTES)
         await self.query(
             "INSERT INTO endpoints (tenant, provider, scheme)"
             " SELECT t, 'moveris', '\"moveris\"' FROM unnest(%s::text[]) AS t",
@@ -162,6 +169,15 @@ class Stack:
             self._keeper = asyncio.create_task(self._keep_clock_ingress())
             await until(lambda: _answers(self.clock_port), seconds=30, what="the ingress with its own clock")
         await asyncio.sleep(3)  # the sweeper publishes within a tick, every ingress process looks four times a second
+
+    async def limit(
+        self, tenant: str, *, rate: float | None = None, burst: int | None = None, inbox_bytes: int | None = None
+    ) -> None:
+        """Set what a tenant may send; every ingress knows it some two seconds later."""
+        await self.query(
+            "UPDATE tenants SET ingest_rate = %s, ingest_burst = %s, inbox_bytes = %s WHERE name = %s",
+            [rate, burst, inbox_bytes, tenant],
+        )
 
     async def start_up(self) -> None:
         """Run `pipeline up` until it is ready."""

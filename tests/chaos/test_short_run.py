@@ -119,6 +119,12 @@ def test_nothing_acknowledged_is_lost_stored_twice_or_done_twice(short: Short) -
     assert (total.undelivered, total.unfinished, total.missing, total.doubled) == (0, 0, 0, 0)
 
 
+def test_beside_faults_tenants_meet_their_limits_and_nothing_that_they_were_acknowledged_is_lost(short: Short) -> None:
+    assert short.result.total.codes["rate_limited"]
+    assert short.result.total.codes["inbox_share_full"]
+    assert short.result.total.lost == 0
+
+
 def test_no_request_hangs_and_no_answer_is_an_error_of_ours(short: Short) -> None:
     assert short.result.total.outcomes[HUNG] == 0
     assert short.result.total.server_errors == 0
