@@ -34,7 +34,7 @@ def run_server(server: Server, home: Path) -> Iterator[int]:
     log = home / f"{server.name}.log"
     process = spawn(server.argv, log=log, user=server.uid, at_our_end=server.stop_signal)
     try:
-        _wait(server.is_ready, process, server.name)
+        _wait(server.is_ready, process, server.name, log)
         yield process.pid
     finally:
         _end(process, server.stop_signal, 20)
@@ -64,7 +64,8 @@ def run_ours(
                 started(
                     service.argv,
                     place.home / f"{service.name}.log",
-                    service.environ,
+                    # every service of an earlier revision asks for the key
+                    service.environ if place.tree == ROOT else {**environ, **(service.environ or {})},
                     service.stop_signal,
                     tree=place.tree,
                 )
@@ -73,7 +74,7 @@ def run_ours(
         }
         for service in services:
             if service.name != "beat":
-                _wait(service.is_ready, processes[service.name], service.name)
+                _wait(service.is_ready, processes[service.name], service.name, place.home / f"{service.name}.log")
         yield {name: process.pid for name, process in processes.items()}
 
 
@@ -83,7 +84,7 @@ def run_web(place: Place, app: str, port: int, **more: object) -> Iterator[int]:
     argv = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--loop", "uvloop", "--http", "httptools"]
     argv += ["--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "75"]
     with started(argv, place.home / "web.log", place.environ(**more)) as process:
-        _wait(lambda: _answers(port), process, app)
+        _wait(lambda: _answers(port), process, app, place.home / "web.log")
         yield process.pid
 
 
@@ -137,11 +138,11 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _wait(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str) -> None:
+def _wait(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, log: Path) -> None:
     ends = time.monotonic() + READY_SECONDS
     while not is_ready():
         if process.poll() is not None or time.monotonic() > ends:
-            raise RuntimeError(f"{name} did not start")
+            raise RuntimeError(f"{name} did not start: {log.read_text(errors='replace').strip()[-1000:]}")
         time.sleep(0.02)
 
 
