@@ -50,7 +50,12 @@ class WorkerSettings(SharedSettings):
         "time after which a worker is stuck, and started again, if it has a free slot and takes nothing while its "
         "queue waits, seconds",
     )
-    drain_batch: int = setting("DRAIN_BATCH", "1000", integer(at_least=1), "inbox entries stored in one transaction")
+    drain_batch: int = setting(
+        "DRAIN_BATCH",
+        "500",
+        integer(at_least=1),
+        "inbox entries stored in one transaction; a quarter of it of those beyond a tenant's burst",
+    )
     drain_seconds: float = setting("DRAIN_SECONDS", "5", seconds, "time budget of one drain, seconds")
     reclaim_seconds: float = setting(
         "RECLAIM_SECONDS", "10", seconds, "idle time after which a drain takes over another's inbox entries, seconds"

@@ -55,8 +55,8 @@ def _process() -> Process:
     return Process.of(settings, handlers.on_process_start)
 
 
-def _admit(*, wait: bool = True) -> int:
-    """Top the queue of handlers up."""
+def _admit(*, wait: bool = True, express: bool = True) -> int:
+    """Top the queues of handlers up."""
     process = _process()
     return admit(
         process.postgres.connection,
@@ -64,14 +64,15 @@ def _admit(*, wait: bool = True) -> int:
         slots=settings.handler_slots,
         message_seconds=settings.message_seconds,
         wait=wait,
+        express=express,
     )
 
 
-def _admit_if_redis_lets() -> None:
-    """Top the queue up after a drain's commit; a Redis that is full must not keep the drain from making room."""
+def _admit_if_redis_lets(has_overflowed: bool) -> None:  # noqa: FBT001 - of a callback
+    """Top the queues up after a drain's commit; a Redis that is full must not keep the drain from making room."""
     try:
         with _process().connections():
-            _admit()
+            _admit(express=not has_overflowed)
     except RedisError as error:
         log.warning("no admission after a drain: %s", error, extra={"code": "admission_failed"})
 

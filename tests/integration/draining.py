@@ -26,7 +26,7 @@ HELLO = b'{"type":"greeting","text":"hello"}'
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    drain_batch: int = 1000
+    drain_batch: int = 500
     drain_seconds: float = 60.0
     reclaim_seconds: float = 10.0
     dedup_days: int = 30

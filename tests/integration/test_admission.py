@@ -96,9 +96,9 @@ def test_a_flood_leaves_room_for_a_newcomer(connection: Connection, add_deliveri
 def test_service_goes_on_after_the_tenant_served_last(connection: Connection, add_deliveries: AddDeliveries) -> None:
     for number in range(200):
         add_deliveries(3, tenant=f"t{number:03}")
-    first, second = Sent(waiting=1), Sent(waiting=1)
-    admit(connection, first, slots=1, message_seconds=0.03)  # room for one message of 30
-    admit(connection, second, slots=1, message_seconds=0.03)
+    first, second = Sent(), Sent()
+    admit(connection, first, slots=1, message_seconds=0.015)  # room for two messages of 15
+    admit(connection, second, slots=1, message_seconds=0.015)
     assert first.tenants == [f"t{number:03}" for number in range(30)]
     assert second.tenants == [f"t{number:03}" for number in range(30, 60)]
 
@@ -115,7 +115,7 @@ def test_a_tenant_of_a_thousand_handlers_takes_no_more_turns_than_one_of_one(
     assert abs(queue.tenants.count("many") - queue.tenants.count("one")) <= 20
 
 
-@pytest.mark.parametrize("case", [(1, 1, 512, 1), (4, 0, 1, 300), (4, 0, 2048, 1), (4, 0, 1, 2048)])
+@pytest.mark.parametrize("case", [(1, 0, 512, 1), (4, 0, 1, 300), (4, 0, 2048, 1), (4, 0, 1, 2048)])
 def test_no_lane_starves_beside_lanes_that_share_a_handler(
     connection: Connection, add_deliveries: AddDeliveries, case: tuple[int, int, int, int]
 ) -> None:
@@ -139,8 +139,8 @@ def test_a_tenants_handlers_take_turns_from_one_admission_to_the_next_so_that_no
     handlers = [f"acme.h{number}" for number in range(6)]
     for handler in handlers:
         add_deliveries(5, handler=handler)
-    queue = Sent(waiting=1, seconds=dict.fromkeys(handlers, 60.0))  # room for one message of one delivery
-    for _ in handlers:
+    queue = Sent(seconds=dict.fromkeys(handlers, 60.0))  # room for two messages of one delivery
+    for _ in range(3):
         admit(connection, queue, slots=1, message_seconds=1.0)
     assert [message.handler for message in queue.messages] == handlers
 
@@ -163,10 +163,22 @@ def test_a_quiet_tenants_delivery_takes_the_express_queue_while_others_fill_the_
     assert admit(connection, full, slots=4, message_seconds=1.0) == 2
     assert [(message.express, len(message.deliveries)) for message in full.messages] == [(True, 1), (True, 1)]
     assert full.tenants == ["quiet", "quiet"]
+    add_deliveries(1, tenant="quiet", handler="quiet.run")
+    assert admit(connection, full, slots=4, message_seconds=1.0, express=False) == 0
     empty = Sent(express=0)
     admit(connection, empty, slots=4, message_seconds=1.0)
-    assert set(empty.tenants) == {"flood"}
-    assert not any(message.express for message in empty.messages)
+    assert set(empty.tenants) == {"flood", "quiet"}
+    assert [message.handler for message in empty.messages if message.express] == ["quiet.run"]
+
+
+def test_the_queue_is_topped_up_when_less_than_a_message_a_slot_waits(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    add_deliveries(5000)
+    assert admit(connection, Sent(waiting=4), slots=4, message_seconds=1.0) == 0
+    queue = Sent(waiting=3)
+    admit(connection, queue, slots=4, message_seconds=1.0)
+    assert len(queue.messages) == 5
 
 
 def test_a_tenant_has_its_share_of_the_express_queue_and_then_its_turns(
@@ -245,6 +257,21 @@ def test_a_paused_tenant_waits_and_a_cap_holds_between_concurrent_admissions(
     for thread in threads:
         thread.join()
     assert states(connection) == {"queued": 7, "pending": 193}
+
+
+def test_a_rate_holds_between_concurrent_admissions_and_for_workers_that_are_started_later(
+    connection: Connection, database_url: str, add_deliveries: AddDeliveries
+) -> None:
+    connection.execute("INSERT INTO handler_limits (handler, rate) VALUES ('acme.run', 0.001)")
+    add_deliveries(10)
+
+    def admit_once(_: int) -> int:
+        with connect(database_url, name="test") as own:
+            return admit(own, Sent(), slots=2, message_seconds=1.0)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(admit_once, range(6))) == 1
+    assert admit_once(7) == 0
 
 
 def test_an_admission_waits_for_another_and_then_looks_or_leaves_the_work_to_it(

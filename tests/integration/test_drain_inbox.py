@@ -65,7 +65,7 @@ def test_a_backlog_is_drained_in_batches_and_each_commit_that_made_work_is_told(
     for _ in range(250):
         post(client, b'{"type":"n%s"}' % uuid.uuid4().hex.encode())
     seen = []
-    counts = run(client, connection, on_stored=lambda: seen.append(count(connection, "events")))
+    counts = run(client, connection, on_stored=lambda _: seen.append(count(connection, "events")))
     assert counts.stored == 250
     assert seen == [100, 250]
 
@@ -73,7 +73,7 @@ def test_a_backlog_is_drained_in_batches_and_each_commit_that_made_work_is_told(
 def test_events_that_nobody_wants_are_stored_and_tell_nobody(client: Redis, connection: Connection) -> None:
     post(client)
     told: list[None] = []
-    assert run(client, connection, wanting=nobody, on_stored=lambda: told.append(None)).stored == 1
+    assert run(client, connection, wanting=nobody, on_stored=lambda _: told.append(None)).stored == 1
     assert (told, count(connection, "deliveries")) == ([], 0)
 
 
@@ -102,7 +102,7 @@ def test_large_bodies_are_stored_in_portions(
     told: list[int] = []
     for number in range(5):
         post(client, b'{"type":"t","n":%d,"filler":"%s"}' % (number, b"x" * 1400))
-    assert run(client, connection, on_stored=lambda: told.append(count(connection, "events"))).stored == 5
+    assert run(client, connection, on_stored=lambda _: told.append(count(connection, "events"))).stored == 5
     assert told == [2, 4, 5]
 
 
@@ -139,7 +139,7 @@ def test_two_drains_that_hold_the_same_entry_store_it_once(client: Redis, connec
     slow = reader(client)
     held = slow.read(10)
     assert run(client, connection).stored == 1
-    late = draining._Run(slow, connection, everyone, lambda: None, settings=Settings(), clock=lambda: 0.0)
+    late = draining._Run(slow, connection, everyone, lambda _: None, settings=Settings(), clock=lambda: 0.0)
     late.store(late._parse(held))
     assert late.counts == Counts()
     assert (count(connection, "events"), count(connection, "arrivals"), count(connection, "deliveries")) == (1, 0, 2)

@@ -127,22 +127,39 @@ def test_what_waits_in_the_overflow_is_stored_like_the_rest(
     assert [client.xlen(stream) for stream in NAMES.streams] == [0, 0]
 
 
-def test_a_fifth_of_each_batch_is_the_overflows_and_what_the_inbox_leaves(client: Redis) -> None:
-    for number in range(300):
+def test_after_each_batch_of_the_inbox_comes_a_short_one_of_the_overflow_which_has_a_fifth_of_all(
+    client: Redis,
+) -> None:
+    for number in range(160):
         post(client, b"%d" % number)
         post(client, b"%d" % number, stream=NAMES.overflow)
     one = reader(client)
-    batches = [Counter(entry.place.stream for entry in one.read(100)) for _ in range(6)]
-    assert batches[:3] == [{NAMES.inbox: 80, NAMES.overflow: 20}] * 3
-    assert batches[3:5] == [{NAMES.inbox: 60, NAMES.overflow: 40}, {NAMES.overflow: 100}]
+    batches = [Counter(entry.place.stream for entry in one.read(40)) for _ in range(20)]
+    assert batches[:8] == [{NAMES.inbox: 40}, {NAMES.overflow: 10}] * 4
+    assert batches[8:] == [{NAMES.overflow: 10}] * 12
 
 
-def test_large_bodies_in_the_overflow_leave_the_inbox_its_share_of_a_batch(client: Redis) -> None:
+def test_an_event_in_the_inbox_comes_after_one_short_batch_of_the_overflow(client: Redis) -> None:
+    for number in range(100):
+        post(client, b"%d" % number, stream=NAMES.overflow)
+    one = reader(client)
+    assert len(one.read(40)) == 10
+    for _ in range(3):
+        quiet = post(client)
+        batches = [one.read(40), one.read(40)]
+        assert [entry.fields[b"id"] for entry in batches[0]] == [quiet.bytes]
+        assert [entry.place.stream for entry in batches[1]] == [NAMES.overflow] * 10
+
+
+def test_large_bodies_in_the_overflow_make_its_batches_shorter(client: Redis) -> None:
     for number in range(60):
         post(client, b"%d" % number + bytes(20_000))
         post(client, b"%d" % number + bytes(20_000), stream=NAMES.overflow)
-    read = Counter(entry.place.stream for entry in reader(client).read(1000, most_bytes=1_000_000))
-    assert read[NAMES.inbox] > read[NAMES.overflow] > 0
+    one = reader(client)
+    inbox, overflow = (one.read(1000, most_bytes=1_000_000) for _ in range(2))
+    assert 50 <= len(inbox) < 50 + READ_STEP
+    assert 13 <= len(overflow) < 13 + READ_STEP
+    assert {entry.place.stream for entry in overflow} == {NAMES.overflow}
 
 
 def test_what_a_dead_drain_took_from_the_overflow_is_taken_over(client: Redis, connection: Connection) -> None:
@@ -173,7 +190,7 @@ def test_the_bytes_of_a_tenant_are_given_back_once_for_each_entry_that_leaves(
     entries = [fields for stream in NAMES.streams for _, fields in cast("Any", client.xrange(stream))]
     client.hset(NAMES.inbox_bytes, "acme", sum(size(each) for each in entries if each[b"tenant"] == b"acme") + 5)
     one, other = reader(client), reader(client)
-    taken = one.read(10)
+    taken = [*one.read(10), *one.read(10)]
     other.acknowledge(taken)
     one.acknowledge(taken)
     assert client.hgetall(NAMES.inbox_bytes) == {b"acme": b"5"}

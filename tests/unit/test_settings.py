@@ -24,7 +24,7 @@ GIVEN = {
 def test_what_is_unset_has_its_default() -> None:
     settings = load(WorkerSettings, GIVEN)
     assert settings.handlers == ("workers.handlers.example",)
-    assert settings.drain_batch == 1000
+    assert settings.drain_batch == 500
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ tenants is sent to the queue `express`; see `workers.dispatch.express`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, express_slots, run_off
@@ -103,22 +102,22 @@ def take_turns(
         tenants: by name; without an entry, a weight of 1.
         allowances: deliveries that may still be queued, by (tenant, handler), where "*" is all of them.
     """
+    rows: dict[tuple[int, int], int] = {}
+    own = []
+    for candidate in candidates:
+        place, lane = candidate.place, candidate.lane
+        row = rows[place, lane] = rows.get((place, lane), 0) + 1
+        own.append((place, row, lane, candidate))
+    own.sort(key=itemgetter(0, 1, 2))
     turns = []
-    by_place = attrgetter("place")
-    for place, group in groupby(sorted(candidates, key=by_place), by_place):
-        rows: dict[int, int] = {}
-        own = []
-        for candidate in group:
-            row = rows[candidate.lane] = rows.get(candidate.lane, 0) + 1
-            own.append((row, candidate.lane, candidate))
-        own.sort(key=lambda entry: entry[:2])
-        tenant = tenants.get(own[0][2].tenant)
+    before = position = 0
+    for place, row, lane, candidate in own:
+        position = position + 1 if place == before else 0
+        before = place
+        tenant = tenants.get(candidate.tenant)
         weight = tenant.weight if tenant else 1
-        turns += [
-            Turn(position // weight + 1, place, row, lane, candidate)
-            for position, (row, lane, candidate) in enumerate(own)
-        ]
-    turns.sort(key=lambda turn: turn[:4])
+        turns.append(Turn(position // weight + 1, place, row, lane, candidate))
+    turns.sort(key=itemgetter(0, 1, 2, 3))
     if not allowances:
         return turns
     left = dict(allowances)
@@ -179,10 +178,19 @@ def last_served(skipped: Iterable[tuple[int, int]], *, last: int, more: bool) ->
     return first[1] - 1
 
 
-def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_seconds: float, wait: bool = True) -> int:
+def admit(
+    connection: Connection,
+    queue: HandlerQueue,
+    *,
+    slots: int,
+    message_seconds: float,
+    wait: bool = True,
+    express: bool = True,
+) -> int:
     """Top the queues up; return how many deliveries were sent.
 
-    1. Look how much room there is: two messages a slot in `handlers`, some in `express`.
+    1. Look how much room there is: some in `express`, and two messages a slot in `handlers`, which is left alone while
+       as many as a slot each wait there: whoever ends a message tops it up.
     2. Lock admission; only then look at the lanes: limits hold between concurrent admissions.
     3. Deal, mark as queued, remember where service goes on, commit.
     4. Send. What could not be sent is pending again; what was sent twice is claimed once.
@@ -194,10 +202,11 @@ def admit(connection: Connection, queue: HandlerQueue, *, slots: int, message_se
         message_seconds: time budget of one message.
         wait: for another admission, which may have looked too early to see what is new; False where the next
             occasion is near.
+        express: look for quiet tenants' work even where `handlers` is left alone.
     """
     waiting, waiting_express = queue.lengths()
-    room = max(0, 2 * slots - waiting)
-    if not room and waiting_express >= MOST_WAITING:
+    room = 2 * slots - waiting if waiting < slots else 0
+    if not room and not (express and waiting_express < MOST_WAITING):
         return 0
     admission = _Admission(connection, queue, slots=slots, budget=message_seconds)
     messages = admission.queue_what_is_due(room, waiting_express, wait=wait)

@@ -72,7 +72,7 @@ def drain(
     identity: str,
     wanting: Wanting,
     settings: DrainSettings,
-    on_stored: Callable[[], object] = lambda: None,
+    on_stored: Callable[[bool], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> DrainCounts:
     """Store what waits in the inbox.
@@ -89,7 +89,7 @@ def drain(
         identity: of its database, as `workers.store.identity` tells it.
         wanting: the registry of handlers.
         settings: batch size and times.
-        on_stored: called after each commit that made deliveries.
+        on_stored: called after each commit that made deliveries, and told whether all of them were in the overflow.
         clock: seconds.
 
     Raises:
@@ -132,7 +132,7 @@ class _Run:
         reader: InboxReader,
         connection: Connection,
         wanting: Wanting,
-        on_stored: Callable[[], object],
+        on_stored: Callable[[bool], object],
         *,
         settings: DrainSettings,
         clock: Callable[[], float],
@@ -195,7 +195,7 @@ class _Run:
                 self.read += size
                 try:
                     if counts.deliveries:
-                        self._on_stored()
+                        self._on_stored(self._reader.have_overflowed(stored))
                 finally:
                     self._reader.acknowledge(stored)
         except DATA_ERRORS:

@@ -30,7 +30,7 @@ SLOTS = 4
 class DrainBounds:
     """Settings of a drain."""
 
-    drain_batch: int = 1000
+    drain_batch: int = 500
     drain_seconds: float = 3.0
     reclaim_seconds: float = 10.0
     dedup_days: int = 30
