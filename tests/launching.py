@@ -58,6 +58,7 @@ def spawn(
     log: Path,
     environ: Mapping[str, str] | None = None,
     user: int | None = None,
+    folder: Path | None = None,
     at_our_end: signal.Signals = signal.SIGKILL,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, its output appended to `log`; on Linux it ends with this process.
@@ -67,6 +68,7 @@ def spawn(
         log: of its output.
         environ: its whole environment; None for ours.
         user: to run it as; None for ours. It then runs in the root folder.
+        folder: to run in; None for ours.
         at_our_end: the signal that it gets when this process ends.
     """
     watch = [str(PARENT_WATCH), str(int(at_our_end)), str(os.getpid()), str(os.geteuid() if user is None else user)]
@@ -78,5 +80,5 @@ def spawn(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            cwd=None if user is None else "/",
+            cwd=folder if user is None else "/",
         )

@@ -35,6 +35,7 @@ them: with Python's default, 700, workers for handlers take 1.23 times the CPU, 
 try:
     settings = load(WorkerSettings)
     require_readable(settings.database_url)
+    require_readable(settings.handler_database_url)
     events.load_modules(settings.events)
     handlers = registration.load(settings.handlers)
 except (SettingError, UnfitDatabaseError, RegistrationError) as refusal:

@@ -20,7 +20,7 @@ from workers.housekeeping.publishing import Publisher
 from workers.ingest.inbox_reader import InboxReader
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection, connect
 from workers.store.identity import read_identity
-from workers.store.session import HandlerSession
+from workers.store.session import HandlerSession, find_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +87,8 @@ class Process:
     @cached_property
     def session(self) -> HandlerSession:
         """Postgres, for handlers."""
-        return HandlerSession(self._settings.database_url, schema=self._settings.database_schema)
+        url = self._settings.handler_database_url or self._settings.database_url
+        return HandlerSession(url, schema=self._settings.database_schema)
 
     @cached_property
     def handler_loop(self) -> HandlerLoop:
@@ -140,12 +141,15 @@ def require_fit_servers(settings: WorkerSettings) -> None:
     """Check, when a worker starts, that it can use this database and that Redis belongs to it.
 
     Raises:
-        UnfitDatabaseError: the database cannot be used.
+        UnfitDatabaseError: the database cannot be used, or the role of handlers cannot record a success.
         ForeignRedisError: Redis belongs to another database or environment.
         psycopg.Error: Postgres is away, or not migrated for this version.
         redis.RedisError: Redis is away.
     """
     with connect(settings.database_url, name="pipeline start", schema=settings.database_schema) as connection:
         identity = read_identity(connection, settings.environment)
+        is_migrated = find_function(connection, settings.database_schema) is not None
+    if is_migrated and settings.handler_database_url:
+        HandlerSession(settings.handler_database_url, schema=settings.database_schema).check()
     with Redis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
         claim(client, Names(settings.redis_prefix), identity)

@@ -22,6 +22,11 @@ def module_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def optional_database_url(text: str) -> str:
+    """Check a Postgres URL that need not be set."""
+    return database_url(text) if text else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings(SharedSettings):
     """Settings of every worker and of the command `pipeline`."""
@@ -30,6 +35,12 @@ class WorkerSettings(SharedSettings):
         "DATABASE_URL", None, database_url, "Postgres >= 15, such as postgresql://user:password@host:5432/database"
     )
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
+    handler_database_url: str = setting(
+        "HANDLER_DATABASE_URL",
+        "",
+        optional_database_url,
+        "the same database, for `delivery.connection`: of a role with no rights but those of handlers",
+    )
     environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     handlers: tuple[str, ...] = setting(
         "HANDLERS", "workers.handlers.example", module_names, "comma-separated modules that register handlers"

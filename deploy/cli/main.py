@@ -16,7 +16,7 @@ from deploy.cli.health import health
 from deploy.cli.output import command
 from deploy.cli.rename import rename
 from deploy.cli.send import send
-from deploy.cli.setup import adopt, env, keygen, migrate
+from deploy.cli.setup import adopt, env, grants, keygen, migrate
 from deploy.cli.stats import stats
 from deploy.cli.up import up
 from deploy.cli.verify import verify
@@ -30,7 +30,7 @@ app: Final = typer.Typer(
 )
 for plain in (up, health):
     app.command()(plain)
-for function in (migrate, adopt, rename, env, send, verify, stats, doctor, keygen):
+for function in (migrate, grants, adopt, rename, env, send, verify, stats, doctor, keygen):
     command(app)(function)
 for group in (tenants, endpoints, secrets, events, deliveries, handlers):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])

@@ -1,4 +1,4 @@
-"""The commands that set a deployment up: `pipeline env`, `keygen`, `migrate` and `adopt`."""
+"""The commands that set a deployment up: `pipeline env`, `keygen`, `migrate`, `grants` and `adopt`."""
 
 from typing import Annotated, Literal
 
@@ -15,9 +15,11 @@ from deploy.cli.connections import (
     redis_url,
     secrets_key,
 )
+from deploy.cli.errors import CommandError
 from deploy.cli.output import emit, say, wants_json
 from workers.housekeeping.publishing import Publisher
 from workers.store.connect import connect
+from workers.store.grants import grants_for_application, grants_for_handlers
 from workers.store.identity import read_identity
 from workers.store.migrate import migrate as apply
 from workers.store.partitions import ensure_partitions, list_missing
@@ -83,6 +85,29 @@ def migrate(
             " holds their tables; housekeeping makes them when it has ended, and so does this command"
         )
     print(*(lines or ["nothing to do: the database is up to date"]), sep="\n")
+
+
+def grants(
+    *,
+    application: Annotated[str | None, typer.Option(help="Role of workers and commands, which owns nothing.")] = None,
+    handlers: Annotated[str | None, typer.Option(help="Role of HANDLER_DATABASE_URL.")] = None,
+) -> None:
+    """Print the statements that give roles the rights that they need, and no more.
+
+    The owner of the tables runs them, after the first `pipeline migrate`; later ones keep them up to date.
+
+    Examples:
+        pipeline grants --application pipeline --handlers acme | psql "$DATABASE_URL"
+    """
+    if not (application or handlers):
+        raise CommandError("name a role: --application, --handlers or both")
+    with database(read_only=True) as connection:
+        lines = grants_for_application(connection, application) if application else []
+        lines += grants_for_handlers(connection, handlers) if handlers else []
+    if wants_json():
+        emit({"statement": line} for line in lines)
+        return
+    print(*(f"{line};" for line in lines), sep="\n")
 
 
 def adopt() -> None:

@@ -69,8 +69,10 @@ def rights(connection: Connection) -> Finding:
     """See that the role may do what workers do."""
     name = server.read_facts(connection).role
     if missing := server.missing_rights(connection):
-        return wrong("postgres rights", f"the role {name} lacks {'; '.join(missing)}: run workers as the tables' owner")
-    return ok("postgres rights", f"the role {name} may read, write, and make the days' tables")
+        advice = f"their owner runs what `pipeline grants --application {name}` prints"
+        return wrong("postgres rights", f"the role {name} lacks {'; '.join(missing)}: {advice}")
+    days = "make the days' tables, as a housekeeping worker must" if server.may_make_days(connection) else "no more"
+    return ok("postgres rights", f"the role {name} may read, write and {days}")
 
 
 def durability(connection: Connection) -> Finding:

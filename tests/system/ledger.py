@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.system.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.system.stack import Stack
+    from collections.abc import Mapping, Sequence
 
 _ACCOUNT: Final = """
     WITH acknowledged AS (
@@ -28,6 +26,13 @@ _ACCOUNT: Final = """
            count(*) FILTER (WHERE d.state IN ('dead', 'cancelled')) AS failed
     FROM acknowledged AS a LEFT JOIN all_deliveries AS d ON d.event_id = a.event_id
 """
+
+
+class Database(Protocol):
+    """Whose events are looked at: a `Stack` or a `Site`."""
+
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> list[dict[str, Any]]:
+        """Run one statement in Postgres and return its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +64,13 @@ class Account:
         return self.is_stored and self.open == 0
 
 
-def account(stack: Stack, event_ids: Sequence[str]) -> Account:
+def account(stack: Database, event_ids: Sequence[str]) -> Account:
     """Look once."""
     (row,) = stack.query(_ACCOUNT, [list(event_ids)])
     return Account(**row)
 
 
-def wait_until_settled(stack: Stack, event_ids: Sequence[str], *, seconds: float) -> Account:
+def wait_until_settled(stack: Database, event_ids: Sequence[str], *, seconds: float) -> Account:
     """Wait until everything is stored and every delivery finished; fail if nothing has changed for so many seconds."""
     seen, changed = account(stack, event_ids), time.monotonic()
     while not seen.is_settled:
@@ -78,13 +83,13 @@ def wait_until_settled(stack: Stack, event_ids: Sequence[str], *, seconds: float
     return seen
 
 
-def deliveries(stack: Stack, event_id: str) -> dict[str, dict[str, Any]]:
+def deliveries(stack: Database, event_id: str) -> dict[str, dict[str, Any]]:
     """Return the deliveries of one event by handler."""
     found = stack.query("SELECT * FROM all_deliveries WHERE event_id = %s", [event_id])
     return {row["handler"]: row for row in found}
 
 
-def delivery(stack: Stack, event_id: str, handler: str, state: str, *, seconds: float) -> dict[str, Any]:
+def delivery(stack: Database, event_id: str, handler: str, state: str, *, seconds: float) -> dict[str, Any]:
     """Wait until a delivery is in a state, and return it."""
 
     def look() -> dict[str, Any]:
@@ -97,14 +102,14 @@ def delivery(stack: Stack, event_id: str, handler: str, state: str, *, seconds: 
         raise AssertionError(f"{late}; {deliveries(stack, event_id)}") from None
 
 
-def attempts(stack: Stack, event_id: str, handler: str) -> list[dict[str, Any]]:
+def attempts(stack: Database, event_id: str, handler: str) -> list[dict[str, Any]]:
     """Return the failed attempts of one delivery, oldest first."""
     return stack.query(
         "SELECT * FROM attempts WHERE event_id = %s AND handler = %s ORDER BY fence", [event_id, handler]
     )
 
 
-def open_deliveries(stack: Stack, event_ids: Sequence[str]) -> list[dict[str, Any]]:
+def open_deliveries(stack: Database, event_ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return a few unfinished deliveries, for a message that explains a failure."""
     return stack.query(
         "SELECT event_id, handler, state, attempt, fence, alone, due_at - now() AS due_in,"
@@ -120,11 +125,11 @@ EFFECTS: Final = """
 """Where the tests' handlers write: `effects` counts, `effects_once` refuses a second run."""
 
 
-def effects(stack: Stack, event_ids: Sequence[str]) -> list[dict[str, Any]]:
+def effects(stack: Database, event_ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return what handlers wrote for some events."""
     return stack.query("SELECT * FROM effects WHERE event_id = ANY (%s::uuid[])", [list(event_ids)])
 
 
-def effects_of_more_than_one_run(stack: Stack) -> list[dict[str, Any]]:
+def effects_of_more_than_one_run(stack: Database) -> list[dict[str, Any]]:
     """Return every (event, handler) with more than one effect; there must never be any."""
     return stack.query("SELECT event_id, handler, count(*) FROM effects GROUP BY 1, 2 HAVING count(*) > 1")

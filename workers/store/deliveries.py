@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 _QUERIES: Final = Queries("deliveries.sql")
 MOST_WALKED: Final = 2000
 """Dead entries of the index that one look may walk over before lanes get marks: a millisecond."""
-RECORD_SUCCESS: Final = _QUERIES["record_success"]
-"""Parameters: event id, handler, fence, token of the transaction; an error if the outcome does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +89,15 @@ class Claimed:
     Attributes:
         attempt: outcomes recorded before this run.
         fence: of this claim; an outcome with another one changes nothing.
+        token: what a success in the handler's own transaction needs beside it, since it may come from a role that is
+            trusted with nothing else; None for a claim that is no handler's.
     """
 
     event_id: UUID
     tenant: str
     attempt: int
     fence: int
+    token: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

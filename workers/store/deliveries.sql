@@ -205,7 +205,7 @@ WHERE d.event_id = returned.event_id AND d.handler = %(handler)s AND d.state = '
 -- Rows are locked in order and those in use are left: two messages may carry the same delivery.
 -- name: claim
 UPDATE deliveries AS d
-SET state = 'running', fence = d.fence + 1, worker = %(worker)s, alone = %(alone)s,
+SET state = 'running', fence = d.fence + 1, token = gen_random_uuid(), worker = %(worker)s, alone = %(alone)s,
     lease_until = now() + make_interval(secs => %(lease)s)
 FROM (
     SELECT event_id FROM deliveries
@@ -213,7 +213,7 @@ FROM (
     ORDER BY event_id FOR UPDATE SKIP LOCKED
 ) AS mine
 WHERE d.event_id = mine.event_id AND d.handler = %(handler)s
-RETURNING d.event_id, d.tenant, d.attempt, d.fence;
+RETURNING d.event_id, d.tenant, d.attempt, d.fence, d.token;
 
 -- The bounds let the planner leave out the partitions of other days.
 -- name: read_events
@@ -256,22 +256,6 @@ WITH outcome AS MATERIALIZED (
     ) AS failed
 )
 SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
-
--- The same for one success, in its handler's transaction: prepared on the handler's connection, run with the COMMIT
--- behind it in one round trip. What must not be committed ends in an error: no `event_id` when the outcome does not
--- count, no `tenant` when the transaction is not the one that was begun. Returns how many statements the handler has
--- prepared under names of its own.
--- name: record_success
-WITH finished AS (
-    DELETE FROM deliveries
-    WHERE event_id = $1 AND handler = $2 AND fence = $3 AND state = 'running'
-    RETURNING event_id, handler, tenant, attempt + 1 AS attempt, fence, worker, last_error, created_at
-)
-INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)
-SELECT event_id, handler, CASE WHEN current_setting('pipeline.delivery', true) = $4 THEN tenant END, 'succeeded',
-       attempt, fence, worker, last_error, created_at
-FROM (SELECT) AS one LEFT JOIN finished ON true
-RETURNING (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE name <> 'pipeline_success');
 
 -- name: hand_back
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL

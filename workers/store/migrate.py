@@ -1,8 +1,8 @@
 """Migrations: forward-only SQL files, `NNNN_pre_*` before a deployment of services and `NNNN_post_*` after it.
 
 Guarantees: each file is applied once, in order, in a transaction, however many migrate at the same time (an advisory
-lock). A database whose history this version does not know, and tables of an application where ours would be, are a
-`MigrationError`, and nothing is changed.
+lock). Roles that have rights (`workers.store.grants`) get those on what is new. A database whose history this version
+does not know, and tables of an application where ours would be, are a `MigrationError`, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import psycopg
 from psycopg import sql
+
+from workers.store.grants import renew_grants
 
 if TYPE_CHECKING:
     from workers.store.connect import Connection
@@ -87,6 +89,8 @@ def migrate(connection: Connection, phase: Phase | None = None, *, schema: str =
                     raise
                 raise MigrationError(f"{error.diag.message_primary}, and is an application's: {_CHOOSE}") from None
             connection.execute("INSERT INTO migrations (name) VALUES (%s)", [name])
+        if missing:
+            renew_grants(connection)
         return missing
 
 

@@ -158,7 +158,11 @@ def _days_in_default(connection: Connection, table: str, *, since: date, before:
     query = sql.SQL(_QUERIES["days_in_default"]).format(
         key=sql.Identifier(KEYS[table]), default=sql.Identifier(f"{table}_default")
     )
-    return {row["day"] for row in connection.execute(query, {"since": since, "before": before})}
+    try:
+        return {row["day"] for row in connection.execute(query, {"since": since, "before": before})}
+    except psycopg.errors.InsufficientPrivilege:
+        _require_owner(connection, table)
+        raise
 
 
 def _patiently(step: Callable[[], Any], ends: float) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg.rows import class_row
 
+from workers.store.grants import TABLES
 from workers.store.migrate import applied, migrations
 from workers.store.sql import Queries
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from workers.store.connect import Connection
 
 _SQL: Final = Queries("server.sql")
-TABLES: Final = (
-    *("events", "receipts", "arrivals", "deliveries", "deliveries_done", "attempts"),
-    *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +74,12 @@ def missing_migrations(connection: Connection) -> list[str]:
 
 def missing_rights(connection: Connection) -> list[str]:
     """Return tables with the rights on them that this role lacks."""
-    found = [row["missing"] for row in connection.execute(_SQL["missing_rights"], {"tables": list(TABLES)})]
-    if not all(row["may"] for row in connection.execute(_SQL["may_make_days"])):
-        found.append("the days' tables: only their owner can make and drop them")
-    return found
+    return [row["missing"] for row in connection.execute(_SQL["missing_rights"], {"tables": list(TABLES)})]
+
+
+def may_make_days(connection: Connection) -> bool:
+    """Say whether this role can make and drop the days' tables, as only their owner can."""
+    return all(row["may"] for row in connection.execute(_SQL["may_make_days"]))
 
 
 def list_replicas(connection: Connection) -> list[Replica]:

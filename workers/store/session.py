@@ -16,8 +16,7 @@ import psycopg
 from psycopg import errors, pq
 
 from workers.errors import Fenced, TransactionMisused
-from workers.store.connect import HANDLERS_OWN, SESSION, open_session
-from workers.store.deliveries import RECORD_SUCCESS
+from workers.store.connect import HANDLERS_OWN, SESSION, UnfitDatabaseError, open_session
 from workers.store.exchange import error_of, execute_many, execute_simple, is_good, literal, prepare
 
 if TYPE_CHECKING:
@@ -28,20 +27,31 @@ if TYPE_CHECKING:
     from workers.store.deliveries import Claimed, Outcome
 
 # Each in one round trip. SET LOCAL and not set_config: a SELECT would be planned each time, 35 us of Postgres' time.
-_BEGIN: Final = """BEGIN; SET LOCAL pipeline.delivery = '{token}'; SET LOCAL statement_timeout = {bound};
+_BEGIN: Final = """BEGIN; SET LOCAL pipeline.delivery = '{mark}'; SET LOCAL statement_timeout = {bound};
 SET LOCAL idle_in_transaction_session_timeout = {idle}"""
-# The outcome is written to our tables, whatever path, role or temporary tables the handler has set up.
-_FINISH: Final = """SET LOCAL statement_timeout = 10000; SET LOCAL ROLE NONE; SET LOCAL search_path = {path};
-SET LOCAL plan_cache_mode = force_generic_plan; EXECUTE pipeline_success({event}, {handler}, {fence}, {token});
-COMMIT"""
-_COMMITTED: Final = 6
+# The handler may have taken another role.
+_FINISH: Final = """SET LOCAL statement_timeout = 10000; SET LOCAL ROLE NONE;
+SET LOCAL plan_cache_mode = force_generic_plan;
+EXECUTE pipeline_success({event}, {handler}, {fence}, {token}, {mark}); COMMIT"""
+_COMMITTED: Final = 5
 """Results of `_FINISH` when all of it went well."""
 # What DISCARD ALL does, but for our own prepared statement, which stays.
 _CLEAN: Final = """; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;
 SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"""
 _SUCCESS: Final = "pipeline_success"
+# Returns how many statements the handler has prepared under names of its own, too.
+_RECORD_SUCCESS: Final = """
+SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements WHERE name <> 'pipeline_success'),
+       {schema}.record_success($1, $2, $3, $4, $5)"""
 _IS_OURS_ALONE: Final = f"SELECT bool_and(name = '{_SUCCESS}') FROM pg_prepared_statements"
 _PATH: Final = "SELECT quote_ident(name) FROM unnest(current_schemas(false)) AS name"
+# The first of the schemas that has it, and whether the role may call it.
+_FUNCTION: Final = """
+SELECT quote_ident(n.nspname),
+       has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE'), current_user
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE p.proname = 'record_success' AND n.nspname = ANY ({schemas})
+ORDER BY array_position({schemas}, n.nspname) LIMIT 1"""
 _SETTINGS: Final = {name: value for name, value in SESSION.items() if name not in HANDLERS_OWN}
 LEAVE_SECONDS: Final = 2.0
 """In which a thread leaves a connection that is thrown away, once what it does there is cancelled."""
@@ -52,6 +62,14 @@ _OLD: Final = (
 )
 _IN_USE: Final = "a thread of the handler still uses delivery.connection; wait for it before the handler returns"
 _NOT_YOURS: Final = "delivery.connection commits with the outcome: leave {what} to the worker"
+_NO_FUNCTION: Final = (
+    "the function record_success is not found for delivery.connection: HANDLER_DATABASE_URL must name the database of "
+    "DATABASE_URL, and without DATABASE_SCHEMA the search_path of its role must lead to the pipeline's tables"
+)
+_NO_RIGHT: Final = (
+    "the role {role} of delivery.connection may not call the function record_success: let the tables' owner run what "
+    "`pipeline grants --handlers {role}` prints"
+)
 _ENDED: Final = (
     "the handler ended the transaction of delivery.connection (commit or rollback); it commits with the outcome"
 )
@@ -134,17 +152,27 @@ class HandlerSession:
         self._database_url = database_url
         self._schema = schema
         self._connection: DeliveryConnection | None = None
-        self._token: str | None = None
-        self._own_path, self._handlers_path = "", ""
-        """`search_path` of the pipeline's own statements and, where it is not the session's, of handlers."""
-        self._begin, self._clean = _BEGIN, _CLEAN
+        self._mark: str | None = None
+        self._path = ""
+        """`search_path` of handlers, where it is not the session's."""
+        self._begin, self._clean, self._record_success = _BEGIN, _CLEAN, ""
         self.unavailable: psycopg.Error | None = None
         """Why the current delivery has got no connection when it asked for one: not its handler's fault."""
+
+    def check(self) -> None:
+        """See that a success could be recorded.
+
+        Raises:
+            UnfitDatabaseError: it could not; the text says why and what to do.
+            psycopg.OperationalError: Postgres cannot be reached.
+        """
+        self._connection = self._connect()
+        self.discard()
 
     @property
     def used(self) -> bool:
         """Whether the current delivery has touched the connection, or what an earlier one has kept of it."""
-        return self._token is not None or self._is_in_transaction()
+        return self._mark is not None or self._is_in_transaction()
 
     def begin(self, claimed: Claimed, *, seconds_left: float) -> psycopg.Connection[Any]:
         """Return the connection, in the transaction of this delivery.
@@ -156,10 +184,10 @@ class HandlerSession:
         Raises:
             psycopg.OperationalError: Postgres cannot be reached.
         """
-        if self._token is None:
+        if self._mark is None:
             if self._is_in_transaction():
                 self.discard()
-            self._token = f"{claimed.event_id}/{claimed.fence}"
+            self._mark = f"{claimed.event_id}/{claimed.fence}"
             # A stopped process must not hold locks beyond its lease, which ends some seconds after the timeout.
             bound = max(1, int(seconds_left * 1000))
             if self._connection is not None and not self._connection.closed:
@@ -186,17 +214,16 @@ class HandlerSession:
             Fenced: the delivery is no longer ours; everything is rolled back.
             psycopg.Error: the commit failed; whether it counted is unknown, the fence decides.
         """
-        connection, token, self._token = self._connection, self._token, None
-        if connection is None or token is None:
+        connection, mark, self._mark = self._connection, self._mark, None
+        if connection is None or mark is None:
             self.discard()
             raise TransactionMisused(_OLD)
         try:
             require_open_transaction(connection, is_free=connection.end())
             if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
                 execute_simple(connection, "DEALLOCATE ALL")
-                execute_simple(connection, f"SET LOCAL search_path = {self._own_path}")
-                prepare(connection, _SUCCESS, RECORD_SUCCESS)
-            results = execute_many(connection, self._finish_commands(connection, token, handler, outcome.claimed))
+                prepare(connection, _SUCCESS, self._record_success)
+            results = execute_many(connection, self._finish_commands(connection, mark, handler, outcome.claimed))
             _require_commit(connection, results)
         except BaseException:
             self.discard()
@@ -209,8 +236,8 @@ class HandlerSession:
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; a connection that cannot do that at once is thrown away."""
-        connection, token, self._token = self._connection, self._token, None
-        if connection is None or not (token or self._is_in_transaction()):
+        connection, mark, self._mark = self._connection, self._mark, None
+        if connection is None or not (mark or self._is_in_transaction()):
             return
         is_free = connection.end()
         if not is_free or connection.closed or connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
@@ -225,7 +252,7 @@ class HandlerSession:
 
     def discard(self) -> None:
         """Throw the connection away, cancelling what still runs on it."""
-        connection, self._connection, self._token = self._connection, None, None
+        connection, self._connection, self._mark = self._connection, None, None
         if connection is None or connection.closed:
             return
         connection.end()
@@ -251,34 +278,29 @@ class HandlerSession:
             DeliveryConnection, self._database_url, _SETTINGS, name="pipeline handler", tcp_user_timeout=10_000
         )
         try:
-            self._set_paths(connection)
-            prepare(connection, _SUCCESS, RECORD_SUCCESS)
-            execute_simple(connection, "COMMIT")
+            self._set_path(connection)
+            self._record_success = _RECORD_SUCCESS.format(schema=_require_function(connection, self._schema))
+            prepare(connection, _SUCCESS, self._record_success)
         except BaseException:
             connection.pgconn.finish()
             raise
         self._clean = f"{_CLEAN}; {settings}" if settings else _CLEAN
         return DeliveryConnection.around(connection.pgconn)
 
-    def _set_paths(self, connection: DeliveryConnection) -> None:
-        """Decide on the `search_path` of handlers, and begin a transaction with that of our own statements.
+    def _set_path(self, connection: DeliveryConnection) -> None:
+        """Decide on the `search_path` of handlers.
 
-        Handlers have the session's. A role of our schema's name has that first of all: it is moved to the end, so that
-        it does not hide the team's tables.
+        They have the session's. A role of our schema's name has that first of all: it is moved to the end, so that it
+        does not hide the team's tables.
         """
         found = execute_simple(connection, _PATH)
         usual = [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
         handlers_own = sorted(usual, key=lambda name: name == self._schema)
         self._begin = _BEGIN if handlers_own == usual else f"{_BEGIN}; SET LOCAL search_path = {{path}}"
-        self._handlers_path = ", ".join(handlers_own)
-        self._own_path = ", ".join([*([self._schema] if self._schema else usual), "pg_temp"])
-        execute_simple(connection, f"BEGIN; SET LOCAL search_path = {self._own_path}")
+        self._path = ", ".join(handlers_own)
 
     def _begin_transaction(self, connection: DeliveryConnection, bound: int) -> None:
-        execute_simple(
-            connection,
-            self._begin.format(token=self._token, bound=bound, idle=bound + 1000, path=self._handlers_path),
-        )
+        execute_simple(connection, self._begin.format(mark=self._mark, bound=bound, idle=bound + 1000, path=self._path))
 
     def _end(self, connection: DeliveryConnection) -> None:
         """Roll back and let nothing of it reach the next: settings, temporary tables, listens, locks."""
@@ -288,14 +310,41 @@ class HandlerSession:
         else:
             self.discard()
 
-    def _finish_commands(self, connection: psycopg.Connection[Any], token: str, handler: str, claimed: Claimed) -> str:
+    def _finish_commands(self, connection: psycopg.Connection[Any], mark: str, handler: str, claimed: Claimed) -> str:
         return (_FINISH + self._clean).format(
-            path=self._own_path,
             event=f"'{claimed.event_id}'",
             handler=literal(connection, handler),
             fence=claimed.fence,
-            token=f"'{token}'",
+            token=f"'{claimed.token}'",
+            mark=f"'{mark}'",
         )
+
+
+def find_function(connection: psycopg.Connection[Any], schema: str) -> str | None:
+    """Return the schema in which `record_success` is, quoted; None where it is not found.
+
+    Args:
+        connection: of any role.
+        schema: of the pipeline's tables; empty means the first of the session's `search_path` that has it.
+
+    Raises:
+        UnfitDatabaseError: this role may not call it.
+    """
+    schemas = f"ARRAY[{literal(connection, schema)}]::name[]" if schema else "current_schemas(false)"
+    found = execute_simple(connection, _FUNCTION.format(schemas=schemas))
+    if not found.ntuples:
+        return None
+    name, may_call, role = ((found.get_value(0, column) or b"").decode() for column in range(3))
+    if may_call != "t":
+        raise UnfitDatabaseError(_NO_RIGHT.format(role=role))
+    return name
+
+
+def _require_function(connection: psycopg.Connection[Any], schema: str) -> str:
+    found = find_function(connection, schema)
+    if found is None:
+        raise UnfitDatabaseError(_NO_FUNCTION)
+    return found
 
 
 def require_open_transaction(connection: DeliveryConnection, *, is_free: bool) -> None:
@@ -315,14 +364,14 @@ def require_open_transaction(connection: DeliveryConnection, *, is_free: bool) -
 
 
 def _require_commit(connection: psycopg.Connection[Any], results: Sequence[PGresult]) -> None:
-    """Raise the error of a commit that did not happen; `record_success` tells its reasons by the column."""
+    """Raise the error of a commit that did not happen."""
     if len(results) >= _COMMITTED and results[_COMMITTED - 1].command_status == b"COMMIT":
         return
     error = error_of(connection, results[-1])
     is_of_our_statement = len(results) < _COMMITTED  # the COMMIT's own error is a deferred constraint's
-    if is_of_our_statement and isinstance(error, errors.NotNullViolation):
-        if error.diag.column_name == "event_id":
-            raise Fenced("taken over by another run after the lease")
+    if is_of_our_statement and isinstance(error, errors.NoDataFound):
+        raise Fenced("taken over by another run after the lease")
+    if is_of_our_statement and isinstance(error, errors.InvalidTransactionState):
         raise TransactionMisused(_ENDED)
     if is_of_our_statement and isinstance(error, errors.InvalidSqlStatementName):
         raise TransactionMisused("the handler deallocated the worker's prepared statements; deallocate by name")

@@ -235,7 +235,7 @@ def test_a_role_with_few_rights(healthy: Pipeline, durable_postgres: Server) -> 
             admin.execute("DROP ROLE reader")
     assert wrong(findings) == ["postgres rights"]
     assert "events: delete, insert, update" in findings["postgres rights"]["found"]
-    assert "only their owner can make and drop them" in findings["postgres rights"]["found"]
+    assert "pipeline grants --application reader" in findings["postgres rights"]["found"]
 
 
 def test_commits_that_a_crash_loses(healthy: Pipeline, durable_postgres: Server) -> None:
