@@ -16,9 +16,9 @@ import redis
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, settings
 
-from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
+from deploy.local.servers import prepare_postgres, prepare_valkey
 from deploy.local.service import Server
-from tests.launching import end, spawn
+from tests.launching import end, free_port, spawn
 from workers.store.connect import Connection, connect
 from workers.store.migrate import migrate
 

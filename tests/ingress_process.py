@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import httpx
 import redis
 
-from deploy.local.servers import free_port, prepare_valkey
+from deploy.local.servers import prepare_valkey
 from ingress.schemes import find
 from shared.envelope import Envelope, decode
 from shared.registry import PUBLISH, Cipher, Endpoint, Secret, encode, field_of
 from tests.conftest import SECRETS_KEY
-from tests.launching import spawn
+from tests.launching import free_port, spawn
 from tests.names import NAMES
 
 if TYPE_CHECKING:

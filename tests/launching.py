@@ -1,7 +1,4 @@
-"""Free ports, and processes that end with the test run: for tests that import nothing of the pipeline's.
-
-Those that may import it use `deploy.local.servers.free_port`, whose ports lie above these.
-"""
+"""Free ports, and processes that end with the test run; imports nothing of the pipeline."""
 
 from __future__ import annotations
 

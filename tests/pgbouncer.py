@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploy.local.servers import free_port
-from tests.launching import end, spawn
+from tests.launching import end, free_port, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from deploy.local.servers import free_port, prepare_valkey
+from deploy.local.servers import prepare_valkey
 from tests.benchmarks.ground import MEMORY
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours, run_server, run_web, started
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,13 +26,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from deploy.local.servers import free_port
 from tests.benchmarks.bodies import SECRET, TENANT
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.growth.meter import cpu_of
 from tests.benchmarks.measuring import PATIENCE_SECONDS
 from tests.benchmarks.processes import ROOT, load, run_ours
 from tests.benchmarks.report import print_table
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -19,7 +19,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from deploy.local.servers import free_port
 from tests.benchmarks import pictures, report
 from tests.benchmarks.answers import Answers
 from tests.benchmarks.bodies import make_body, make_request
@@ -27,6 +26,7 @@ from tests.benchmarks.fill import fill_pending
 from tests.benchmarks.ground import DISK, MEMORY, stand_on
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import ROOT, run_ours
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

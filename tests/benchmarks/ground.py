@@ -18,11 +18,12 @@ import psycopg
 import redis
 from cryptography.fernet import Fernet
 
-from deploy.local.servers import free_port, prepare_postgres, prepare_valkey
+from deploy.local.servers import prepare_postgres, prepare_valkey
 from shared.registry import Cipher
 from tests.benchmarks.bodies import SECRET, TENANT
 from tests.benchmarks.naive.tables import TABLES
 from tests.benchmarks.processes import ROOT, run_server
+from tests.launching import free_port
 from tests.names import NAMES
 from workers.housekeeping.publishing import Publisher
 from workers.store import tenants

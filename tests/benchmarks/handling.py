@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
-from deploy.local.servers import free_port
 from tests.benchmarks.fill import fill_inbox
 from tests.benchmarks.measuring import POLL_SECONDS, wait_until
 from tests.benchmarks.processes import load, run_celery, run_ours, run_web
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground, Place

@@ -6,12 +6,12 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from deploy.local.servers import free_port
 from tests.benchmarks.answers import Answers
 from tests.benchmarks.bodies import PATH, make_body, make_request
 from tests.benchmarks.histogram import Histogram
 from tests.benchmarks.notices import Notices
 from tests.benchmarks.processes import run_celery, run_ours, run_web
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from deploy.local.servers import free_port
 from tests.benchmarks.processes import load, run_ours
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deploy.local.servers import free_port
 from tests.benchmarks.acknowledging import our_ingress
 from tests.benchmarks.processes import load, run_web
 from tests.benchmarks.targets import middle
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground

@@ -15,11 +15,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from deploy.local.servers import free_port
 from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
+from tests.launching import free_port
 from tests.names import NAMES
 from workers.broker import LONGEST_PAUSE
 

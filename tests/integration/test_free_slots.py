@@ -17,11 +17,11 @@ import pytest
 from redis import Redis
 
 from deploy.health import assess
-from deploy.local.servers import free_port
 from shared import wire
 from shared.heartbeat import read_beats
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
+from tests.launching import free_port
 from tests.names import NAMES
 from workers.dispatch.admission import admit
 from workers.dispatch.queue import CeleryQueue

@@ -16,7 +16,6 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.local.servers import free_port
 from tests.ingress_process import (
     PATH,
     SECRET,
@@ -33,6 +32,7 @@ from tests.ingress_process import (
     serving,
     wait_for,
 )
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

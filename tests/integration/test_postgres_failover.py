@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from deploy.local.servers import free_port, prepare_postgres
+from deploy.local.servers import prepare_postgres
 from tests.conftest import running
 from tests.integration.test_redis_failover import Switch
+from tests.launching import free_port
 from tests.system.ledger import EFFECTS, account, effects, effects_of_more_than_one_run
 from tests.system.provider import Load
 from tests.system.stack import Stack

@@ -17,8 +17,9 @@ import psycopg
 import pytest
 
 from deploy.doctor.postgres_server import replicas
-from deploy.local.servers import free_port, prepare_postgres
+from deploy.local.servers import prepare_postgres
 from tests.conftest import running
+from tests.launching import free_port
 from workers.store import tenants
 from workers.store.connect import UNREACHABLE, PostgresConnection, connect
 from workers.store.migrate import migrate

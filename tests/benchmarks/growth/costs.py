@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from deploy.local.servers import free_port
 from tests.benchmarks.fill import fill_inbox
 from tests.benchmarks.growth.meter import cpu_of
 from tests.benchmarks.handling import finished
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from tests.benchmarks.ground import Ground, Place

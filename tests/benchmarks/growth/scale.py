@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deploy.local.servers import free_port
 from tests.benchmarks.fill import fill_inbox
 from tests.benchmarks.growth.inside import Inside
 from tests.benchmarks.growth.meter import Meter, cpu_of
 from tests.benchmarks.processes import load, run_ours
 from tests.benchmarks.storing import watch_drain
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from deploy.local.servers import free_port
 from shared.registry import Cipher
 from tests.benchmarks.answers import Answers
 from tests.benchmarks.bodies import SECRET, make_body, make_request
@@ -20,6 +19,7 @@ from tests.benchmarks.growth.meter import Meter, cpu_of
 from tests.benchmarks.growth.plans import explain
 from tests.benchmarks.measuring import wait_until
 from tests.benchmarks.processes import load, run_ours
+from tests.launching import free_port
 from tests.names import NAMES
 from workers.housekeeping.publishing import Publisher
 

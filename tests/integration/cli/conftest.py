@@ -17,7 +17,7 @@ import pytest
 import redis
 from cryptography.fernet import Fernet
 
-from deploy.local.servers import free_port
+from tests.launching import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,11 +18,11 @@ import pytest
 from cryptography.fernet import Fernet
 
 from deploy.doctor import deployment, postgres_server, redis_server
-from deploy.local.servers import free_port, prepare_postgres
+from deploy.local.servers import prepare_postgres
 from tests.conftest import running
 from tests.ingress_process import Valkey, own_valkey, wait_for
 from tests.integration.cli.conftest import Pipeline
-from tests.launching import spawn
+from tests.launching import free_port, spawn
 from tests.names import NAMES
 from tests.pgbouncer import needs_pgbouncer, pooling
 from workers.store.connect import connect

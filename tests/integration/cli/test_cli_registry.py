@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.fernet import Fernet
 
-from deploy.local.servers import free_port
 from shared import registry
+from tests.launching import free_port
 from tests.names import NAMES
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from deploy.cli.waiting import follow
-from deploy.local.servers import free_port
 from shared.envelope import decode
+from tests.launching import free_port
 from tests.names import NAMES
 from workers.store.connect import connect
 from workers.store.stats import Fate
