@@ -87,15 +87,16 @@ def fairness_block(fair: Results) -> str:
 
 
 def fairness_summary(fair: Results) -> str:
-    """Return the same in short: the worst of each kind of flood."""
+    """Return the same in one sentence: the worst of each kind of flood."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in fair["rows"].values():
         kinds.setdefault(row["kind"], []).append(row)
-    rows = []
-    for kind, found in kinds.items():
-        ratio = max(row["disk"]["ratio"] for row in found)
-        rows.append([kind, f"{ratio:.2g}", f"≤ {found[0]['must']:g}"])
-    return report.markdown(rows, ("beside a tenant that floods with", "quiet tenant's p99 ÷ its p99 alone", "must"))
+    worst = {kind: max(row["disk"]["ratio"] for row in found) for kind, found in kinds.items()}
+    parts = (f"{kind} {ratio:.2g} (at most {kinds[kind][0]['must']:g})" for kind, ratio in worst.items())
+    about = (
+        f'`make bench ARGS="fairness"`, {fair["events"]:,} events a row: a quiet tenant\'s p99 beside floods ÷ alone'
+    )
+    return f"{about}: {'; '.join(parts)}."
 
 
 def _about(full: Results) -> str:
