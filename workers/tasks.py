@@ -33,6 +33,7 @@ from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.serial import declare_serial
 from workers.store.stats import list_old_snapshots
+from workers.store.tallies import roll_hours, roll_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,6 +223,12 @@ def sweep() -> None:
     _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _admit)
 
 
+@app.task(name="housekeeping.tally", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
+def tally() -> None:
+    """Roll up what was counted since the last time."""
+    _do_each(_roll_up)
+
+
 @app.task(name="housekeeping.warn", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def warn() -> None:
     """Log which sessions have held a snapshot for long: what is finished stays among the open work."""
@@ -234,9 +241,10 @@ def warn() -> None:
 def keep_days() -> None:
     """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone.
 
-    The marks of lanes are made anew, whatever may have made them wrong, or forgotten when they save nothing.
+    The marks of lanes are made anew, whatever may have made them wrong, or forgotten when they save nothing. Tallies of
+    minutes are added to their hours.
     """
-    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks)
+    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks, _roll_hours)
 
 
 def _do_each(*steps: Callable[[], object]) -> None:
@@ -303,6 +311,14 @@ def _drop_days() -> None:
 
 def _forget_drains() -> None:
     _process().inbox.forget_idle_consumers()
+
+
+def _roll_up() -> None:
+    roll_up(_process().postgres.connection)
+
+
+def _roll_hours() -> None:
+    roll_hours(_process().postgres.connection, retention_days=settings.retention_days)
 
 
 def _renew_marks() -> None:

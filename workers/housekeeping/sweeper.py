@@ -37,6 +37,8 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
     lost = []
     with connection.transaction():
         expired = recovery.list_expired(connection)
+        if expired:
+            recovery.count_lost(connection, expired)
         alone = [row for row in expired if row["alone"]]
         for name in {row["handler"] for row in alone}:
             policy = handlers.get(name) or Handler(name=name, function=_unknown)

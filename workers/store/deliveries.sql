@@ -245,7 +245,17 @@ WITH outcome AS MATERIALIZED (
     FROM outcome AS o
     WHERE d.event_id = o.event_id AND d.handler = %(handler)s AND d.fence = o.fence AND d.state || '' = 'running'
       AND o.retry_in IS NOT NULL
-    RETURNING d.event_id, d.attempt, d.fence, d.worker, o.error, o.traceback, o.duration
+    RETURNING d.event_id, d.tenant, d.attempt, d.fence, d.worker, o.error, o.traceback, o.duration
+), tallied AS (
+    INSERT INTO tallies_new (tenant, handler, outcome, seconds, waits)
+    SELECT tenant, %(handler)s, outcome, array_agg(duration::real), array_remove(array_agg(waited), NULL)
+    FROM (
+        SELECT tenant, state AS outcome, duration,
+               extract(epoch FROM clock_timestamp() - created_at)::real AS waited
+        FROM finished
+        UNION ALL
+        SELECT tenant, 'retried', duration, NULL FROM again
+    ) AS ended GROUP BY tenant, outcome
 ), logged AS (
     INSERT INTO attempts (event_id, handler, fence, attempt, error, traceback, duration, worker)
     SELECT event_id, %(handler)s, fence, attempt, error, traceback, make_interval(secs => duration), worker

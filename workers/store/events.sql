@@ -28,7 +28,12 @@ WITH stored AS (
         id, provider, tenant, type, subject, occurred_at, received_at, headers, body, secret_label, fingerprint,
         reject_reason, notes
     )
-    RETURNING id
+    RETURNING id, tenant, provider, state, received_at
+), tallied AS (
+    INSERT INTO tallies_new (tenant, provider, outcome, seconds)
+    SELECT tenant, provider, CASE state WHEN 'accepted' THEN 'stored' ELSE state END,
+           array_agg(greatest(extract(epoch FROM clock_timestamp() - received_at), 0)::real)
+    FROM stored GROUP BY tenant, provider, state
 )
 SELECT note_late(array_agg(id)) FROM stored WHERE id < (SELECT uuid_at(date_trunc('day', now())));
 
@@ -53,7 +58,12 @@ WITH found AS MATERIALIZED (
     INSERT INTO arrivals (id, first_id, tenant, provider, received_at, secret_label)
     SELECT id, first_id, tenant, provider, received_at, secret_label FROM found WHERE id <> first_id ORDER BY id
     ON CONFLICT DO NOTHING
-    RETURNING id
+    RETURNING id, tenant, provider, received_at
+), tallied AS (
+    INSERT INTO tallies_new (tenant, provider, outcome, seconds)
+    SELECT tenant, provider, 'duplicate',
+           array_agg(greatest(extract(epoch FROM clock_timestamp() - received_at), 0)::real)
+    FROM arrived GROUP BY tenant, provider
 )
 SELECT (SELECT count(*) FROM found) AS found, (SELECT count(*) FROM arrived) AS arrived,
        (SELECT note_late(array_agg(id)) FROM arrived WHERE id < (SELECT uuid_at(date_trunc('day', now())))) AS noted;

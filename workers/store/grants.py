@@ -24,6 +24,7 @@ TABLES: Final = (
     *("events", "receipts", "arrivals", "late_days", "deliveries", "deliveries_done", "attempts"),
     *("admission", "admission_turns", "lane_marks", "handler_limits", "serial_handlers"),
     *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
+    *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
 )
 """What the application reads and writes; partitions are reached through these."""
 READ_ONLY: Final = ("migrations", "all_deliveries")

@@ -65,6 +65,10 @@ WITH chosen AS MATERIALIZED (
     SELECT event_id, handler, tenant, 'cancelled', attempt, fence + (state = 'running')::integer, worker, last_error,
            created_at
     FROM taken
+), tallied AS (
+    INSERT INTO tallies_new (tenant, handler, outcome, seconds)
+    SELECT tenant, handler, 'cancelled', array_fill(NULL::real, ARRAY[count(*)::integer])
+    FROM taken GROUP BY tenant, handler
 ), noted AS (
     INSERT INTO lane_marks (tenant, handler, low)
     SELECT DISTINCT tenant, handler, '0'::xid8 FROM taken WHERE ready ORDER BY tenant, handler ON CONFLICT DO NOTHING

@@ -35,6 +35,12 @@ def return_uncharged(connection: Connection, lost: Sequence[dict[str, Any]], *, 
     connection.execute(_QUERIES["return_uncharged"], parameters)
 
 
+def count_lost(connection: Connection, lost: Sequence[dict[str, Any]]) -> None:
+    """Count claims whose worker was lost."""
+    parameters = {"tenants": [row["tenant"] for row in lost], "handlers": [row["handler"] for row in lost]}
+    connection.execute(_QUERIES["count_lost"], parameters)
+
+
 def keep_alone(connection: Connection, handler: str, event_ids: Sequence[UUID]) -> None:
     """Let deliveries that were lost alone run alone again."""
     connection.execute(_QUERIES["keep_alone"], {"handler": handler, "event_ids": list(event_ids)})

@@ -16,6 +16,12 @@ WITH lost AS (
 INSERT INTO attempts (event_id, handler, fence, attempt, error, worker)
 SELECT event_id, handler, fence, attempt, %(error)s, worker FROM lost;
 
+-- A claim whose worker was lost; what becomes of the delivery counts for itself.
+-- name: count_lost
+INSERT INTO tallies_new (tenant, handler, outcome, seconds)
+SELECT tenant, handler, 'lost', array_fill(NULL::real, ARRAY[count(*)::integer])
+FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) AS it(tenant, handler) GROUP BY tenant, handler;
+
 -- name: keep_alone
 UPDATE deliveries AS d SET alone = true
 FROM unnest(%(event_ids)b::uuid[]) AS l(event_id)

@@ -32,7 +32,7 @@ SET LOCAL idle_in_transaction_session_timeout = {idle}"""
 # The handler may have taken another role.
 _FINISH: Final = """SET LOCAL statement_timeout = 10000; SET LOCAL ROLE NONE;
 SET LOCAL plan_cache_mode = force_generic_plan;
-EXECUTE pipeline_success({event}, {handler}, {fence}, {token}, {mark}); COMMIT"""
+EXECUTE pipeline_success({event}, {handler}, {fence}, {token}, {mark}, {seconds}); COMMIT"""
 _COMMITTED: Final = 5
 """Results of `_FINISH` when all of it went well."""
 # What DISCARD ALL does, but for our own prepared statement, which stays.
@@ -42,7 +42,7 @@ _SUCCESS: Final = "pipeline_success"
 # Returns how many statements the handler has prepared under names of its own, too.
 _RECORD_SUCCESS: Final = """
 SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements WHERE name <> 'pipeline_success'),
-       {schema}.record_success($1, $2, $3, $4, $5)"""
+       {schema}.record_success($1, $2, $3, $4, $5, $6)"""
 _IS_OURS_ALONE: Final = f"SELECT bool_and(name = '{_SUCCESS}') FROM pg_prepared_statements"
 _PATH: Final = "SELECT quote_ident(name) FROM unnest(current_schemas(false)) AS name"
 # The first of the schemas that has it, and whether the role may call it.
@@ -223,7 +223,7 @@ class HandlerSession:
             if connection.prepare_threshold is not None:  # psycopg then deallocates all after a rollback of its own
                 execute_simple(connection, "DEALLOCATE ALL")
                 prepare(connection, _SUCCESS, self._record_success)
-            results = execute_many(connection, self._finish_commands(connection, mark, handler, outcome.claimed))
+            results = execute_many(connection, self._finish_commands(connection, mark, handler, outcome))
             _require_commit(connection, results)
         except BaseException:
             self.discard()
@@ -310,13 +310,15 @@ class HandlerSession:
         else:
             self.discard()
 
-    def _finish_commands(self, connection: psycopg.Connection[Any], mark: str, handler: str, claimed: Claimed) -> str:
+    def _finish_commands(self, connection: psycopg.Connection[Any], mark: str, handler: str, outcome: Outcome) -> str:
+        claimed = outcome.claimed
         return (_FINISH + self._clean).format(
             event=f"'{claimed.event_id}'",
             handler=literal(connection, handler),
             fence=claimed.fence,
             token=f"'{claimed.token}'",
             mark=f"'{mark}'",
+            seconds=outcome.duration or 0.0,
         )
 
 

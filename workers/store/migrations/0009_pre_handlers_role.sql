@@ -4,9 +4,9 @@
 ALTER TABLE deliveries ADD COLUMN token uuid;
 
 -- Finish a running delivery as succeeded, with the rights of the tables' owner. `mark` is what the caller's transaction was
--- begun with: one that the handler has begun itself has none. A handler may have made temporary tables, operators and
+-- begun with: one that the handler has begun itself has none; `took`: seconds of the run. A handler may have made temporary tables, operators and
 -- paths, so it has a path of its own, in which they come last or not at all.
-CREATE FUNCTION record_success(event uuid, handler_name text, claim_fence bigint, claim_token uuid, mark text)
+CREATE FUNCTION record_success(event uuid, handler_name text, claim_fence bigint, claim_token uuid, mark text, took float8)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     finished deliveries;
@@ -24,6 +24,9 @@ BEGIN
     INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, worker, last_error, created_at)
     VALUES (event, handler_name, finished.tenant, 'succeeded', finished.attempt + 1, claim_fence, finished.worker,
             finished.last_error, finished.created_at);
+    INSERT INTO tallies_new (tenant, handler, outcome, seconds, waits)
+    VALUES (finished.tenant, handler_name, 'succeeded', ARRAY[took],
+            ARRAY[extract(epoch FROM clock_timestamp() - finished.created_at)]);
 END $$;
 REVOKE ALL ON FUNCTION record_success FROM PUBLIC;
 
