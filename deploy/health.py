@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-DUTIES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat")
+DUTIES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "exporter")
 HEARTBEATS: Final = "heartbeats"
 """Folder in the data folder of `make run`."""
 USAGE: Final = f"usage: pipeline health {'|'.join(DUTIES)}|all"

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from ingress.body import BodyReader
 from ingress.endpoints import Endpoints
-from ingress.errors import INTERNAL_ERROR
+from ingress.errors import INTERNAL_ERROR, RefusalLog
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics, serve
 from ingress.settings import IngressSettings
@@ -44,9 +44,10 @@ def make_app(settings: IngressSettings) -> Starlette:
     metrics = Metrics()
     endpoints = Endpoints(Cipher(settings.secrets_key))
     inbox = Inbox(settings, metrics)
-    watch = Watch(settings, endpoints=endpoints, inbox=inbox, metrics=metrics)
+    refusal_log = RefusalLog()
+    watch = Watch(settings, endpoints=endpoints, inbox=inbox, metrics=metrics, refusal_log=refusal_log)
     reader = BodyReader(max_bytes=settings.max_body_bytes, seconds=settings.body_timeout, budget=settings.bodies_bytes)
-    webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, metrics=metrics)
+    webhooks = Webhooks(reader=reader, endpoints=endpoints, inbox=inbox, metrics=metrics, refusal_log=refusal_log)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ tells a caller anything about the inside; every 503 has `Retry-After`.
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,6 +15,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from starlette.types import Message, Send
+
+from shared.refusals import Key
 
 if TYPE_CHECKING:
     from ingress.endpoints import Endpoint
@@ -81,15 +84,17 @@ def json_headers(length: int) -> list[Header]:
 
 
 class RefusalLog:
-    """Logs refusals of registered endpoints, at most one line a minute for each endpoint and code.
+    """Logs and counts refusals of registered endpoints, at most one line a minute for each endpoint and code.
 
     A stranger who knows a path can cause lines, but their number is bounded by the registry, not by requests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self._seen: dict[Key, tuple[float, int]] = {}
         """When the last line was logged, and the refusals since then, by provider, tenant and code."""
+        self.untold: Counter[Key] = Counter()
+        """Refusals that `ingress.watch` has not told Redis yet."""
 
     def add(self, refusal: Refusal, endpoint: "Endpoint") -> None:
         """Count one refusal of a registered endpoint; log a line if none was logged lately.
@@ -97,6 +102,7 @@ class RefusalLog:
         The line names the secrets of the endpoint by their labels: a sender may still sign with one that has expired.
         """
         key = (endpoint.provider, endpoint.tenant, refusal.code)
+        self.untold[key] += 1
         now = self._clock()
         logged_at, unlogged = self._seen.get(key, (float("-inf"), 0))
         if now - logged_at < LOG_EVERY_SECONDS:

@@ -76,7 +76,7 @@ async def serve(metrics: Metrics, settings: IngressSettings) -> None:
     while ports:
         for port in ports:
             with suppress(OSError):
-                server, thread = start_http_server(port, settings.host, metrics.registry)
+                server, thread = start_http_server(port, settings.metrics_host, metrics.registry)
                 log.info("metrics on port %d", port)
                 try:
                     await asyncio.Event().wait()

@@ -51,6 +51,9 @@ class IngressSettings(SharedSettings):
         port_or_off,
         "port of /metrics, 0: none; with several workers each takes the next free one from here up",
     )
+    metrics_host: str = setting(
+        "INGRESS_METRICS_HOST", "127.0.0.1", address, "address on which /metrics is served; 0.0.0.0 or :: for all"
+    )
     max_body_bytes: int = setting("INGRESS_MAX_BODY_BYTES", "1048576", integer(at_least=1), "largest body, bytes")
     body_timeout: float = setting(
         "INGRESS_BODY_TIMEOUT", "10", seconds, "time that a client has for its headers, and again for its body, seconds"

@@ -19,9 +19,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ingress.endpoints import Endpoints
+from ingress.errors import RefusalLog
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics
 from ingress.settings import IngressSettings
+from shared import refusals
 from shared.durability import Verdict, assess
 from shared.registry import VERSION_FIELD
 from shared.wire import Names
@@ -31,13 +33,23 @@ log: Final = logging.getLogger(__name__)
 EVERY_SECONDS: Final = 0.25
 CONFIG_SECONDS: Final = 60.0
 """Between two CONFIG GET: what it tells seldom changes. A Redis that has started meanwhile is asked at once."""
+TELL_SECONDS: Final = 5.0
+"""Between two notes of what was refused."""
 _MEANT: Final = ", or set INBOX_DURABILITY to what is meant"
 
 
 class Watch:
     """Looks at Redis on a connection of its own, so that a slow append hides nothing from it."""
 
-    def __init__(self, settings: IngressSettings, *, endpoints: Endpoints, inbox: Inbox, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: IngressSettings,
+        *,
+        endpoints: Endpoints,
+        inbox: Inbox,
+        metrics: Metrics,
+        refusal_log: RefusalLog,
+    ) -> None:
         self._redis: Redis = Redis.from_url(
             settings.redis_url,
             retry=Retry(NoBackoff(), 0),
@@ -56,6 +68,8 @@ class Watch:
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
+        self._untold = refusal_log.untold
+        self._tell_at = 0.0
         self._is_full = False
         self._silence = "it has not been asked yet"
         """Why Redis does not answer; empty if it does."""
@@ -116,6 +130,7 @@ class Watch:
                 fields = await self._redis.hgetall(self._names.registry)
                 self._endpoints.replace(cast("dict[bytes, bytes]", fields))
             await self._inbox.tenants.exchange(self._redis)
+            await self._tell_refusals()
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -130,6 +145,18 @@ class Watch:
             if self._endpoints.version is not None and self._endpoints.version.isdecimal():
                 self._metrics.registry_version.set(int(self._endpoints.version))
         self._silence = reason
+
+    async def _tell_refusals(self) -> None:
+        """Add what was refused since the last time to the hash that all processes share; a full Redis refuses that."""
+        if not self._untold or time.monotonic() < self._tell_at:
+            return
+        self._tell_at = time.monotonic() + TELL_SECONDS
+        told = dict(self._untold)
+        with contextlib.suppress(ResponseError):
+            await self._redis.eval(*refusals.add_arguments(self._names.refusals, told))
+            self._untold.subtract(told)  # more may have come meanwhile
+            for key in [key for key in told if not self._untold[key]]:
+                del self._untold[key]
 
     async def _assess_durability(self, facts: dict[str, Any]) -> None:
         now = time.monotonic()

@@ -50,13 +50,21 @@ _NOT_ALLOWED: Final = 405
 class Webhooks:
     """The routes of webhooks, and the form that every refusal has."""
 
-    def __init__(self, *, reader: BodyReader, endpoints: Endpoints, inbox: Inbox, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        reader: BodyReader,
+        endpoints: Endpoints,
+        inbox: Inbox,
+        metrics: Metrics,
+        refusal_log: errors.RefusalLog,
+    ) -> None:
         self._reader = reader
         self._endpoints = endpoints
         self._inbox = inbox
         self._requests = metrics.requests
         self._accepted = metrics.requests.labels(ACCEPTED)
-        self._refusal_log = errors.RefusalLog()
+        self._refusal_log = refusal_log
 
     def routes(self) -> list[Route]:
         """Return the routes: a webhook, its provider's question by GET, and one whose path ends in a token."""
@@ -101,6 +109,7 @@ class Webhooks:
             raise HTTPException(_NOT_ALLOWED)
         challenge = answer_hub_challenge(scope["query_string"], endpoint.valid_keys(time.time()))
         if challenge is None:
+            self._refusal_log.add(errors.WRONG_VERIFY_TOKEN, endpoint)
             await self.refuse_unread(errors.WRONG_VERIFY_TOKEN, receive, send)
         else:
             await self._answer_challenge(challenge, send)

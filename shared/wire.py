@@ -42,8 +42,12 @@ class Names:
         active_tenants: a sorted set: the three tenants that sent events last, by Unix time.
         bell: set while a bell rings; the drain clears it before it reads.
         registry: a hash; see `shared.registry`.
+        refusals: a hash; see `shared.refusals`.
+        tasks_ended: a hash: when the last `drain`, `sweep`, `keep_days` and `tick` (of beat) ended well, Redis' Unix
+            time, seconds.
         identity: see `shared.identity`.
-        ingest_queue, handlers_queue, express_queue: lists of messages, under the names that Celery gives them.
+        ingest_queue, handlers_queue, express_queue, housekeeping_queue: lists of messages, under the names that Celery
+            gives them.
         unacked: kombu's hash of messages that workers hold.
         unacked_index: kombu's sorted set of the same messages by the moment when a worker took them, seconds of the
             epoch.
@@ -62,10 +66,13 @@ class Names:
         self.active_tenants = f"{prefix}inbox:active"
         self.bell = f"{prefix}inbox:bell"
         self.registry = f"{prefix}registry"
+        self.refusals = f"{prefix}ingress:refusals"
+        self.tasks_ended = f"{prefix}tasks:ended"
         self.identity = f"{prefix}identity"
         self.ingest_queue = f"{prefix}{INGEST_QUEUE}"
         self.handlers_queue = f"{prefix}{HANDLERS_QUEUE}"
         self.express_queue = f"{prefix}{EXPRESS_QUEUE}"
+        self.housekeeping_queue = f"{prefix}{HOUSEKEEPING_QUEUE}"
         self.unacked = f"{prefix}unacked"
         self.unacked_index = f"{prefix}unacked_index"
         self.handler_means = f"{prefix}handlers:mean"
@@ -79,6 +86,11 @@ redis.call('LPUSH', KEYS[2], ARGV[3])
 return 1
 """
 """Lua: KEYS bell, queue; ARGV bound of waiting bells, milliseconds, message. Returns 1 if it rang."""
+NOTE_END: Final = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%d.%06d', now[1], now[2]))
+"""
+"""Lua: KEYS `tasks_ended`; ARGV task. Notes that it ended now."""
 
 
 def task_message(

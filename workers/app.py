@@ -22,7 +22,7 @@ from workers.celery_lines import quieten
 from workers.dispatch.delivery import current_delivery
 from workers.errors import RegistrationError
 from workers.ingest.inbox_reader import RedisError
-from workers.process import require_fit_servers
+from workers.process import Process, require_fit_servers
 from workers.settings import WorkerSettings
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, UnfitDatabaseError, require_readable
 
@@ -94,7 +94,7 @@ app.conf.update(
     },
 )
 
-heartbeat.connect_signals(settings.heartbeat_dir)
+heartbeat.connect_signals(settings.heartbeat_dir, on_tick=lambda: Process.of(settings).note_end("tick"))
 app.steps["consumer"].add(heartbeat.HeartbeatTimer)
 
 

@@ -18,9 +18,11 @@ from shared import wire
 from shared.heartbeat import EVERY_SECONDS, Heartbeat
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _current: Heartbeat | None = None
+_on_tick: Callable[[], object] = bool
 
 
 def beat() -> None:
@@ -35,8 +37,15 @@ def set_stuck(*, is_stuck: bool) -> None:
         _current.set_stuck(is_stuck=is_stuck)
 
 
-def connect_signals(folder: Path | None) -> None:
-    """Let the worker or beat of this process keep a heartbeat in `folder`; None for the default one."""
+def connect_signals(folder: Path | None, *, on_tick: Callable[[], object]) -> None:
+    """Let the worker or beat of this process keep a heartbeat.
+
+    Args:
+        folder: of its file; None for the default one.
+        on_tick: called in beat after each tick.
+    """
+    global _on_tick  # noqa: PLW0603 - one per process
+    _on_tick = on_tick
 
     def start(*, name: str, duties: list[str]) -> None:
         global _current  # noqa: PLW0603 - one per process
@@ -94,4 +103,6 @@ class BeatingScheduler(Scheduler):
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Send what is due; return the seconds until the next tick, at most `beat_max_loop_interval`."""
         beat()
-        return super().tick(*args, **kwargs)
+        seconds = super().tick(*args, **kwargs)
+        _on_tick()
+        return seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.identity import claim
-from shared.wire import Names
+from shared.wire import NOTE_END, Names
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
 from workers.housekeeping.publishing import Publisher
@@ -76,6 +76,11 @@ class Process:
             raise SchemaMissingError(
                 f"the database is not ready for this version: run pipeline migrate ({reason})"
             ) from None
+
+    def note_end(self, task: str) -> None:
+        """Note that a task has ended well, for the exporter. A Redis that refuses to is no reason to fail."""
+        with suppress(RedisError):
+            self.redis.eval(NOTE_END, 1, self.names.tasks_ended, task)
 
     @cached_property
     def postgres(self) -> PostgresConnection:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from shared import wire
 from shared.identity import ForeignRedisError
+from shared.refusals import forget_old
 from workers.app import app, handlers, settings
 from workers.dispatch.admission import admit
 from workers.dispatch.outcomes import hard_limit
@@ -207,6 +208,7 @@ def _drain_inbox() -> dict[str, int]:
             settings=settings,
             on_stored=_admit_if_redis_lets,
         )
+        process.note_end("drain")
     return {"stored": counts.stored, "duplicates": counts.duplicates, "rejected": counts.rejected}
 
 
@@ -221,6 +223,7 @@ def sweep() -> None:
     4. Admission, which also makes due retries ready.
     """
     _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _admit)
+    _process().note_end("sweep")
 
 
 @app.task(name="housekeeping.tally", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
@@ -244,7 +247,8 @@ def keep_days() -> None:
     The marks of lanes are made anew, whatever may have made them wrong, or forgotten when they save nothing. Tallies of
     minutes are added to their hours.
     """
-    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks, _roll_hours)
+    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks, _roll_hours, _forget_refusals)
+    _process().note_end("keep_days")
 
 
 def _do_each(*steps: Callable[[], object]) -> None:
@@ -319,6 +323,11 @@ def _roll_up() -> None:
 
 def _roll_hours() -> None:
     roll_hours(_process().postgres.connection, retention_days=settings.retention_days)
+
+
+def _forget_refusals() -> None:
+    process = _process()
+    forget_old(process.redis, process.names.refusals)
 
 
 def _renew_marks() -> None:

@@ -116,5 +116,6 @@ def _owned(old: Names) -> tuple[str, ...]:
     queues = (INGEST_QUEUE, HANDLERS_QUEUE, EXPRESS_QUEUE, HOUSEKEEPING_QUEUE)
     return (
         *(*old.streams, old.registry, old.identity, old.bell, old.inbox_bytes, old.inbox_rates, old.active_tenants),
-        *(old.handler_means, old.express_closed, *(f"{old.prefix}{queue}" for queue in queues)),
+        *(old.refusals, old.tasks_ended, old.handler_means, old.express_closed),
+        *(f"{old.prefix}{queue}" for queue in queues),
     )

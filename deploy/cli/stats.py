@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import redis
@@ -15,6 +15,7 @@ from deploy.cli.connections import database, names, redis_client
 from deploy.cli.errors import explain
 from deploy.cli.output import console, emit, wants_json
 from deploy.local.settings import RetentionSettings
+from shared import refusals
 from shared.settings import load
 from shared.wire import Names
 from workers.housekeeping import publishing
@@ -25,6 +26,7 @@ from workers.store.partitions import DAYS_AHEAD
 
 WATCH_SECONDS: Final = 2.0
 IDLE_SHOWN: Final = 20
+REFUSED_SHOWN: Final = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class Figures:
     work: list[store.Load] = field(default_factory=list)
     handlers: list[store.HandlerLoad] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
+    refused: list[refusals.Refused] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -55,7 +58,7 @@ class Figures:
 def stats(
     *, watch: Annotated[bool, typer.Option("--watch", help="Show them again every two seconds, until Ctrl-C.")] = False
 ) -> None:
-    """Show what waits where: the inbox, the deliveries of each tenant and handler, what came in lately, the registry.
+    """Show what waits where: inbox, deliveries of each tenant and handler, what came in or is refused, the registry.
 
     Deliveries: pending are due, retrying wait for their next attempt, queued are with Celery.
     Counting stops at a bound, shown as 10000+; nothing scans history.
@@ -80,6 +83,8 @@ def _read() -> Figures:
     figures = Figures()
     with figures.reach(), redis_client() as client:
         figures.redis = _read_redis(client, names())
+        figures.refused = refusals.read(client, names().refusals)
+        figures.redis["refused"] = [asdict(it) for it in figures.refused]
     with figures.reach(), database(read_only=True) as connection:
         _read_postgres(connection, figures)
     return figures
@@ -130,7 +135,7 @@ def _show(figures: Figures) -> None:
     if wants_json():
         emit([figures.redis | figures.postgres | {"missing": figures.missing}, *work, *figures.handlers])
     else:
-        for line in (*_about_inbox(figures.redis), *_about_postgres(figures)):
+        for line in (*_about_inbox(figures.redis), *_about_refused(figures.refused), *_about_postgres(figures)):
             print(line)
         if work:
             print()
@@ -152,6 +157,15 @@ def _about_inbox(found: dict[str, Any]) -> Iterator[str]:
         if length or name == "inbox":
             yield f"{name:10} {length} waiting{'' if age is None else f', the oldest for {age:.1f} s'}"
     yield f"queues     {found['handler_messages']} messages for handlers, {found['express_messages']} express"
+
+
+def _about_refused(refused: Sequence[refusals.Refused]) -> Iterator[str]:
+    for it in refused[:REFUSED_SHOWN]:
+        since, last = (f"{datetime.fromtimestamp(at, UTC):%H:%M}" for at in (it.first_at, it.last_at))
+        where = f"{it.tenant}/{it.provider}"
+        yield f"refused    {where} gets {it.code} since {since} UTC, {it.count} times, last at {last}"
+    if (others := len(refused) - REFUSED_SHOWN) > 0:
+        yield f"refused    and {others} more"
 
 
 def _about_postgres(figures: Figures) -> Iterator[str]:

@@ -47,11 +47,11 @@ def up(
         bool, typer.Option(help="Send one signed event to the tenant `demo` and show its trail.")
     ] = True,
 ) -> None:
-    """Run the whole stack here until Ctrl-C: servers, ingress, workers, beat and Flower.
+    """Run the whole stack here until Ctrl-C: servers, ingress, workers, beat, Flower and the exporter.
 
     Postgres and a Redis-compatible server are started below PIPELINE_HOME unless DATABASE_URL and REDIS_URL name
-    others. Data stay between runs. What dies is started again. INGRESS_PORT and FLOWER_PORT choose the ports;
-    INGRESS_WORKERS, INGEST_SLOTS and HANDLER_SLOTS the number of processes.
+    others. Data stay between runs. What dies is started again. INGRESS_PORT, FLOWER_PORT and
+    EXPORTER_PORT choose the ports; INGRESS_WORKERS, INGEST_SLOTS and HANDLER_SLOTS the number of processes.
     """
     try:
         from deploy.local.run import Run, run  # noqa: PLC0415 - needs the extra `local`, the other commands do not
@@ -118,6 +118,7 @@ def _greet(stack: Stack, console: Console, home: Path, *, demo_event: bool) -> N
     console.print()
     console.print(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
     console.print(f"  Flower     {stack.flower_url}", "bold")
+    console.print(f"  figures    {stack.exporter_url}", "bold")
     console.print(f"  logs       {home / 'logs'}")
     console.print(f"  send more  {_command(home)} send {TENANT} --count 100 --wait")
     console.print("  stop       Ctrl-C")

@@ -120,11 +120,16 @@ async def _stop(this: Run, supervisor: Supervisor) -> None:
 
 
 def _check_ports(settings: StackSettings) -> None:
-    for variable, port in (("INGRESS_PORT", settings.ingress_port), ("FLOWER_PORT", settings.flower_port)):
+    ports = {
+        "INGRESS_PORT": settings.ingress_port,
+        "FLOWER_PORT": settings.flower_port,
+        "EXPORTER_PORT": settings.exporter_port,
+    }
+    for variable, port in ports.items():
         if not is_free(port):
             raise StackError(f"port {port} is in use by another program: set {variable} to a free one")
-    if settings.ingress_port == settings.flower_port:
-        raise StackError(f"INGRESS_PORT and FLOWER_PORT are both {settings.ingress_port}: they must differ")
+        if same := [name for name, other in ports.items() if other == port and name != variable]:
+            raise StackError(f"{variable} and {same[0]} are both {port}: they must differ")
 
 
 def _handle_signals(supervisor: Supervisor, console: Console) -> asyncio.Event:
@@ -167,6 +172,7 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
         secrets_key=",".join(given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
         flower_url=this.settings.flower_url,
+        exporter_url=this.settings.exporter_url,
     )
     return stack, servers
 

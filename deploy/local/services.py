@@ -15,6 +15,7 @@ from urllib.request import ProxyHandler, build_opener
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from deploy.exporter.settings import ExporterSettings
 from deploy.flower.settings import FlowerSettings
 from deploy.health import HEARTBEATS
 from deploy.local.service import Service
@@ -26,7 +27,7 @@ from workers.broker import broker_options, broker_url
 from workers.dispatch.express import express_slots
 
 STAGES: Final = (
-    ("beat", "flower"),
+    ("beat", "flower", "exporter"),
     ("ingress",),
     ("ingest", "handlers", "express", "housekeeping"),
     ("postgres", "valkey"),
@@ -41,6 +42,7 @@ def check_settings(environ: Mapping[str, str]) -> None:
     """Raise what would keep the services from starting: wrong settings, or handlers that are refused."""
     load(IngressSettings, environ)
     load(FlowerSettings, environ)
+    load(ExporterSettings, environ)
     # in a process of its own: handlers are the team's code
     trial = [sys.executable, "-c", "import workers.app"]
     try:
@@ -86,6 +88,13 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
             argv=[sys.executable, "-m", "deploy.flower"],
             environ={name: value for name, value in environ.items() if name not in NOT_ON_A_LOOPBACK_PORT} | flower,
             is_ready=_answers(f"{settings.flower_url}/healthcheck"),
+            patience=1.0,
+        ),
+        Service(
+            name="exporter",
+            argv=[sys.executable, "-m", "deploy.exporter"],
+            environ={**environ, "EXPORTER_HOST": "127.0.0.1", "EXPORTER_PORT": str(settings.exporter_port)},
+            is_ready=_answers(settings.exporter_url),
             patience=1.0,
         ),
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from deploy.exporter.settings import EXPORTER_PORT_ABOUT
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
@@ -45,6 +46,7 @@ class StackSettings:
     home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
     ingress_port: int = setting("INGRESS_PORT", "8000", port, "port on which the ingress of `make run` listens")
     flower_port: int = setting("FLOWER_PORT", "5555", port, "port on which the Flower of `make run` listens")
+    exporter_port: int = setting("EXPORTER_PORT", "9808", port, EXPORTER_PORT_ABOUT)
     ingest_slots: int = setting(
         "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
     )
@@ -58,6 +60,11 @@ class StackSettings:
     def ingress_url(self) -> str:
         """Return where the ingress of the stack listens."""
         return f"http://127.0.0.1:{self.ingress_port}"
+
+    @property
+    def exporter_url(self) -> str:
+        """Return where its exporter serves the figures."""
+        return f"http://127.0.0.1:{self.exporter_port}/metrics"
 
     @property
     def flower_url(self) -> str:

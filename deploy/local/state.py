@@ -39,6 +39,7 @@ class Stack:
     secrets_key: str
     ingress_url: str
     flower_url: str
+    exporter_url: str = ""
     database_schema: str = ""
     redis_prefix: str = ""
     environment: str = ""
@@ -102,7 +103,7 @@ def locked(home: Path) -> Iterator[None]:
             holder = file.read().strip() or "unknown"
             raise StackError(
                 f"a stack already runs in {home} (pid {holder}): stop it with Ctrl-C or `kill {holder}`, "
-                "or set PIPELINE_HOME, INGRESS_PORT and FLOWER_PORT to start another"
+                "or set PIPELINE_HOME, INGRESS_PORT, FLOWER_PORT and EXPORTER_PORT to start another"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from deploy.cli.main import app
+from deploy.exporter.settings import ExporterSettings
 from deploy.flower.settings import FlowerSettings
 from deploy.health import HealthSettings
 from deploy.local.settings import GivenSettings, StackSettings
@@ -22,10 +23,21 @@ README = (ROOT / "README.md").read_text()
 SETTINGS = (ROOT / "deploy" / "SETTINGS.md").read_text()
 
 
+KINDS = (
+    IngressSettings,
+    WorkerSettings,
+    StackSettings,
+    FlowerSettings,
+    ExporterSettings,
+    GivenSettings,
+    HealthSettings,
+)
+
+
 def settings() -> dict[str, Described]:
     """All settings; where two classes read one variable, the first speaks for it."""
     found: dict[str, Described] = {}
-    for kind in (IngressSettings, WorkerSettings, StackSettings, FlowerSettings, GivenSettings, HealthSettings):
+    for kind in KINDS:
         for described in describe(kind):
             found.setdefault(described.variable, described)
     return found
@@ -36,6 +48,7 @@ READERS = {
     "workers": WorkerSettings,
     "make run": StackSettings,
     "Flower": FlowerSettings,
+    "exporter": ExporterSettings,
     "pipeline": GivenSettings,
     "pipeline health": HealthSettings,
 }

@@ -113,6 +113,7 @@ class Stack:
         self.starts = 0
         self.flushed: set[str] = set()
         self._flower_port = free_port()
+        self._exporter_port = free_port()
         self._with_clock = with_clock
         self._key = Fernet.generate_key().decode()
         self._settings = {**SETTINGS, **(settings or {})}
@@ -314,6 +315,7 @@ class Stack:
             "PIPELINE_HOME": str(self._folder),
             "INGRESS_PORT": str(self.port),
             "FLOWER_PORT": str(self._flower_port),
+            "EXPORTER_PORT": str(self._exporter_port),
             "FLOWER_USER": "chaos",
             "FLOWER_PASSWORD": "of-the-chaos",
             "DATABASE_URL": self._database_url(self.postgres_proxy.port),

@@ -148,7 +148,11 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
             service = services()[name]
             target = service["build"]["target"]
             command = [*service.get("entrypoint", []), *(service.get("command", stages[target].last("CMD")))]
-            environ = service_links(port) | {"INGRESS_PORT": str(port), "FLOWER_PORT": str(flower_port)}
+            environ = service_links(port) | {
+                "INGRESS_PORT": str(port),
+                "FLOWER_PORT": str(flower_port),
+                "EXPORTER_PORT": str(free_port()),
+            }
             environ |= {key: servers.get(key, value) for key, value in service["environment"].items()}
             log = tmp_path / f"{name}.log"
             running[name] = stack.enter_context(images.run(target, command, environ=environ, log=log))

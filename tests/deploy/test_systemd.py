@@ -113,7 +113,11 @@ def test_the_command_of_every_unit_runs_without_rights_tells_systemd_and_ends_in
             systemd.bind(str(address))
             address.chmod(0o777)
             systemd.settimeout(120)
-            environ = given | unit.environ | {"FLOWER_PORT": str(free_port()), "HEARTBEAT_DIR": str(heartbeats)}
+            environ = (
+                given
+                | unit.environ
+                | {"FLOWER_PORT": str(free_port()), "EXPORTER_PORT": str(free_port()), "HEARTBEAT_DIR": str(heartbeats)}
+            )
             if unit.one("Type") == "notify":
                 environ["NOTIFY_SOCKET"] = str(address)
             log = stack.enter_context((home / f"{unit.name}.log").open("wb"))

@@ -13,7 +13,7 @@ from tests.deploy.units import FOLDER, SERVICES, read_unit
 DEPLOY = ROOT / "deploy"
 NOT_OURS = re.compile(r"PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|POSTGRES_(USER|DB|PASSWORD)|REDISCLI_AUTH|REDIS_PASSWORD")
 """Python's, pip's and the servers' own, and what compose.yaml makes URLs of."""
-READERS = {"ingress": "ingress", "workers": "workers", "flower": "Flower"}
+READERS = {"ingress": "ingress", "workers": "workers", "flower": "Flower", "exporter": "exporter"}
 """Environment file: who SETTINGS.md says reads a variable."""
 
 

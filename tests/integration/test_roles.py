@@ -149,7 +149,7 @@ def test_a_handler_cannot_finish_the_delivery_of_another(
             delivery.connection.execute("SELECT set_config('pipeline.delivery', %s, true)", [mark])
             with pytest.raises(psycopg.errors.NoDataFound) as info, delivery.connection.transaction():
                 delivery.connection.execute(
-                    f"SELECT {prefix}record_success(%s, 'acme.run', 1, %s, %s)", [ids[1], token, mark]
+                    f"SELECT {prefix}record_success(%s, 'acme.run', 1, %s, %s, 0)", [ids[1], token, mark]
                 )
             seen.append(str(info.value))
         raise ValueError("enough")

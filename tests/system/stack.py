@@ -57,6 +57,7 @@ class Stack:
         self.output = home / "up.log"
         self.ingress_url = f"http://127.0.0.1:{free_port()}"
         self.flower_url = f"http://127.0.0.1:{free_port()}"
+        self.exporter_url = f"http://127.0.0.1:{free_port()}"
         self.client = httpx.Client()
         self._secrets: dict[str, bytes] = {}
         user, password = FLOWER_USER
@@ -66,6 +67,7 @@ class Stack:
             "PIPELINE_HOME": str(home),
             "INGRESS_PORT": self.ingress_url.rpartition(":")[2],
             "FLOWER_PORT": self.flower_url.rpartition(":")[2],
+            "EXPORTER_PORT": self.exporter_url.rpartition(":")[2],
             "FLOWER_USER": user,
             "FLOWER_PASSWORD": password,
             "HANDLERS": ",".join(f"{HANDLERS}{module}" for module in handlers),

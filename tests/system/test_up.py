@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 STOP_SECONDS = 15
-SERVICES = {"postgres", "valkey", "ingress", "ingest", "handlers", "express", "housekeeping", "beat", "flower"}
+SERVICES = {
+    "postgres",
+    "valkey",
+    "ingress",
+    "ingest",
+    "handlers",
+    "express",
+    "housekeeping",
+    "beat",
+    "flower",
+    "exporter",
+}
 
 
 class Up:
@@ -47,6 +58,7 @@ class Up:
             "PIPELINE_HOME": str(home),
             "INGRESS_PORT": str(free_port()),
             "FLOWER_PORT": str(free_port()),
+            "EXPORTER_PORT": str(free_port()),
             "HANDLER_SLOTS": "2",
             "INGEST_SLOTS": "1",
             **environ,
@@ -317,7 +329,7 @@ def test_data_whose_password_is_lost_are_refused() -> None:
         assert re.search(r"secrets\.json cannot be read .*: restore it, or set another PIPELINE_HOME$", refusal(home))
 
 
-@pytest.mark.parametrize("variable", ["INGRESS_PORT", "FLOWER_PORT"])
+@pytest.mark.parametrize("variable", ["INGRESS_PORT", "FLOWER_PORT", "EXPORTER_PORT"])
 def test_a_port_in_use_is_refused_with_its_variable(variable: str) -> None:
     with new_home() as home, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

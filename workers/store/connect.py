@@ -25,6 +25,8 @@ UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.
 """Postgres is away, cut the connection, has no room for one, or is no longer the primary (25006): the environment, not
 the data. Whoever meets one closes the connection: a session stays on a server that was demoted, where `SELECT 1` goes
 on to answer."""
+TIMED_OUT: Final = (psycopg.errors.QueryCanceled,)
+"""A statement took longer than the session's `statement_timeout`."""
 SCHEMA_MISSING: Final = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,

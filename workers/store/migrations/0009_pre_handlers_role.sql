@@ -4,8 +4,8 @@
 ALTER TABLE deliveries ADD COLUMN token uuid;
 
 -- Finish a running delivery as succeeded, with the rights of the tables' owner. `mark` is what the caller's transaction was
--- begun with: one that the handler has begun itself has none; `took`: seconds of the run. A handler may have made temporary tables, operators and
--- paths, so it has a path of its own, in which they come last or not at all.
+-- begun with: one that the handler has begun itself has none. `took`: seconds of the run. A handler may have made temporary
+-- tables, operators and paths, so it has a path of its own, in which they come last or not at all.
 CREATE FUNCTION record_success(event uuid, handler_name text, claim_fence bigint, claim_token uuid, mark text, took float8)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE

@@ -1,0 +1,88 @@
+"""What the exporter reads from Redis, in two round trips: the inbox, the queues, memory, durability, what ran last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from shared.durability import Durability, assess
+from shared.refusals import Refused, parse
+from shared.registry import VERSION_FIELD
+from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, HOUSEKEEPING_QUEUE, INGEST_QUEUE, Names
+from workers.store.tallies import OTHERS
+
+if TYPE_CHECKING:
+    from deploy.exporter.figures import Families
+
+ENDPOINTS: Final = 20
+"""Refused endpoints that have series of their own, for each code: those that have been refused for longest."""
+OLDEST: Final = """
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+return first and first[1] or false
+"""
+"""Lua: the id of a stream's oldest entry, without its body."""
+
+
+class RedisFigures:
+    """Reads Redis on a connection of its own."""
+
+    def __init__(self, redis_url: str, names: Names, *, meant: Durability) -> None:
+        self._redis = Redis.from_url(redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
+        self._names = names
+        self._queues = {
+            INGEST_QUEUE: names.ingest_queue,
+            HANDLERS_QUEUE: names.handlers_queue,
+            EXPRESS_QUEUE: names.express_queue,
+            HOUSEKEEPING_QUEUE: names.housekeeping_queue,
+        }
+        self._streams = {"inbox": names.inbox, "overflow": names.overflow}
+        self._meant = meant
+        self.refused: list[Refused] = []
+        """What was refused when Redis was asked last."""
+
+    def read(self, families: Families) -> None:
+        """Add what Redis says. Raises RedisError: it is away."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.info("memory", "persistence")
+        pipeline.hget(self._names.registry, VERSION_FIELD)
+        pipeline.hgetall(self._names.tasks_ended)
+        pipeline.hlen(self._names.unacked)
+        pipeline.hgetall(self._names.refusals)
+        for queue in self._queues.values():
+            pipeline.llen(queue)
+        for stream in self._streams.values():
+            pipeline.xlen(stream)
+            pipeline.eval(OLDEST, 1, stream)
+        (seconds, micros), facts, version, ended, held, refusals, *rest = pipeline.execute()
+        now = seconds + micros / 1e6
+        lengths, streams = rest[: len(self._queues)], rest[len(self._queues) :]
+        for queue, length in zip(self._queues, lengths, strict=True):
+            families.add("pipeline_queue_messages", length, queue)
+        for name, length, oldest in zip(self._streams, streams[::2], streams[1::2], strict=True):
+            families.add("pipeline_inbox_entries", length, name)
+            age = now - int(oldest.partition(b"-")[0]) / 1000 if oldest else 0.0
+            families.add("pipeline_inbox_oldest_seconds", max(0.0, age), name)
+        families.add("pipeline_held_messages", held)
+        families.add("pipeline_registry_version", int(version or 0), "redis")
+        for task, at in sorted(ended.items()):
+            families.add("pipeline_task_age_seconds", max(0.0, now - float(at)), task.decode())
+        self.refused = parse(refusals, now=now)
+        for it in self.refused[:ENDPOINTS]:
+            families.add("pipeline_refused_requests", it.count, it.tenant, it.provider, it.code)
+        if others := self.refused[ENDPOINTS:]:
+            families.add("pipeline_refused_requests", sum(it.count for it in others), *[OTHERS] * 3)
+        self._add_memory(families, facts)
+
+    def _add_memory(self, families: Families, facts: dict[str, Any]) -> None:
+        families.add("pipeline_redis_used_bytes", facts.get("used_memory", 0))
+        families.add("pipeline_redis_max_bytes", facts.get("maxmemory", 0))
+        try:
+            appendfsync = self._redis.config_get("appendfsync").get("appendfsync")
+        except ResponseError:
+            appendfsync = None  # managed servers forbid CONFIG
+        verdict = assess(facts, appendfsync, meant=self._meant)
+        if verdict.texts("wrong") or not verdict.texts("unknown"):
+            families.add("pipeline_redis_durable", not verdict.texts("wrong"))
