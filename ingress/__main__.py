@@ -4,13 +4,12 @@ Guarantees: after SIGTERM or Ctrl-C nothing new is accepted, every request whose
 inbox is flushed, and the exit code is 0. Wrong settings and a port in use end it with one line and exit code 2.
 """
 
-from __future__ import annotations
-
 import resource
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import Final
 
 from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
@@ -19,9 +18,6 @@ from uvicorn.supervisors import Multiprocess
 from ingress.settings import IngressSettings
 from shared.logs import configure
 from shared.settings import SettingError, load
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 GRACE_SECONDS: Final = 5
 """After SIGTERM, for requests whose body still arrives; complete ones are answered within a second anyway."""

@@ -13,34 +13,28 @@ reply counts for nothing. An event that was answered with False may have been wr
 so in time: the provider sends it again, and the fingerprint makes the two one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hiredis import ReplyError, pack_command
 from redis.exceptions import RedisError
 
 from ingress.errors import INBOX_UNAVAILABLE, Refusal
-from ingress.limits import Tenants
+from ingress.limits import Tenant, Tenants
+from ingress.metrics import Metrics
 from ingress.redis_connection import RedisConnection, connect, make_pool
+from ingress.settings import IngressSettings
 from shared.envelope import Envelope, encode
 from shared.envelope import size as entry_size
+from shared.registry import Limits
 from shared.wire import RING, Names, ring_arguments
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ingress.limits import Tenant
-    from ingress.metrics import Metrics
-    from ingress.settings import IngressSettings
-    from shared.registry import Limits
-
-    Stored = asyncio.Future[bool]
+Stored = asyncio.Future[bool]
 
 log: Final = logging.getLogger(__name__)
 

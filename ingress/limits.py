@@ -9,23 +9,18 @@ between, each process adds its own events to what Redis said last. What a proces
 back: the rate holds over any longer time. Where counting fails, events are taken.
 """
 
-from __future__ import annotations
-
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from redis.asyncio import Redis
 
 from ingress.errors import INBOX_SHARE_FULL, Refusal, rate_limited
+from ingress.metrics import Metrics
 from shared.registry import Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from redis.asyncio import Redis
-
-    from ingress.metrics import Metrics
-    from shared.wire import Names
+from shared.wire import Names
 
 BURST: Final = 1000
 BURST_PER_SECOND: Final = 500.0

@@ -4,12 +4,9 @@ The first drain or publisher that finds no identity leaves its own. From then on
 environment are refused before they take or publish anything; `pipeline adopt` makes Redis this database's own.
 """
 
-from __future__ import annotations
+from typing import Any, Final
 
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from shared.wire import Names
+from shared.wire import Names
 
 REFUSE_OTHERS: Final = """
 local function refuse_others(key, identity)

@@ -4,19 +4,15 @@ A line has the fields that its caller gives with `extra=`. While a handler runs,
 unless the caller gives them itself. Bodies, secrets and signatures are logged nowhere.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
+from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.json import JsonFormatter
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DELIVERY_FIELDS: Final = ("event_id", "tenant", "provider", "handler", "attempt")
 """Attributes of a delivery that a handler's lines carry by themselves."""

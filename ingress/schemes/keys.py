@@ -4,8 +4,6 @@ An error says what was expected and holds nothing of the secret. `WrongSecretErr
 is not of its form, a public key where a secret is needed, and a private key where the public one verifies.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re
