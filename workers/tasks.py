@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from billiard.common import terminate_handler_fired
-from celery import signals
+from celery import Task, signals
 from celery.exceptions import Reject, Retry
 from redis.exceptions import RedisError
 
@@ -57,7 +57,7 @@ def _process() -> Process:
     return Process.of(settings, handlers.on_process_start)
 
 
-def _admit(*, wait: bool = True, express: bool = True) -> int:
+def _admit(*, wait: bool = True, express: bool = True, messages: int | None = None) -> int:
     """Top the queues of handlers up."""
     process = _process()
     return admit(
@@ -67,7 +67,24 @@ def _admit(*, wait: bool = True, express: bool = True) -> int:
         message_seconds=settings.message_seconds,
         wait=wait,
         express=express,
+        messages=messages,
     )
+
+
+def _admit_after_message(queue: str) -> None:
+    """Top the queues up after a message of `handlers` or `express`.
+
+    An admission that fills `handlers` takes tens of milliseconds, in which quiet tenants' messages would wait for the
+    express worker. After one of those only one other is sent, for what waited for its end, such as the next of its
+    subject; none while more of them wait, for the last one sees to it.
+    """
+    waiting, waiting_express = _process().queue.lengths()
+    if waiting >= settings.handler_slots:
+        return
+    if queue != wire.EXPRESS_QUEUE:
+        _admit(wait=False)
+    elif not waiting_express:
+        _admit(wait=False, messages=1)
 
 
 def _admit_if_redis_lets(has_overflowed: bool) -> None:  # noqa: FBT001 - of a callback
@@ -83,12 +100,13 @@ def _make_handler_task(handler: Handler) -> None:
     """Register the Celery task of one handler, under the handler's name."""
 
     @app.task(
+        bind=True,
         name=handler.name,
         time_limit=hard_limit(handler, message_seconds=settings.message_seconds),
         # A message that hits the hard limit is not sent again: the leases of its deliveries decide.
         acks_on_failure_or_timeout=True,
     )
-    def run_message(argument: list[str]) -> dict[str, int]:
+    def run_message(task: Task, argument: list[str]) -> dict[str, int]:
         process = _process()
         if process.holds_errors:
             # An error and the frames of its traceback hold each other, with all that the handler had in hand, and so do
@@ -116,8 +134,7 @@ def _make_handler_task(handler: Handler) -> None:
         try:
             with process.connections():
                 process.handler_durations.add(handler.name, run.durations)
-                if process.queue.lengths()[0] < settings.handler_slots:
-                    _admit(wait=False)
+                _admit_after_message((task.request.delivery_info or {}).get("routing_key", wire.HANDLERS_QUEUE))
         except (RedisError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
             log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})

@@ -186,6 +186,7 @@ def admit(
     message_seconds: float,
     wait: bool = True,
     express: bool = True,
+    messages: int | None = None,
 ) -> int:
     """Top the queues up; return how many deliveries were sent.
 
@@ -203,21 +204,23 @@ def admit(
         wait: for another admission, which may have looked too early to see what is new; False where the next
             occasion is near.
         express: look for quiet tenants' work even where `handlers` is left alone.
+        messages: most that are sent to `handlers`; None: as many as there is room for.
     """
     waiting, waiting_express = queue.lengths()
     room = 2 * slots - waiting if waiting < slots else 0
+    room = room if messages is None else min(room, messages)
     if not room and not (express and waiting_express < MOST_WAITING):
         return 0
     admission = _Admission(connection, queue, slots=slots, budget=message_seconds)
-    messages = admission.queue_what_is_due(room, waiting_express, wait=wait)
-    for sent, message in enumerate(messages):
+    queued = admission.queue_what_is_due(room, waiting_express, wait=wait)
+    for sent, message in enumerate(queued):
         try:
             queue.send(message)
         except Exception:
-            for unsent in messages[sent:]:
+            for unsent in queued[sent:]:
                 deliveries.unqueue(connection, unsent.handler, unsent.event_ids)
             raise
-    return sum(len(message.deliveries) for message in messages)
+    return sum(len(message.deliveries) for message in queued)
 
 
 class _Admission:
