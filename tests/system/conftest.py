@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.launching import free_port
 from tests.system.ledger import EFFECTS
 from tests.system.stack import Stack
 
@@ -19,7 +20,7 @@ TENANTS = (
     *("pair", "github", "latency", "anyone", "asynchronous", "endless", "permanent", "later", "independent", "unknown"),
     *("fatal", "bystander", "kills", "postgres-away", "redis-away", "redis-slow", "flushed", "frozen", "shutdown"),
     *("rotated", "disabled", "hasty", "patient", "flooding", "still", "alone", "noisy", "noisy-too", "prefixed"),
-    "lines",
+    *("lines", "watched"),
 )
 
 
@@ -36,6 +37,7 @@ def stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="pipeline-system-", dir="/tmp"))
     home.chmod(0o755)
     settings = {"INGRESS_WORKERS": "2", "HANDLER_SLOTS": "4", "INGEST_SLOTS": "2", "LOG_LEVEL": "info"}
+    settings |= {"INGRESS_METRICS_PORT": str(free_port()), "EXPORTER_SECONDS": "1"}
     try:
         with Stack(home, handlers=("effects", "failures", "lines"), environ=settings) as it:
             it.query(EFFECTS)

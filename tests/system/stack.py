@@ -87,6 +87,12 @@ class Stack:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
+    @property
+    def ingress_metrics_ports(self) -> range:
+        """The ports of the ingress processes' figures."""
+        first = int(self.environ["INGRESS_METRICS_PORT"])
+        return range(first, first + int(self.environ["INGRESS_WORKERS"]))
+
     # The whole ------------------------------------------------------------------------------------------------------
 
     def start(self, *, seconds: float = 240.0) -> None:

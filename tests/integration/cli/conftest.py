@@ -89,6 +89,7 @@ def pipeline(zygote: subprocess.Popen[str], database_url: str, redis_url: str, t
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "SECRETS_KEY": Fernet.generate_key().decode(),
+        "HEARTBEAT_DIR": str(tmp_path / "heartbeats"),
     }
     return Pipeline(zygote=zygote, environ=environ, folder=tmp_path)
 

@@ -1,0 +1,149 @@
+"""A real Prometheus watches the stack by what is shipped for it: alerts fire and end, every panel shows figures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import runbook
+from tests.launching import ROOT, free_port
+from tests.system.prometheus import needs_prometheus, prometheus
+from tests.system.provider import Load
+from tests.system.stack import Stack
+from tests.system.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.system.prometheus import Prometheus
+
+log = logging.getLogger(__name__)
+"""What was measured; shown by `--log-level=info -rA`."""
+
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "pipeline.json").read_text())
+SOON = 60.0
+"""Seconds within which an alert has to fire, and to end."""
+
+pytestmark = needs_prometheus
+
+
+@pytest.fixture(scope="module")
+def watching(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that looks every second instead of every ten."""
+    home = tmp_path_factory.mktemp("prometheus")
+    with prometheus(
+        home, exporter_url=stack.exporter_url, ingress_ports=stack.ingress_metrics_ports, interval="1s"
+    ) as it:
+        yield it
+
+
+def test_every_panel_of_the_dashboard_shows_figures(stack: Stack, watching: Prometheus) -> None:
+    endpoint = stack.endpoint("watched")
+    endpoint.deliver(b"{")
+    endpoint.post(b"{}", headers={"X-Webhook-Signature": "sha256=00"})
+    stack.pipeline("handlers", "limit", "effects.anyone", "--tenant", "watched", "--rate", "1/m")
+    stack.pipeline("send", "watched", "--event=failure.permanent")
+    left = {target["expr"]: panel["title"] for panel in DASHBOARD["panels"] for target in panel["targets"]}
+
+    def look() -> bool:
+        stack.pipeline("send", "watched", "--event=effect.anyone")
+        for expression in list(left):
+            if any(math.isfinite(float(sample["value"][1])) for sample in watching.query(expression)):
+                del left[expression]
+        return not left
+
+    try:
+        until(look, seconds=90, what="figures of all panels", every=1.0)
+    except AssertionError:
+        pytest.fail(f"no figures in {left}")
+
+
+def test_a_worker_that_is_killed_and_not_started_again_is_told_until_it_is_back(
+    stack: Stack, watching: Prometheus
+) -> None:
+    with stack.held_down("ingest", by=signal.SIGKILL):
+        stack.pipeline("send", "watched", "--event=effect.anyone")
+        log.info("told after %.0f s", watching.wait_for({"PipelineNotDraining"}, seconds=SOON))
+    log.info("ended after %.0f s", watching.wait_for_end({"PipelineNotDraining"}, seconds=SOON))
+
+
+@contextmanager
+def started(stack: Stack, line: str) -> Iterator[None]:
+    """Run a command of the runbook that starts a process, until the block ends."""
+    settings = json.loads((stack.home / "stack.json").read_text())
+    servers = {name.upper(): settings[name] for name in ("database_url", "redis_url", "secrets_key")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with (stack.home / "by-hand.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["sh", "-c", f"exec {line}"], env={**stack.environ, **servers, "PATH": path}, stdout=log, stderr=log
+        )
+    try:
+        yield
+        assert process.poll() is None, (stack.home / "by-hand.log").read_text()
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def run(stack: Stack, *lines: str) -> None:
+    """Run other commands of the runbook, in one shell."""
+    settings = json.loads((stack.home / "stack.json").read_text())
+    environ = {**stack.environ, "REDIS_URL": settings["redis_url"]}
+    text = "\n".join([runbook.commands("")[-1], *lines])
+    subprocess.run(["sh", "-ec", text], env=environ, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed: apt-get install redis-tools")
+def test_each_fault_that_pages_is_told_within_a_minute_and_ended_by_what_the_runbook_says() -> None:
+    home = Path(tempfile.mkdtemp(prefix="pipeline-alerts-", dir="/tmp"))
+    home.chmod(0o755)
+    settings = {"INGRESS_WORKERS": "1", "INGRESS_METRICS_PORT": str(free_port()), "LOG_LEVEL": "info"}
+    with ExitStack() as exits:
+        exits.callback(shutil.rmtree, home, ignore_errors=True)
+        stack = exits.enter_context(Stack(home, handlers=("failures",), environ=settings))
+        stack.add_tenants("acme")
+        endpoint = stack.endpoint("acme")
+        it = exits.enter_context(
+            prometheus(home, exporter_url=stack.exporter_url, ingress_ports=stack.ingress_metrics_ports)
+        )
+        exits.enter_context(Load(endpoint, rate=5))
+        assert not {name for name, severity in it.firing() if severity == "page"}
+
+        stopped = {"PipelineNotDraining", "PipelineHousekeepingStopped"}
+        with stack.held_down("ingest", by=signal.SIGKILL), stack.held_down("beat", by=signal.SIGKILL):
+            log.info("%s: %.0f s", "workers", it.wait_for(stopped, seconds=SOON))
+            with started(stack, runbook.commands("PipelineNotDraining")[0]), ExitStack() as more:
+                for line in runbook.commands("PipelineHousekeepingStopped"):
+                    more.enter_context(started(stack, line))
+                log.info("%s: %.0f s", "workers, end", it.wait_for_end(stopped, seconds=SOON))
+
+        with stack.redis() as redis:
+            redis.config_set("appendfsync", "everysec")
+        log.info("%s: %.0f s", "durability", it.wait_for({"PipelineNotDurable"}, seconds=SOON))
+        run(stack, *runbook.commands("PipelineNotDurable"))
+        log.info("%s: %.0f s", "durability, end", it.wait_for_end({"PipelineNotDurable"}, seconds=SOON))
+
+        away = {"PipelinePostgresAway", "PipelineRedisAway", "PipelineEventsRefused"}
+        with stack.held_down("postgres", by=signal.SIGKILL), stack.held_down("valkey", by=signal.SIGKILL):
+            log.info("%s: %.0f s", "servers", it.wait_for(away, seconds=SOON))
+        log.info("%s: %.0f s", "servers, end", it.wait_for_end(away, seconds=2 * SOON))
+
+        with stack.held_down("exporter", by=signal.SIGKILL):
+            log.info("%s: %.0f s", "exporter", it.wait_for({"PipelineExporterDown"}, seconds=SOON))
+            with started(stack, runbook.commands("PipelineExporterDown")[0]):
+                log.info("%s: %.0f s", "exporter, end", it.wait_for_end({"PipelineExporterDown"}, seconds=SOON))
+        until(lambda: not {name for name, level in it.firing() if level == "page"}, seconds=SOON, what="silence")
