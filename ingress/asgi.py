@@ -31,6 +31,7 @@ from ingress.metrics import Metrics, serve
 from ingress.settings import IngressSettings
 from ingress.watch import Watch
 from ingress.webhooks import Webhooks
+from shared import traces
 from shared.heartbeat import EVERY_SECONDS, Heartbeat
 from shared.logs import configure
 from shared.registry import Cipher
@@ -66,6 +67,7 @@ def make_app(settings: IngressSettings) -> Starlette:
         beating.cancel()
         await asyncio.wait([serving, beating])
         heartbeat.remove()
+        traces.current().flush()
 
     application = Starlette(
         routes=[*webhooks.routes(), *watch.routes()],
@@ -123,6 +125,7 @@ if "ingress.connections" not in sys.modules:  # uvicorn imports it before the ap
     _stop("start uvicorn with --http ingress.connections:Connection, or run python -m ingress")
 try:
     _settings = load(IngressSettings)
+    traces.start(_settings.otlp_endpoint, service="webhook-ingress")
 except SettingError as error:
     _stop(error)
 

@@ -30,6 +30,7 @@ from ingress.metrics import ACCEPTED, GONE, HANDSHAKES, Metrics
 from ingress.schemes import unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
 from ingress.schemes.scheme import BadSignature, Handshake
+from shared import traces
 from shared.envelope import SIGNED_ID, Envelope, new_event_id, select_headers
 
 _REFUSALS: Final = {
@@ -78,6 +79,7 @@ class Webhooks:
 
     async def receive_event(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do the four steps."""
+        began = time.time_ns()
         endpoint = self._find(scope)
         if isinstance(endpoint, Refusal):
             await self.refuse_unread(endpoint, receive, send)
@@ -90,6 +92,7 @@ class Webhooks:
             self._accepted.inc()
             await send(_ACCEPTED)
             await send({"type": "http.response.body", "body": b'{"id":"%b"}' % str(outcome.id).encode()})
+            traces.current().accepted(outcome, began)
         elif isinstance(outcome, Refusal):
             self._refusal_log.add(outcome, endpoint)
             await self._refuse(outcome, receive, send, close=outcome.closes)

@@ -3,4 +3,5 @@
 - `envelope`: the inbox entry. `registry`: tenants, endpoints and secrets, as Redis holds them.
 - `wire`: names in Redis, Celery's messages, the doorbell.
 - `settings`, `logs`, `heartbeat`, `durability`: what the processes of both read, log, show and ask of Redis.
+- `traces`, `otlp`: the spans of an event, where a collector is named.
 """

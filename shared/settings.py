@@ -135,6 +135,13 @@ def address(text: str) -> str:
     return text
 
 
+def http_url(text: str) -> str:
+    """Parse a URL that HTTP is spoken to; empty for none."""
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError(f"a URL such as http://host:4318 is expected, not {text!r}")
+    return text.rstrip("/")
+
+
 def folder(text: str) -> Path | None:
     """Parse a folder; it need not exist. None for an empty text."""
     return Path(text).expanduser().absolute() if text else None
@@ -276,6 +283,7 @@ def fernet_keys(text: str) -> tuple[str, ...]:
 
 
 LOG_FORMAT_ABOUT: Final = "form of log lines, json or text; by default text on a terminal and json elsewhere"
+OTLP_ABOUT: Final = "collector of traces that takes OTLP over HTTP, such as http://host:4318; empty: no traces"
 HEARTBEAT_DIR_ABOUT: Final = (
     "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
 )
@@ -306,4 +314,5 @@ class SharedSettings:
     )
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
     log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)
+    otlp_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", http_url, OTLP_ABOUT)
     heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from celery import Celery, signals
 
-from shared import logs, wire
+from shared import logs, traces, wire
 from shared.identity import ForeignRedisError
 from shared.settings import SettingError, load
 from workers import events, free_slots, heartbeat, registration, team_modules
@@ -36,6 +36,7 @@ try:
     settings = load(WorkerSettings)
     require_readable(settings.database_url)
     require_readable(settings.handler_database_url)
+    traces.require_packages(settings.otlp_endpoint)
     events.load_modules(settings.events)
     handlers = registration.load(settings.handlers)
 except (SettingError, UnfitDatabaseError, RegistrationError) as refusal:
@@ -149,3 +150,13 @@ def _share_memory(**_: Any) -> None:
 @signals.worker_process_init.connect
 def _collect_seldom(**_: Any) -> None:
     gc.set_threshold(COLLECT_EVERY, 10, 10)
+
+
+@signals.worker_process_init.connect
+def _start_traces(**_: Any) -> None:
+    traces.start(settings.otlp_endpoint, service="webhook-worker")
+
+
+@signals.worker_process_shutdown.connect
+def _send_last_traces(**_: Any) -> None:
+    traces.current().flush()

@@ -11,10 +11,12 @@ tenants is sent to the queue `express`; see `workers.dispatch.express`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from shared import traces
 from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, express_slots, run_off
 from workers.store import deliveries, limits, serial
 from workers.store.limits import ANY
@@ -211,6 +213,7 @@ def admit(
     room = room if messages is None else min(room, messages)
     if not room and not (express and waiting_express < MOST_WAITING):
         return 0
+    began = time.time_ns()
     admission = _Admission(connection, queue, slots=slots, budget=message_seconds)
     queued = admission.queue_what_is_due(room, waiting_express, wait=wait)
     for sent, message in enumerate(queued):
@@ -220,6 +223,7 @@ def admit(
             for unsent in queued[sent:]:
                 deliveries.unqueue(connection, unsent.handler, unsent.event_ids)
             raise
+    traces.current().queued((one for message in queued for one in message.deliveries), began)
     return sum(len(message.deliveries) for message in queued)
 
 

@@ -21,6 +21,7 @@ from itertools import islice
 from os import getpid
 from typing import TYPE_CHECKING, Final
 
+from shared import traces
 from workers import events
 from workers.dispatch.deadline import within
 from workers.dispatch.delivery import Delivery
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from shared.traces import Attempt
     from workers.dispatch.handler_loop import HandlerLoop
     from workers.registration import Handler
     from workers.store.connect import PostgresConnection
@@ -161,6 +163,11 @@ class MessageRun:
 
     def _run_one(self, claimed: Claimed, event: StoredEvent | None) -> None:
         """Run the handler once and settle what came of it."""
+        about = {"tenant": claimed.tenant, "handler": self._handler.name}
+        with traces.current().attempt(claimed.event_id, number=claimed.attempt + 1, **about) as attempt:
+            self._attempt(claimed, event, attempt)
+
+    def _attempt(self, claimed: Claimed, event: StoredEvent | None, attempt: Attempt) -> None:
         started = time.monotonic()
         self._session.unavailable = None
         error: BaseException | None = None
@@ -192,6 +199,7 @@ class MessageRun:
             self._session.roll_back()
         if error is not None:
             self.failures.append(Failure(outcome=outcome, error=error))
+            attempt.fail(outcome.error or "", outcome.traceback or "", outcome=outcome.state or "retry")
             log_failure(outcome, self._handler, provider=event.provider if event else None, error=error)
         else:
             self.succeeded += 1

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from shared import traces
 from workers.ingest.inbox_reader import READ_BYTES, SUSPECT_DELIVERIES, RedisError
 from workers.ingest.parsing import parse_entry
 from workers.store.events import DATA_ERRORS, Counts, StoreError, ping, store_batch
@@ -188,8 +189,10 @@ class _Run:
         done = 0
         try:
             for size in _portions(batch.entries):
+                began = time.time_ns()
                 counts = store_batch(self._connection, batch.entries[done : done + size])
                 stored = batch.received[done : done + size]
+                traces.current().stored(batch.entries[done : done + size], began)
                 done += size
                 self.counts = self.counts.plus(counts)
                 self.read += size
