@@ -185,7 +185,7 @@ class Inbox:
         commands = [_pack(*batch.count)] if batch.counted else []
         commands += [command for command, _ in batch.entries]
         if batch.rings:
-            keys, arguments = ring_arguments(self._names, self._settings.ingest_slots)
+            keys, arguments = ring_arguments(self._names)
             commands.append(_pack("EVAL", RING, len(keys), *keys, *arguments))
         await self._connection.exchange(b"".join(commands), batch.replies, count=len(commands))
 

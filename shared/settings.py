@@ -309,9 +309,6 @@ class SharedSettings:
         "REDIS_URL", None, redis_url, "Redis >= 7 or Valkey >= 8: redis://host:6379/0, rediss:// or unix:///path?db=0"
     )
     redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
-    ingest_slots: int = setting(
-        "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
-    )
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
     log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)
     otlp_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", http_url, OTLP_ABOUT)

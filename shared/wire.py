@@ -54,6 +54,7 @@ class Names:
         handler_means: a hash: handler, and tenant and handler, to the recent mean duration in seconds. Losing it costs
             a few badly filled messages.
         express_closed: set while nothing is sent to `express`, because nobody served it.
+        live_workers, live_handlers: sorted sets; see `workers.live_workers`.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -77,7 +78,13 @@ class Names:
         self.unacked_index = f"{prefix}unacked_index"
         self.handler_means = f"{prefix}handlers:mean"
         self.express_closed = f"{prefix}express:closed"
+        self.live_workers = f"{prefix}workers:live"
+        self.live_handlers = f"{prefix}handlers:live"
 
+
+MOST_BELLS: Final = 8
+"""Doorbells that wait at the most. A process that is free takes one at once, so more would start nothing sooner; and as
+many are left when a flood is over, each of which costs a look into an empty inbox."""
 
 RING: Final = """
 if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[1]) then return 0 end
@@ -159,6 +166,6 @@ def doorbell() -> bytes:
     return (_DOORBELL % {"id": uuid.uuid4(), "tag": uuid.uuid4()}).encode()
 
 
-def ring_arguments(names: Names, ingest_slots: int) -> tuple[tuple[str, str], tuple[int, int, bytes]]:
-    """Return the keys and arguments of one `RING` call for so many drain slots."""
-    return (names.bell, names.ingest_queue), (2 * ingest_slots, BELL_MILLISECONDS, doorbell())
+def ring_arguments(names: Names) -> tuple[tuple[str, str], tuple[int, int, bytes]]:
+    """Return the keys and arguments of one `RING` call."""
+    return (names.bell, names.ingest_queue), (MOST_BELLS, BELL_MILLISECONDS, doorbell())

@@ -1,7 +1,7 @@
 """The Celery app: `celery -A workers.app worker -Q ingest|handlers|housekeeping`, `celery -A workers.app beat`.
 
-A wrong setting or handler ends the start with one line. Messages carry ids only, results are not stored, and JSON is
-the only serializer.
+A wrong setting or handler ends the start with one line. Handlers are imported by workers of the queues `handlers` and
+`express` only. Messages carry ids only, results are not stored, and JSON is the only serializer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery, signals
 
@@ -26,6 +26,11 @@ from workers.process import Process, require_fit_servers
 from workers.settings import WorkerSettings
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, UnfitDatabaseError, require_readable
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workers.registration import Handlers
+
 log = logging.getLogger(__name__)
 
 COLLECT_EVERY: Final = 50_000
@@ -38,7 +43,6 @@ try:
     require_readable(settings.handler_database_url)
     traces.require_packages(settings.otlp_endpoint)
     events.load_modules(settings.events)
-    handlers = registration.load(settings.handlers)
 except (SettingError, UnfitDatabaseError, RegistrationError) as refusal:
     sys.exit(f"workers: {refusal}")
 
@@ -116,8 +120,27 @@ def _set_up_logging(**_: Any) -> None:
     quieten()
 
 
+def load_handlers() -> Handlers:
+    """Import the modules of `HANDLERS`; what is wrong with them ends this process with one line."""
+    if not settings.handlers:
+        sys.exit("workers: HANDLERS is not set: name the modules that register your handlers, such as acme_handlers")
+    try:
+        return registration.load(settings.handlers)
+    except RegistrationError as refusal:
+        sys.exit(f"workers: {refusal}")
+
+
 @signals.celeryd_init.connect
-def _require_fit_servers(**_: Any) -> None:
+def _start(options: Mapping[str, Any], **_: Any) -> None:
+    """Load the handlers, if this worker is to run any, and see that the servers can be used."""
+    given = options.get("queues") or ()
+    queues = given.split(",") if isinstance(given, str) else given
+    if {wire.HANDLERS_QUEUE, wire.EXPRESS_QUEUE}.intersection(queues):
+        load_handlers()
+    _require_fit_servers()
+
+
+def _require_fit_servers() -> None:
     """End the start of a worker that could do nothing with these servers; what is away or not there yet may come."""
     try:
         require_fit_servers(settings)

@@ -18,6 +18,8 @@ from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
 from workers.housekeeping.publishing import Publisher
 from workers.ingest.inbox_reader import InboxReader
+from workers.live_workers import LiveWorkers
+from workers.store.catalogue import Catalogue, announce
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection, connect
 from workers.store.identity import read_identity
 from workers.store.session import HandlerSession, find_function
@@ -25,7 +27,9 @@ from workers.store.session import HandlerSession, find_function
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from workers.registration import Handlers
     from workers.settings import WorkerSettings
+    from workers.store.catalogue import Announced
 
 
 class SchemaMissingError(Exception):
@@ -46,7 +50,7 @@ class Process:
         self.name = f"{socket.gethostname()}:{self.pid}"
         self.consumer = f"{self.name}:{uuid.uuid4().hex[:8]}"
         """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
-        self.has_declared_serial = False
+        self.catalogue = Catalogue()
         self._identity = ""
         self._identified: object = None
 
@@ -122,9 +126,7 @@ class Process:
     @cached_property
     def inbox(self) -> InboxReader:
         """The inbox, read by this process."""
-        return InboxReader(
-            self.redis, names=self.names, consumer=self.consumer, ingest_slots=self._settings.ingest_slots
-        )
+        return InboxReader(self.redis, names=self.names, consumer=self.consumer)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -135,6 +137,16 @@ class Process:
     def queue(self) -> CeleryQueue:
         """The queue of handler tasks."""
         return CeleryQueue(self.redis, self.names)
+
+    @cached_property
+    def live(self) -> LiveWorkers:
+        """Which workers live."""
+        return LiveWorkers(self.redis, self.names)
+
+    def announce(self, handlers: Handlers) -> Announced:
+        """Tell the catalogue what the handlers of this worker ask for."""
+        live = self.live.read().registrations
+        return announce(self.postgres.connection, [*handlers], code_version=handlers.code_version, live=live)
 
     @cached_property
     def handler_durations(self) -> HandlerDurations:

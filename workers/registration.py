@@ -1,4 +1,4 @@
-"""Handlers: how a team registers them, and which of them want an event.
+"""Handlers: how a team registers them.
 
 Guarantees: what is registered is complete and consistent when the worker starts. A wrong registration is a
 `RegistrationError`, one line that names the culprit: two handlers of one name, an unknown parameter, a bad value, a
@@ -7,13 +7,19 @@ module of `HANDLERS` that does not import.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from workers.dispatch.retry import DEFAULT_SCHEDULE
 from workers.errors import RegistrationError
+from workers.store.catalogue import Registration
+from workers.store.limits import ANY
 from workers.team_modules import import_module
 
 if TYPE_CHECKING:
@@ -30,27 +36,17 @@ StartFunction = TypeVar("StartFunction", bound="Callable[[], object]")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 _RESERVED: Final = ("ingest.", "housekeeping.", "celery.")
 _PARAMETERS: Final = ("event", "tenant", "provider", "max_attempts", "timeout", "schedule", "serial_by")
-ANY: Final = "*"
 DEFAULT_TIMEOUT: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handler:
+class Handler(Registration):
     """A registered handler.
 
     Attributes:
-        name: unique; also the name of its Celery task.
         function: called with the event and the delivery; may be `async def`.
-        event: the event type it asks for, or "*".
-        tenant: the tenant it belongs to, or "*".
-        provider: the provider it listens to, or "*".
-        max_attempts: failed attempts after which a delivery is dead.
-        timeout: seconds that one attempt may take.
-        schedule: seconds, the upper bound of the wait after each failure.
-        serial_by: "subject" if deliveries of one subject run one at a time, in the order of arrival.
     """
 
-    name: str
     function: Callable[..., Any]
     event: str = ANY
     tenant: str = ANY
@@ -68,10 +64,11 @@ class Handlers:
         on_process_start: what each worker process runs before its first delivery.
     """
 
-    def __init__(self, handlers: Iterable[Handler], *, on_process_start: Sequence[Callable[[], object]] = ()) -> None:
+    def __init__(
+        self, handlers: Iterable[Handler] = (), *, on_process_start: Sequence[Callable[[], object]] = ()
+    ) -> None:
         self.on_process_start = tuple(on_process_start)
         self._by_name = {handler.name: handler for handler in handlers}
-        self._wanting: dict[tuple[str, str | None, str], tuple[str, ...]] = {}
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._by_name.values())
@@ -80,22 +77,15 @@ class Handlers:
         """Return the handler of that name, if this process knows it."""
         return self._by_name.get(name)
 
-    def wanting(self, provider: str, event: str | None, tenant: str) -> tuple[str, ...]:
-        """Return the names of the handlers that ask for such an event, sorted."""
-        key = (provider, event, tenant)
-        if key not in self._wanting:
-            if len(self._wanting) > 100_000:  # noqa: PLR2004 - event types come from outside: bound what they fill
-                self._wanting.clear()
-            self._wanting[key] = tuple(
-                sorted(
-                    handler.name
-                    for handler in self._by_name.values()
-                    if handler.provider in {ANY, provider}
-                    and _asks_for(handler.event, event)
-                    and handler.tenant in {ANY, tenant}
-                )
-            )
-        return self._wanting[key]
+    @cached_property
+    def code_version(self) -> str:
+        """A short text that changes with the files in which the handlers are defined; empty if there are none."""
+        digest = hashlib.sha256()
+        files = sorted({it for handler in self if (it := _file_of(handler.function))})
+        for file in files:
+            with suppress(OSError):
+                digest.update(Path(file).read_bytes())
+        return digest.hexdigest()[:12] if files else ""
 
 
 _registered: dict[str, Handler] = {}
@@ -225,11 +215,6 @@ def load(modules: Sequence[str]) -> Handlers:
     return Handlers(_registered.values(), on_process_start=tuple(_start_functions.values()))
 
 
-def _asks_for(asked: str, event: str | None) -> bool:
-    """Say whether a handler's `event` covers an event's type; `manual.sql` says the same for backfills."""
-    return asked in {ANY, event} or (asked.endswith(ANY) and event is not None and event.startswith(asked[:-1]))
-
-
 def _make(
     name: str,
     function: Callable[..., Any],
@@ -296,3 +281,11 @@ def _seconds(values: Any) -> tuple[float, ...] | None:
 
 def _place(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
+
+
+def _file_of(function: Callable[..., Any]) -> str | None:
+    """Return the file of a function, or of the class of a callable object."""
+    code = inspect.unwrap(function)
+    with suppress(TypeError):
+        return inspect.getsourcefile(code if inspect.isroutine(code) else type(code))
+    return None

@@ -43,13 +43,13 @@ class WorkerSettings(SharedSettings):
     )
     environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     handlers: tuple[str, ...] = setting(
-        "HANDLERS", "workers.handlers.example", module_names, "comma-separated modules that register handlers"
+        "HANDLERS",
+        "",
+        module_names,
+        "comma-separated modules that register handlers; required where handlers run, `make run` has an example",
     )
     events: tuple[str, ...] = setting(
         "EVENTS", "", module_names, "comma-separated modules with a team's own event models, each of one provider"
-    )
-    handler_slots: int = setting(
-        "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
     )
     message_seconds: float = setting(
         "MESSAGE_SECONDS", "1", seconds, "time budget of one message of several deliveries, seconds"

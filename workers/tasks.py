@@ -14,25 +14,26 @@ from uuid import UUID
 
 from billiard.common import terminate_handler_fired
 from celery import Task, signals
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
 from shared import wire
 from shared.identity import ForeignRedisError
 from shared.refusals import forget_old
-from workers.app import app, handlers, settings
+from workers.announcer import Announcer, log_announced
+from workers.app import app, settings
 from workers.dispatch.admission import admit
 from workers.dispatch.outcomes import hard_limit
 from workers.dispatch.running import MessageRun
 from workers.drain_timer import DrainTimer
-from workers.errors import DeliveryFailed
+from workers.failed_task import end_as_failed
 from workers.housekeeping import sweeper
 from workers.ingest.drain import drain
 from workers.process import Process, SchemaMissingError
-from workers.store import deliveries
+from workers.registration import Handlers, load
+from workers.store import catalogue, deliveries, recovery
 from workers.store.connect import UNREACHABLE
 from workers.store.partitions import drop_expired, ensure_partitions
-from workers.store.serial import declare_serial
 from workers.store.stats import list_old_snapshots
 from workers.store.tallies import roll_hours, roll_up
 
@@ -53,17 +54,23 @@ KEEP_DAYS_LIMIT_SECONDS: Final = 600
 """After which a process of the pool hangs in its task and is killed. What it held is taken up by the next one."""
 
 
+_handlers = Handlers()
+
+
 def _process() -> Process:
-    return Process.of(settings, handlers.on_process_start)
+    return Process.of(settings, _handlers.on_process_start)
 
 
 def _admit(*, wait: bool = True, express: bool = True, messages: int | None = None) -> int:
     """Top the queues of handlers up."""
     process = _process()
+    live = process.live.read()
     return admit(
         process.postgres.connection,
         process.queue,
-        slots=settings.handler_slots,
+        slots=live.handler_slots,
+        express_slots=live.express_slots,
+        runnable=live.handlers,
         message_seconds=settings.message_seconds,
         wait=wait,
         express=express,
@@ -78,8 +85,9 @@ def _admit_after_message(queue: str) -> None:
     express worker. After one of those only one other is sent, for what waited for its end, such as the next of its
     subject; none while more of them wait, for the last one sees to it.
     """
-    waiting, waiting_express = _process().queue.lengths()
-    if waiting >= settings.handler_slots:
+    process = _process()
+    waiting, waiting_express = process.queue.lengths()
+    if waiting >= process.live.read().handler_slots:
         return
     if queue != wire.EXPRESS_QUEUE:
         _admit(wait=False)
@@ -140,26 +148,42 @@ def _make_handler_task(handler: Handler) -> None:
             log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})
         if run.failures:
             process.holds_errors = True
-            _end_as_failed(run)
+            end_as_failed(run)
         return {"succeeded": run.succeeded, "fenced": run.fenced}
 
 
-def _end_as_failed(run: MessageRun) -> None:
-    """End the task as Flower should show it: FAILURE if a delivery is dead, else RETRY."""
-    failure = next((failure for failure in run.failures if failure.outcome.state == "dead"), run.failures[0])
-    claimed, outcome = failure.outcome.claimed, failure.outcome
-    others = f" (and {len(run.failures) - 1} more in this message)" if len(run.failures) > 1 else ""
-    summary = DeliveryFailed(
-        f"tenant {claimed.tenant}, event {claimed.event_id}, attempt {claimed.attempt + 1}: {outcome.error}{others}"
-    )
-    summary.__cause__ = failure.error if isinstance(failure.error, Exception) else None
-    if outcome.state == "dead":
-        raise summary
-    raise Retry(str(summary), exc=summary, when=outcome.retry_in) from failure.error
+@signals.celeryd_init.connect
+def _make_handler_tasks(**_: Any) -> None:
+    """Make the tasks of the handlers that `workers.app` has loaded for this worker, if any."""
+    global _handlers  # noqa: PLW0603 - of this process
+    _handlers = load(())
+    for handler in _handlers:
+        _make_handler_task(handler)
 
 
-for _handler in handlers:
-    _make_handler_task(_handler)
+def announce_handlers() -> bool:
+    """Tell the catalogue what the handlers ask for, in a process of the pool, for `Announcer`; return if it is told."""
+    try:
+        with _process().connections() as process:
+            done = process.announce(_handlers)
+    except SchemaMissingError as error:
+        _tell_refusal(error)
+    except (RedisError, *UNREACHABLE) as error:
+        log.warning("the handlers are not announced yet: %s", error, extra={"code": "not_announced"})
+    else:
+        log_announced(done)
+        return True
+    return False
+
+
+class _Announcer(Announcer):
+    redis_url = settings.redis_url
+    names = wire.Names(settings.redis_prefix)
+    list_handlers = staticmethod(lambda: _handlers)
+    announce = staticmethod(announce_handlers)
+
+
+app.steps["consumer"].add(_Announcer)
 
 
 @app.task(name=wire.DRAIN_TASK, time_limit=DRAIN_LIMIT_SECONDS)
@@ -210,18 +234,11 @@ def _drain() -> dict[str, int]:
 
 def _drain_inbox() -> dict[str, int]:
     with _process().connections() as process:
-        if not process.has_declared_serial:  # before the first deliveries that this process makes
-            declare_serial(
-                process.postgres.connection,
-                serial=[it.name for it in handlers if it.serial_by],
-                others=[it.name for it in handlers if not it.serial_by],
-            )
-            process.has_declared_serial = True
         counts = drain(
             process.inbox,
             process.postgres.connection,
             identity=process.identity,
-            wanting=handlers.wanting,
+            catalogue=process.catalogue,
             settings=settings,
             on_stored=_admit_if_redis_lets,
         )
@@ -237,9 +254,10 @@ def sweep() -> None:
     2. The registry, if Redis does not hold the latest.
     3. Expired leases, then queued deliveries that no message will bring, or that wait in an express queue which
        nobody serves.
-    4. Admission, which also makes due retries ready.
+    4. Deliveries of events that were stored before any handler was announced.
+    5. Admission, which also makes due retries ready.
     """
-    _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _admit)
+    _do_each(_ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _backfill, _admit)
     _process().note_end("sweep")
 
 
@@ -251,10 +269,14 @@ def tally() -> None:
 
 @app.task(name="housekeeping.warn", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def warn() -> None:
-    """Log which sessions have held a snapshot for long: what is finished stays among the open work."""
+    """Log which sessions have held a snapshot for long, and which handlers something waits for that no worker runs."""
     with _process().connections() as process:
-        for snapshot in list_old_snapshots(process.postgres.connection):
+        connection = process.postgres.connection
+        for snapshot in list_old_snapshots(connection):
             log.warning("%s", snapshot, extra={"code": "old_snapshot"})
+        for name in sorted({*recovery.list_ready_handlers(connection)} - process.live.read().handlers):
+            extra = {"code": "no_worker", "handler": name}
+            log.warning("deliveries of %s wait, and no live worker runs it: see `pipeline doctor`", name, extra=extra)
 
 
 @app.task(name="housekeeping.keep_days", time_limit=KEEP_DAYS_LIMIT_SECONDS)
@@ -295,9 +317,8 @@ def _ring_for_what_waits() -> None:
     if any(process.redis.xlen(stream) for stream in process.names.streams):
         process.inbox.ring()
     else:
-        process.redis.delete(
-            process.names.inbox_bytes
-        )  # an ingress that died in a batch has counted entries that never came
+        # an ingress that died in a batch has counted entries that never came
+        process.redis.delete(process.names.inbox_bytes)
 
 
 def _publish() -> None:
@@ -306,7 +327,7 @@ def _publish() -> None:
 
 
 def _expire_leases() -> None:
-    sweeper.expire_leases(_process().postgres.connection, handlers)
+    sweeper.expire_leases(_process().postgres.connection)
 
 
 def _return_queued() -> None:
@@ -320,6 +341,10 @@ def _close_express_if_late() -> None:
         process.postgres.connection, list_express=process.queue.list_express
     ):
         process.queue.close_express()
+
+
+def _backfill() -> None:
+    catalogue.backfill(_process().postgres.connection)
 
 
 def _make_days() -> None:
@@ -353,7 +378,7 @@ def _renew_marks() -> None:
 
 @app.task(name="housekeeping.disown", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def disown(handler: str, argument: list[str], worker: str) -> None:
-    """Record that a worker knows no such handler."""
+    """Have deliveries tried elsewhere that came to a worker which does not know their handler."""
     event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
     with _process().connections() as process:
         sweeper.disown(process.postgres.connection, handler, event_ids, worker=worker)

@@ -32,6 +32,7 @@ from shared.settings import database_url, load, setting
 from workers import events, registration, samples
 from workers.dispatch.delivery import Delivery
 from workers.dispatch.handler_loop import HandlerLoop
+from workers.store.limits import ANY
 from workers.store.session import DeliveryConnection, require_open_transaction
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class HandlerRunner:
             headers = sent | headers
         kept = {name.lower(): value for name, value in headers.items()}
         parsed = events.parse(provider, body, tuple((name.encode(), value.encode()) for name, value in kept.items()))
-        if handler.name not in handlers.wanting(provider, parsed.type, tenant):
+        if not handler.wants(provider, parsed.type, tenant):
             raise ValueError(
                 f"{handler.name} is not called for {parsed.type!r} of {provider!r} to {tenant!r}: it asks for "
                 f"event={handler.event!r}, provider={handler.provider!r}, tenant={handler.tenant!r}"
@@ -158,7 +159,7 @@ def _handler_loop() -> Iterator[HandlerLoop]:
 
 def _concrete(asked: str) -> str | None:
     """Return a handler's `event`, `provider` or `tenant`, unless it stands for several."""
-    return None if asked.endswith(registration.ANY) else asked
+    return None if asked.endswith(ANY) else asked
 
 
 def _embedded_postgres(home: Path) -> Iterator[str]:

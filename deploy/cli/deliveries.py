@@ -13,10 +13,9 @@ from rich.console import Console
 from deploy.cli.arguments import DryRun, HandlerFilter, HandlerName, Limit, Since, TenantFilter, past
 from deploy.cli.connections import database
 from deploy.cli.errors import CommandError
-from deploy.cli.handlers import load_handlers
 from deploy.cli.output import command, emit, say, wants_json
-from workers.registration import ANY
-from workers.store import event_history, manual
+from workers.store import catalogue, event_history, manual
+from workers.store.limits import ANY
 from workers.store.manual import Selection
 
 app: Final = typer.Typer(
@@ -109,17 +108,17 @@ def backfill(
 ) -> None:
     """Make the deliveries of a handler that was deployed later than its events came.
 
-    HANDLERS must name its module here as for the workers.
     Events that have a delivery of it already, in whatever state, get no other.
 
     Examples:
         pipeline deliveries backfill acme.grant_access --since 7d --dry-run
     """
-    handlers = load_handlers()
-    known = handlers.get(name)
+    with database(read_only=True) as connection:
+        registrations = catalogue.read_registrations(connection)
+    known = registrations.get(name)
     if known is None:
-        names = ", ".join(sorted(it.name for it in handlers)) or "none"
-        raise CommandError(f"no handler {name!r} in the modules of HANDLERS; there are: {names}")
+        names = ", ".join(registrations) or "none"
+        raise CommandError(f"no worker has announced a handler {name!r}; there are: {names}")
     if tenant is not None and known.tenant not in {ANY, tenant}:
         raise CommandError(f"{name} takes events of the tenant {known.tenant!r} only, not of {tenant!r}")
     provider, event, whose = (None if it == ANY else it for it in (known.provider, known.event, tenant or known.tenant))

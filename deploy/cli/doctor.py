@@ -8,7 +8,7 @@ import psycopg
 import redis
 import typer
 
-from deploy.cli.connections import cipher, database, environment, names, redis_client, redis_url
+from deploy.cli.connections import cipher, database, environment, names, redis_client
 from deploy.cli.errors import explain
 from deploy.cli.output import emit, wants_json
 from deploy.doctor import deployment, postgres_server, redis_server
@@ -16,7 +16,8 @@ from deploy.doctor.finding import Finding, unknown, wrong
 from deploy.local.settings import GivenSettings
 from shared.registry import Cipher
 from shared.settings import SettingError, load
-from workers.store import server
+from workers.live_workers import Live, read_live
+from workers.store import catalogue, server
 from workers.store.connect import Connection
 from workers.store.migrate import MigrationError
 
@@ -64,8 +65,8 @@ def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
 
 def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mapping[str, Callable[[], Finding]]:
     """Return the checks that need both servers, or the workers."""
-    found = deployment.ask_workers(redis_url(), names().prefix)
-    workers = {"workers": lambda: deployment.workers(found)}
+    live = _live(client)
+    workers = {"workers": lambda: deployment.workers(live)}
     if connection is None:
         missing = ("identity", "clocks", "keys", "registry", "handlers")
         return workers | {thing: lambda thing=thing: unknown(thing, "Postgres was not reached") for thing in missing}
@@ -75,8 +76,17 @@ def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mappin
         "keys": lambda: deployment.keys(connection, _cipher()),
         "registry": lambda: deployment.registry(connection, client, names()),
         **workers,
-        "handlers": lambda: deployment.handlers(found, server.list_open_handlers(connection)),
+        "handlers": lambda: deployment.handlers(
+            live, catalogue.list_registered(connection), server.list_open_handlers(connection)
+        ),
     }
+
+
+def _live(client: redis.Redis) -> Live | None:
+    try:
+        return read_live(client, names())
+    except redis.RedisError:
+        return None
 
 
 def _run(checks: Mapping[str, Callable[[], Finding]]) -> Iterator[Finding]:

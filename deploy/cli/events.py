@@ -14,11 +14,12 @@ from rich.text import Text
 from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter
 from deploy.cli.connections import database, names, redis_client
 from deploy.cli.errors import CommandError
-from deploy.cli.handlers import load_handlers
+from deploy.cli.handlers import load_events
 from deploy.cli.output import command, console, emit, wants_json
 from shared.settings import SettingError
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import event_history
+from workers.store.catalogue import Catalogue, read_registrations
 from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
 
 app: Final = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
@@ -95,10 +96,14 @@ def reprocess(
     """
     if not event_ids and reason is None:
         raise CommandError("which ones? give event ids or --reason; `pipeline events list --state rejected` shows them")
-    wanting = load_handlers().wanting
+    load_events()
     with database() as connection:
+        if not read_registrations(connection):
+            raise CommandError(
+                "no handler is announced, so that none would get these events: start a handler worker first"
+            )
         outcomes = reprocess_events(
-            connection, wanting=wanting, event_ids=event_ids or [], reason=reason, dry_run=dry_run
+            connection, catalogue=Catalogue(), event_ids=event_ids or [], reason=reason, dry_run=dry_run
         )
         rows = (asdict(it) | {"dry_run": dry_run} for it in outcomes)
         emit(rows, "event_id", "outcome", "reason", "handlers", "same_as")

@@ -1,39 +1,131 @@
-"""The commands `pipeline handlers …`, and the handlers that other commands make deliveries for.
-
-Modules in the current folder are found, as the workers find them.
-"""
+"""The commands `pipeline handlers …`: what is announced, what modules would register, and limits."""
 
 import inspect
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from deploy.cli.arguments import HandlerName, InFlight, rate
-from deploy.cli.connections import database, database_url, redis_url
+from deploy.cli.arguments import DryRun, HandlerName, InFlight, rate
+from deploy.cli.connections import database, database_url, names, redis_client, redis_url
 from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
 from workers.errors import RegistrationError
+from workers.live_workers import Live, read_live
 from workers.registration import Handler, Handlers
 from workers.settings import WorkerSettings
-from workers.store import limits
+from workers.store import catalogue, limits, manual
+from workers.store.catalogue import Registered
+
+RUNNING_SECONDS: Final = 60.0
+"""For which a rename waits for what runs under the old name."""
 
 app: Final = typer.Typer(help="Handlers: the code that events are handed to.", no_args_is_help=True)
 
 
 @command(app, "list")
 def list_() -> None:
-    """List the handlers of the modules in HANDLERS: what each asks for, what it is given, and its limits.
+    """List the handlers that workers have announced, which get deliveries, and how many workers run each now.
 
     Examples:
-        HANDLERS=acme_handlers pipeline handlers list
+        pipeline handlers list
     """
-    rows = (_describe(it) for it in sorted(load_handlers(), key=lambda it: it.name))
+    with database(read_only=True) as connection:
+        registered = catalogue.list_registered(connection)
+    live = _read_live()
+    rows = (_state_of(it, live) for it in registered)
+    emit(
+        rows,
+        "handler",
+        "event",
+        "provider",
+        "tenant",
+        "max_attempts",
+        "timeout",
+        "live",
+        "code_version",
+        "last_seen_at",
+    )
+
+
+@command(app)
+def check() -> None:
+    """Import the modules in HANDLERS as a worker would: what each handler asks for, and what it is given.
+
+    Modules in the current folder are found. Nothing is announced.
+
+    Examples:
+        HANDLERS=acme_handlers pipeline handlers check
+    """
+    rows = (_describe(it) for it in sorted(_load_handlers(), key=lambda it: it.name))
     emit(rows, "handler", "event", "provider", "tenant", "given", "max_attempts", "timeout", "about")
+
+
+@command(app)
+def remove(name: HandlerName, *, dry_run: DryRun = False) -> None:
+    """Take a handler out of the catalogue: it gets no deliveries any more, and its open ones are cancelled.
+
+    First deploy handler workers without it: while one runs it, it cannot be removed. `deliveries retry --cancelled`
+    puts deliveries back, should it return.
+
+    Examples:
+        pipeline handlers remove acme.grant --dry-run
+    """
+    _require_no_worker(name)
+    with database() as connection:
+        names = {it.registration.name for it in catalogue.list_registered(connection)}
+        is_open = catalogue.count_open(connection, name)
+        if name not in names and not is_open:
+            raise CommandError(f"no handler {name!r} is announced; there are: {', '.join(sorted(names)) or 'none'}")
+        if not dry_run:
+            catalogue.remove(connection, name)
+        batches = manual.cancel(connection, manual.Selection(handler=name), dry_run=dry_run)
+        cancelled = sum(sum(lanes.values()) for lanes in batches)
+    would = "would be " if dry_run else ""
+    say(
+        {"handler": name, "cancelled": cancelled, "dry_run": dry_run},
+        f"{name}: {would}removed, {cancelled} open deliveries {would}cancelled",
+    )
+
+
+@command(app)
+def rename(old: HandlerName, new: HandlerName) -> None:
+    """Give a handler another name, with its open deliveries and its limits.
+
+    Before or after the deployment that renames it in the code. Before, its deliveries wait for that deployment; after,
+    events of the time in between may have run under both names. What is finished keeps the old name, and a backfill
+    counts it. What runs is waited for.
+
+    Examples:
+        pipeline handlers rename acme.grant acme.grant_access
+    """
+    moved = cancelled = 0
+    with database() as connection:
+        try:
+            catalogue.rename(connection, old, new)
+        except KeyError:
+            raise CommandError(
+                f"{old!r} is not announced, or {new!r} is a former name of a handler: see `pipeline handlers list`"
+            ) from None
+        ends = time.monotonic() + RUNNING_SECONDS
+        while True:
+            for batch in catalogue.rename_open(connection, old, new):
+                moved, cancelled = moved + batch[0], cancelled + batch[1]
+            left = catalogue.count_open(connection, old)
+            if not left or time.monotonic() > ends:
+                break
+            time.sleep(0.2)
+    more = f"; {left} still run under the old one: run the command again when they have ended" if left else ""
+    double = f", {cancelled} cancelled that were there under both" if cancelled else ""
+    say(
+        {"handler": old, "renamed_to": new, "moved": moved, "cancelled": cancelled, "left": left},
+        f"{old} is {new} now, {moved} open deliveries moved{double}{more}",
+    )
 
 
 @command(app)
@@ -94,14 +186,54 @@ def _given(handler: Handler) -> tuple[str, list[str]]:
     return getattr(annotation, "__name__", str(annotation)), [*fields]
 
 
-def load_handlers() -> Handlers:
+def _state_of(it: Registered, live: Live) -> dict[str, Any]:
+    """Return a row of the list; of a former name there is little to say."""
+    registration = it.registration
+    if it.renamed_to is not None:
+        return {"handler": registration.name, "event": f"renamed to {it.renamed_to}", "renamed_to": it.renamed_to}
+    versions = sorted(digest for name, digest in live.registrations if name == registration.name)
+    kept = ("event", "provider", "tenant", "max_attempts", "timeout", "schedule", "serial_by")
+    return {
+        "handler": registration.name,
+        "live": "no" if not versions else "yes" if versions == [registration.digest] else "yes, differing versions",
+        "code_version": it.code_version,
+        "announced_at": it.announced_at,
+        "last_seen_at": it.last_seen_at,
+        "backfills": it.backfills,
+        "renamed_to": None,
+    } | {name: getattr(registration, name) for name in kept}
+
+
+def _require_no_worker(name: str) -> None:
+    if name in (live := _read_live()).handlers:
+        workers = ", ".join(it.name for it in live.workers if it.code_version) or "a worker"
+        raise CommandError(f"{name} is run at this moment ({workers}): deploy handler workers without it first")
+
+
+def _read_live() -> Live:
+    with redis_client() as client:
+        return read_live(client, names())
+
+
+def _load_handlers() -> Handlers:
     """Import the modules that EVENTS and HANDLERS name, and return the handlers."""
+    modules = load_events().handlers
+    if not modules:
+        raise CommandError("HANDLERS is not set: name the modules that register your handlers, such as acme_handlers")
+    try:
+        return registration.load(modules)
+    except RegistrationError as error:
+        raise CommandError(str(error)) from None
+
+
+def load_events() -> WorkerSettings:
+    """Import the modules that EVENTS names, those in the current folder too; return the settings."""
     found = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         settings = load(WorkerSettings, inherited() | found)
         events.load_modules(settings.events)
-        return registration.load(settings.handlers)
     except RegistrationError as error:
         raise CommandError(str(error)) from None
+    return settings

@@ -72,8 +72,7 @@ def rename(
 def _move_until_quiet(client: redis.Redis, old: Names, new: Names, quiet_seconds: float) -> int:
     """Move what comes; return how many events it were, when the old names are unused and removed."""
     source, target = (
-        InboxReader(client, names=each, consumer=f"rename:{os.getpid()}:{uuid.uuid4().hex}", ingest_slots=1)
-        for each in (old, new)
+        InboxReader(client, names=each, consumer=f"rename:{os.getpid()}:{uuid.uuid4().hex}") for each in (old, new)
     )
     streams = {old.inbox: new.inbox, old.overflow: new.overflow}
     moved, last_moved, last_told = 0, time.monotonic(), float("-inf")
@@ -116,6 +115,6 @@ def _owned(old: Names) -> tuple[str, ...]:
     queues = (INGEST_QUEUE, HANDLERS_QUEUE, EXPRESS_QUEUE, HOUSEKEEPING_QUEUE)
     return (
         *(*old.streams, old.registry, old.identity, old.bell, old.inbox_bytes, old.inbox_rates, old.active_tenants),
-        *(old.refusals, old.tasks_ended, old.handler_means, old.express_closed),
+        *(old.refusals, old.tasks_ended, old.handler_means, old.express_closed, old.live_workers, old.live_handlers),
         *(f"{old.prefix}{queue}" for queue in queues),
     )

@@ -19,6 +19,7 @@ from shared import refusals
 from shared.settings import load
 from shared.wire import Names
 from workers.housekeeping import publishing
+from workers.live_workers import read_live
 from workers.store import stats as store
 from workers.store import tenants
 from workers.store.connect import Connection
@@ -91,8 +92,12 @@ def _read() -> Figures:
 
 
 def _read_redis(client: redis.Redis, named: Names) -> dict[str, Any]:
-    """Return what Redis holds: the inbox and its oldest entry's age, Celery's messages, the published registry."""
+    """Return what Redis holds: the inbox and its oldest entry's age, Celery's messages, live workers, the registry."""
+    live = read_live(client, named)
     return {
+        "handler_slots": live.handler_slots,
+        "express_slots": live.express_slots,
+        "live_handlers": sorted(live.handlers),
         "inbox_length": client.xlen(named.inbox),
         "inbox_oldest_seconds": _oldest_seconds(client, named.inbox),
         "overflow_length": client.xlen(named.overflow),
@@ -131,7 +136,8 @@ def _oldest_seconds(client: redis.Redis, stream: str) -> float | None:
 
 def _show(figures: Figures) -> None:
     """Print the figures, and on standard error what is missing."""
-    work = [asdict(it) | {"waits_for": it.waits_for} for it in figures.work]
+    live = figures.redis.get("live_handlers")
+    work = [asdict(it) | {"waits_for": it.waits_for(live)} for it in figures.work]
     if wants_json():
         emit([figures.redis | figures.postgres | {"missing": figures.missing}, *work, *figures.handlers])
     else:
@@ -157,6 +163,8 @@ def _about_inbox(found: dict[str, Any]) -> Iterator[str]:
         if length or name == "inbox":
             yield f"{name:10} {length} waiting{'' if age is None else f', the oldest for {age:.1f} s'}"
     yield f"queues     {found['handler_messages']} messages for handlers, {found['express_messages']} express"
+    slots = f"{found['handler_slots']} processes for handlers, {found['express_slots']} express"
+    yield f"workers    {slots}{'' if found['handler_slots'] else ': what is due waits for handler workers'}"
 
 
 def _about_refused(refused: Sequence[refusals.Refused]) -> Iterator[str]:

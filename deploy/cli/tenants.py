@@ -1,14 +1,18 @@
 """The commands `pipeline tenants …`."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
+import redis
 import typer
 
 from deploy.cli.arguments import InFlight, TenantName, rate, size
-from deploy.cli.connections import database, registry_change
+from deploy.cli.connections import database, names, redis_client, registry_change
 from deploy.cli.output import command, emit, say
 from shared import registry
+from shared.settings import SettingError
+from workers.live_workers import read_live
 from workers.store import tenants
 from workers.store.stats import read_load
 
@@ -57,6 +61,7 @@ def show(name: TenantName) -> None:
     with database() as connection:
         found = tenants.find_tenant(connection, name)
         (work,) = read_load(connection, tenant=name)
+    waits_for = work.waits_for(_live_handlers())
     lines = [
         *_in_words(found),
         f"work       {work.pending} due, {work.retrying} waiting for their next attempt, {work.dead} dead",
@@ -64,9 +69,18 @@ def show(name: TenantName) -> None:
     ]
     if found.paused_at is not None:
         lines.append(f"paused     since {found.paused_at.isoformat(sep=' ', timespec='seconds')}")
-    if work.waits_for is not None:
-        lines.append(f"waits for  {work.waits_for}; the oldest has been due for {work.oldest_seconds} s")
-    say(asdict(found) | asdict(work) | {"waits_for": work.waits_for}, *lines)
+    if waits_for is not None:
+        lines.append(f"waits for  {waits_for}; the oldest has been due for {work.oldest_seconds} s")
+    say(asdict(found) | asdict(work) | {"waits_for": waits_for}, *lines)
+
+
+def _live_handlers() -> Collection[str] | None:
+    """Return the handlers that some worker runs; None where Redis does not tell."""
+    try:
+        with redis_client() as client:
+            return read_live(client, names()).handlers
+    except (redis.RedisError, SettingError):
+        return None
 
 
 @command(app)

@@ -28,7 +28,9 @@ from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from shared.wire import Names
 from workers.housekeeping.publishing import Publisher
+from workers.live_workers import read_live
 from workers.store import tenants
+from workers.store.catalogue import read_registrations
 from workers.store.connect import Connection, connect
 from workers.store.event_history import DONE_STATES, read_history
 from workers.store.migrate import migrate
@@ -38,6 +40,7 @@ from workers.store.stats import Fate
 TENANT: Final = "demo"
 PROVIDER: Final = "moveris"
 FIRST_EVENT_SECONDS: Final = 30.0
+ANNOUNCED_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.004
 
 
@@ -51,7 +54,7 @@ def up(
 
     Postgres and a Redis-compatible server are started below PIPELINE_HOME unless DATABASE_URL and REDIS_URL name
     others. Data stay between runs. What dies is started again. INGRESS_PORT, FLOWER_PORT and
-    EXPORTER_PORT choose the ports; INGRESS_WORKERS, INGEST_SLOTS and HANDLER_SLOTS the number of processes.
+    EXPORTER_PORT choose the ports; INGRESS_WORKERS, INGEST_WORKERS and HANDLER_WORKERS the number of processes.
     """
     try:
         from deploy.local.run import Run, run  # noqa: PLC0415 - needs the extra `local`, the other commands do not
@@ -112,6 +115,7 @@ def _make_demo(connection: Connection, cipher: Cipher) -> bool:
 
 def _greet(stack: Stack, console: Console, home: Path, *, demo_event: bool) -> None:
     """Send the first event, then print where everything is."""
+    _wait_for_handlers(stack)
     if demo_event:
         with console.waiting("one signed verification.completed, as Moveris would send it"):
             _send_first_event(stack, console)
@@ -122,6 +126,20 @@ def _greet(stack: Stack, console: Console, home: Path, *, demo_event: bool) -> N
     console.print(f"  logs       {home / 'logs'}")
     console.print(f"  send more  {_command(home)} send {TENANT} --count 100 --wait")
     console.print("  stop       Ctrl-C")
+
+
+def _wait_for_handlers(stack: Stack) -> None:
+    """Wait until the handlers are announced, for a while: events that come before them wait for a sweep."""
+    ends = time.monotonic() + ANNOUNCED_SECONDS
+    with (
+        connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection,
+        redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client,
+    ):
+        while time.monotonic() < ends:
+            live = read_live(client, Names(stack.redis_prefix)).handlers
+            if live and live <= read_registrations(connection).keys():
+                return
+            time.sleep(0.05)
 
 
 def _send_first_event(stack: Stack, console: Console) -> None:

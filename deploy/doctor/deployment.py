@@ -1,27 +1,26 @@
 """What the guarantees rest on beside the servers: clocks, keys, the published registry, and who runs."""
 
 import time
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Final
 
 import redis
-from redis.exceptions import RedisError
 
 from deploy.doctor.finding import Finding, ok, unknown, wrong
 from shared import wire
 from shared.identity import ForeignRedisError
 from shared.registry import Cipher
 from workers.housekeeping import publishing
+from workers.live_workers import Live
 from workers.store import server, tenants
+from workers.store.catalogue import Registered
 from workers.store.connect import Connection
 from workers.store.identity import UNTOLD, read_identity
 
 APART_SECONDS: Final = 5.0
 """How far clocks may be apart: providers' signatures and Celery's `expires` bear more."""
 QUEUES: Final = (wire.INGEST_QUEUE, wire.HANDLERS_QUEUE, wire.EXPRESS_QUEUE, wire.HOUSEKEEPING_QUEUE)
-_ASK_SECONDS: Final = 1.0
-"""How long answers are collected: nobody knows how many workers there are."""
-_UNASKED: Final = "Redis takes no question to the workers"
+_UNASKED: Final = "Redis does not tell which workers live"
 
 
 def clocks(connection: Connection, client: redis.Redis) -> Finding:
@@ -87,54 +86,29 @@ def registry(connection: Connection, client: redis.Redis, names: wire.Names) -> 
     return wrong("registry", f"{found}: a housekeeping worker and beat publish it within seconds; do they run?")
 
 
-def ask_workers(redis_url: str, prefix: str) -> dict[str, dict[str, Any]] | None:
-    """Return the queues and the tasks of the workers that answer, by their names; None if Redis takes no question."""
-    from celery import Celery  # noqa: PLC0415 - a quarter of the time that any other command takes
-    from kombu.exceptions import OperationalError  # noqa: PLC0415
-
-    from workers.broker import broker_options, broker_url  # noqa: PLC0415
-
-    with Celery("doctor", broker=broker_url(redis_url), set_as_current=False) as app:
-        app.conf.broker_transport_options = {
-            **broker_options(redis_url, prefix),
-            "socket_timeout": 2,
-            "socket_connect_timeout": 2,
-        }
-        try:
-            queues = app.control.inspect(timeout=_ASK_SECONDS).active_queues() or {}
-            again = app.control.inspect([*queues], timeout=_ASK_SECONDS, limit=len(queues))
-            tasks = (again.registered() or {}) if queues else {}
-        except (OperationalError, OSError, RedisError):
-            return None
-    return {
-        worker: {
-            "queues": {it["name"] for it in queues[worker]},
-            "tasks": {task.partition(" ")[0] for task in tasks.get(worker, ())},
-        }
-        for worker in queues
-    }
-
-
-def workers(found: dict[str, dict[str, Any]] | None) -> Finding:
+def workers(live: Live | None) -> Finding:
     """See that each queue has a worker."""
-    if found is None:
+    if live is None:
         return unknown("workers", _UNASKED)
-    served = {queue for it in found.values() for queue in it["queues"]}
+    served = {queue for it in live.workers for queue in it.queues}
     if missing := [queue for queue in QUEUES if queue not in served]:
         advice = f"start one: celery -A workers.app worker --queues {','.join(missing)}"
-        return wrong("workers", f"no worker answers for {', '.join(missing)}: {advice}")
-    return ok("workers", f"{len(found)} answer, and serve every queue")
+        return wrong("workers", f"no worker serves {', '.join(missing)}: {advice}")
+    return ok("workers", f"{len(live.workers)} live, and serve every queue")
 
 
-def handlers(found: dict[str, dict[str, Any]] | None, waiting: Collection[str]) -> Finding:
-    """See that every handler with open deliveries is run by some worker of the handlers' queue."""
-    if found is None:
+def handlers(live: Live | None, registered: Sequence[Registered], waiting: Collection[str]) -> Finding:
+    """See that every handler with open deliveries is run by some worker, and that workers agree on all of them."""
+    if live is None:
         return unknown("handlers", _UNASKED)
-    run = {task for it in found.values() if wire.HANDLERS_QUEUE in it["queues"] for task in it["tasks"]}
-    if nobodys := sorted(set(waiting) - run):
-        advice = "name their modules in HANDLERS of a handler worker, or cancel their deliveries"
-        return wrong("handlers", f"deliveries of {_listed(nobodys)} are open and no worker runs them: {advice}")
-    return ok("handlers", f"all {len(waiting)} with open deliveries are run" if waiting else "no deliveries are open")
+    if nobodys := sorted(set(waiting) - live.handlers):
+        advice = "start handler workers whose HANDLERS names its module, or see `pipeline handlers remove` and `rename`"
+        return wrong("handlers", f"deliveries of {_listed(nobodys)} wait and no worker runs them: {advice}")
+    held = {it.registration.name: it.registration.digest for it in registered if it.renamed_to is None}
+    if differing := sorted({name for name, digest in live.registrations if held.get(name) != digest}):
+        advice = "restart the workers with the older code or HANDLERS"
+        return wrong("handlers", f"workers differ about {_listed(differing)}: {advice}")
+    return ok("handlers", f"{len(held)} announced; all that have deliveries are run")
 
 
 def _listed(names: list[str]) -> str:

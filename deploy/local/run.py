@@ -30,6 +30,8 @@ from workers.store.connect import connect
 SERVERS_SECONDS: Final = 60.0
 SERVICES_SECONDS: Final = 90.0
 ECHO_SECONDS: Final = 1.0
+EXAMPLE_HANDLERS: Final = "workers.handlers.example"
+"""What runs where `HANDLERS` is not set; workers that are started otherwise refuse that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     supervisor.on_change = lambda members: write_stack(this.settings.home, replace(stack, members=tuple(members)))
     given = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "REDIS_PREFIX": stack.redis_prefix}
     environ = {**this.environ, **given, "SECRETS_KEY": stack.secrets_key}
+    environ["HANDLERS"] = environ.get("HANDLERS", "").strip() or EXAMPLE_HANDLERS
     await supervisor.start(*servers)
     await run_blocking(lambda: check_settings(environ))
     await supervisor.wait_until_ready(*(server.name for server in servers), seconds=SERVERS_SECONDS)

@@ -24,7 +24,6 @@ from deploy.local.state import StackError
 from ingress.settings import IngressSettings
 from shared.settings import load
 from workers.broker import broker_options, broker_url
-from workers.dispatch.express import express_slots
 
 STAGES: Final = (
     ("beat", "flower", "exporter"),
@@ -44,7 +43,7 @@ def check_settings(environ: Mapping[str, str]) -> None:
     load(FlowerSettings, environ)
     load(ExporterSettings, environ)
     # in a process of its own: handlers are the team's code
-    trial = [sys.executable, "-c", "import workers.app"]
+    trial = [sys.executable, "-c", "from workers.app import load_handlers; load_handlers()"]
     try:
         outcome = subprocess.run(
             trial, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS, check=False
@@ -71,9 +70,9 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
             patience=2.5,
         ),
         # Flower shows what drains have stored and which handlers fail; sweeps, one a second, send no events
-        _worker("ingest", settings.ingest_slots, environ, "--task-events"),
-        _worker("handlers", settings.handler_slots, environ, "--task-events", queues="express,handlers"),
-        _worker("express", express_slots(settings.handler_slots), environ, "--task-events"),
+        _worker("ingest", settings.ingest_workers, environ, "--task-events"),
+        _worker("handlers", settings.handler_workers, environ, "--task-events", queues="express,handlers"),
+        _worker("express", max(1, settings.handler_workers // 4), environ, "--task-events"),
         _worker("housekeeping", 1, environ, "--task-events"),
         Service(
             name="beat",
@@ -100,13 +99,13 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
     ]
 
 
-def _worker(name: str, slots: int, environ: Mapping[str, str], *options: str, queues: str | None = None) -> Service:
+def _worker(name: str, processes: int, environ: Mapping[str, str], *options: str, queues: str | None = None) -> Service:
     node = f"{name}@{socket.gethostname()}"
     return Service(
         name=name,
         argv=[
             *(sys.executable, "-m", "celery", "-q", "-A", "workers.app", "worker"),
-            *("--queues", queues or name, "--hostname", node, "--concurrency", str(slots)),
+            *("--queues", queues or name, "--hostname", node, "--concurrency", str(processes)),
             *("--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", *options),
         ],
         environ=environ,

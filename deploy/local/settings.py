@@ -47,11 +47,12 @@ class StackSettings:
     ingress_port: int = setting("INGRESS_PORT", "8000", port, "port on which the ingress of `make run` listens")
     flower_port: int = setting("FLOWER_PORT", "5555", port, "port on which the Flower of `make run` listens")
     exporter_port: int = setting("EXPORTER_PORT", "9808", port, EXPORTER_PORT_ABOUT)
-    ingest_slots: int = setting(
-        "INGEST_SLOTS", "2", integer(at_least=1), "drains that may run at once, all ingest workers together"
-    )
-    handler_slots: int = setting(
-        "HANDLER_SLOTS", "4", integer(at_least=1), "processes that run handlers, all handler workers together"
+    ingest_workers: int = setting("INGEST_WORKERS", "2", integer(at_least=1), "processes that store events")
+    handler_workers: int = setting(
+        "HANDLER_WORKERS",
+        "4",
+        integer(at_least=1),
+        "processes that run handlers; the express worker has a quarter more",
     )
     health_seconds: float = setting("HEALTH_SECONDS", "60", seconds, HEALTH_SECONDS_ABOUT)
     flower_prefix: str = setting("FLOWER_URL_PREFIX", "", url_prefix, FLOWER_PREFIX_ABOUT)

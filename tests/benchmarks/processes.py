@@ -17,6 +17,9 @@ from deploy.local.services import pipeline_services
 from deploy.local.settings import StackSettings
 from shared.settings import load as load_settings
 from tests.launching import open_url, spawn
+from workers.registration import Handler
+from workers.store import catalogue
+from workers.store.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,9 +58,13 @@ def run_ours(
         more: environment.
     """
     wanted = {*names, "housekeeping", "beat"} if set(names) - {"ingress"} else set(names)
-    environ = place.environ(HANDLER_SLOTS=slots, INGEST_SLOTS=drains, **more)
+    environ = place.environ(
+        HANDLER_WORKERS=slots, INGEST_WORKERS=drains, HANDLER_SLOTS=slots, INGEST_SLOTS=drains, **more
+    )
     settings = load_settings(StackSettings, {**environ, "INGRESS_PORT": str(ingress_port or 1)})
     services = [service for service in pipeline_services(environ, settings) if service.name in wanted]
+    if "ingest" in names and "handlers" not in names:
+        announce(place)
     with ExitStack() as stack:
         processes = {
             service.name: stack.enter_context(
@@ -75,7 +82,20 @@ def run_ours(
         for service in services:
             if service.name != "beat":
                 _wait(service.is_ready, processes[service.name], service.name, place.home / f"{service.name}.log")
+        if "handlers" in names and place.tree == ROOT:  # another revision may announce nothing
+            log = place.home / "handlers.log"
+            _wait(lambda: _is_announced(place), processes["handlers"], "the announcement of the handlers", log)
         yield {name: process.pid for name, process in processes.items()}
+
+
+def announce(place: Place) -> None:
+    """Have deliveries made of every event, though no worker runs their handler."""
+    with connect(place.database_url, name="benchmark") as connection:
+        catalogue.announce(connection, [Handler(name="bench.nothing", function=print)], code_version="benchmark")
+
+
+def _is_announced(place: Place) -> bool:
+    return bool(place.query("SELECT count(*) AS n FROM registered_handlers")["n"])
 
 
 @contextmanager

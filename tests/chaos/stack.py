@@ -61,8 +61,8 @@ TABLES: Final = """
 SETTINGS: Final = {
     "REDIS_PREFIX": PREFIX,
     "INGRESS_WORKERS": "2",
-    "INGEST_SLOTS": "2",
-    "HANDLER_SLOTS": "4",
+    "INGEST_WORKERS": "2",
+    "HANDLER_WORKERS": "4",
     "MESSAGE_SECONDS": "0.5",
     "DRAIN_BATCH": "200",
     "RECLAIM_SECONDS": "4",

@@ -49,8 +49,8 @@ def ask(duty: str, folder: Path, *, patience: float = PATIENCE) -> tuple[int, st
 def started(duty: str, folder: Path, redis_url: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the process of a duty until the block ends, from its first heartbeat on."""
     given = {"REDIS_URL": redis_url, "DATABASE_URL": NOWHERE, "SECRETS_KEY": SECRETS_KEY, "HEARTBEAT_DIR": str(folder)}
-    given["STUCK_SECONDS"] = "3"
-    environ = {**os.environ, **given, "INGRESS_PORT": str(free_port()), **environ}
+    given |= {"STUCK_SECONDS": "3", "INGRESS_PORT": str(free_port()), "HANDLERS": "workers.handlers.example"}
+    environ = {**os.environ, **given, **environ}
     before = {beat.pid for beat in read_beats(folder)}
     with (folder.parent / f"{duty}.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", *COMMANDS[duty].split()], env=environ, stdout=log, stderr=log)

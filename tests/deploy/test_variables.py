@@ -68,7 +68,7 @@ def test_the_manifests_of_kubernetes_set_nothing_unknown() -> None:
                 names |= {literal.partition("=")[0] for literal in generator["literals"]}
             pod = document.get("spec", {}).get("template", {}).get("spec", {})
             names |= {it["name"] for one in pod.get("containers", []) for it in one["env"]}
-    assert {"REDIS_URL", "SECRETS_KEY", "HANDLER_SLOTS"} <= names
+    assert {"REDIS_URL", "SECRETS_KEY", "HANDLERS"} <= names
     assert not unknown(names)
 
 

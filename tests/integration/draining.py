@@ -39,7 +39,7 @@ both_protocols = pytest.mark.parametrize("client", [2, 3], ids=["RESP2", "RESP3"
 
 
 def reader(client: Redis, name: str = "") -> InboxReader:
-    return InboxReader(client, names=NAMES, consumer=name or uuid.uuid4().hex, ingest_slots=2)
+    return InboxReader(client, names=NAMES, consumer=name or uuid.uuid4().hex)
 
 
 def post(client: Redis, body: bytes = HELLO, *, stream: str = NAMES.inbox, **changes: Any) -> uuid.UUID:
@@ -59,18 +59,22 @@ def post(client: Redis, body: bytes = HELLO, *, stream: str = NAMES.inbox, **cha
     return envelope.id
 
 
-def everyone(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
-    del provider, kind
-    return (f"{tenant}.first", f"{tenant}.second")
+class Fixed:
+    """A catalogue that a function stands for."""
+
+    def __init__(self, wanting: Callable[[str, str | None, str], Sequence[str]]) -> None:
+        self.wanting = wanting
+
+    def follow(self, cursor: object, version: int, accepted: object) -> None:
+        """Stay as it is."""
 
 
-def nobody(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
-    del provider, kind, tenant
-    return ()
+everyone = Fixed(lambda _provider, _event, tenant: (f"{tenant}.first", f"{tenant}.second"))
+nobody = Fixed(lambda *_: ())
 
 
 def run(client: Redis, connection: Connection, settings: Settings = ANY_IDLE, **changes: Any) -> DrainCounts:
-    values: dict[str, Any] = {"identity": "test", "wanting": everyone, "settings": settings}
+    values: dict[str, Any] = {"identity": "test", "catalogue": everyone, "settings": settings}
     return drain(reader(client), connection, **values | changes)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from workers.registration import Handler, Handlers
+from workers.registration import Handler
+from workers.store import catalogue
 from workers.store.deliveries import Claimed, Outcome
 
 if TYPE_CHECKING:
@@ -14,11 +15,7 @@ if TYPE_CHECKING:
     from workers.dispatch.admission import Message
     from workers.store.connect import Connection
 
-HANDLERS = Handlers(
-    Handler(name=name, function=lambda event, delivery: None, max_attempts=2, schedule=(0.0,))
-    for name in ("acme.mail", "acme.run")
-)
-NAMES = sorted(handler.name for handler in HANDLERS)
+NAMES = ["acme.mail", "acme.run"]
 
 Key = tuple["UUID", str]
 
@@ -43,6 +40,14 @@ def look(connection: Connection) -> dict[Key, Row]:
     found = {(row.pop("event_id"), row.pop("handler")): Row(**row) for row in rows}
     assert len(found) == len(rows), "a delivery is open and finished"
     return found
+
+
+def announce_handlers(connection: Connection) -> None:
+    """Let both have two attempts."""
+    handlers = [
+        Handler(name=name, function=lambda event, delivery: None, max_attempts=2, schedule=(0.0,)) for name in NAMES
+    ]
+    catalogue.announce(connection, handlers, code_version="1")
 
 
 class Queue:

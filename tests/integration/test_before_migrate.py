@@ -46,7 +46,7 @@ def test_a_worker_without_a_schema_says_what_to_do_once_and_drains_when_it_is_th
         worker = subprocess.Popen(command, env=environ, stdout=output, stderr=output, start_new_session=True)
         try:
             redis.xadd(NAMES.inbox, {"v": "0"})
-            keys, arguments = wire.ring_arguments(NAMES, 2)
+            keys, arguments = wire.ring_arguments(NAMES)
             for _ in range(3):
                 redis.delete(NAMES.bell)
                 redis.eval(wire.RING, len(keys), *keys, *arguments)

@@ -60,7 +60,7 @@ def worker(environ: dict[str, str], redis: Redis, tmp_path: Path) -> Iterator[ps
 
 
 def ring(redis: Redis) -> None:
-    keys, arguments = wire.ring_arguments(NAMES, 2)
+    keys, arguments = wire.ring_arguments(NAMES)
     redis.eval(wire.RING, len(keys), *keys, *arguments)
 
 

@@ -13,12 +13,13 @@ import psycopg
 import pytest
 
 from shared.envelope import Envelope, new_event_id
+from tests.integration.draining import Fixed
 from workers.ingest.parsing import parse_envelope
 from workers.ingest.reprocess import reprocess
 from workers.store import events as store
 from workers.store.connect import connect
 from workers.store.entry import Entry, headers_json, notes_array
-from workers.store.events import Counts, store_batch
+from workers.store.events import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 START = datetime(2026, 3, 27, 12, tzinfo=UTC)
 
 
-def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
-    del provider, kind, tenant
-    return ("acme.run",)
+CATALOGUE = Fixed(lambda *_: ("acme.run",))
+
+
+def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
+    return store.store_batch(connection, batch, CATALOGUE)
 
 
 def entry(name: str, *, tenant: str = "acme", provider: str = "in-house", body: bytes | None = None) -> Entry:
@@ -44,8 +47,7 @@ def entry(name: str, *, tenant: str = "acme", provider: str = "in-house", body: 
             received_at=START,
             headers=((b"user-agent", b"test"),),
             body=b'{"type":"t","name":"%s"}' % name.encode() if body is None else body,
-        ),
-        wanting,
+        )
     )
 
 
@@ -68,7 +70,7 @@ def moveris(body: bytes) -> Entry:
         id=new_event_id(START), provider="moveris", tenant="acme", secret_label="first", received_at=START, headers=(),
         body=body,
     )  # fmt: skip
-    return parse_envelope(envelope, wanting)
+    return parse_envelope(envelope)
 
 
 def numbers(connection: Connection) -> tuple[int, int, int, int]:
@@ -223,7 +225,7 @@ def test_a_row_that_the_database_refuses_is_rejected_and_its_neighbours_pass(
     assert row["notes"] == ["23514 CheckViolation"]
     assert row["headers"] == {"user-agent": "test"}
     connection.execute("ALTER TABLE events DROP CONSTRAINT t")
-    (result,) = reprocess(connection, wanting=wanting, event_ids=[batch[place].id])
+    (result,) = reprocess(connection, catalogue=CATALOGUE, event_ids=[batch[place].id])
     assert (result.outcome, result.handlers) == ("accepted", ("acme.run",))
 
 
@@ -271,29 +273,25 @@ def test_a_serialization_failure_is_tried_again(connection: Connection) -> None:
 
 
 def test_a_rejected_event_that_is_understood_now_is_accepted_with_its_deliveries(connection: Connection) -> None:
-    refused = moveris(verification())._replace(
-        reject_reason="schema_mismatch", fingerprint=b"of the body", type=None, handlers=()
-    )
+    refused = moveris(verification())._replace(reject_reason="schema_mismatch", fingerprint=b"of the body", type=None)
     store_batch(connection, [refused])
-    (tried,) = reprocess(connection, wanting=wanting, reason="schema_mismatch", dry_run=True)
+    (tried,) = reprocess(connection, catalogue=CATALOGUE, reason="schema_mismatch", dry_run=True)
     assert (tried.outcome, numbers(connection)) == ("accepted", (1, 1, 0, 0))
-    (result,) = reprocess(connection, wanting=wanting, reason="schema_mismatch")
+    (result,) = reprocess(connection, catalogue=CATALOGUE, reason="schema_mismatch")
     assert (result.event_id, result.outcome, result.handlers) == (refused.id, "accepted", ("acme.run",))
     (row,) = connection.execute("SELECT * FROM events").fetchall()
     assert (row["state"], row["type"], row["reject_reason"]) == ("accepted", "verification.completed", None)
     assert store_batch(connection, [moveris(verification())]).duplicates == 1
-    (again,) = reprocess(connection, wanting=wanting, event_ids=[refused.id])
+    (again,) = reprocess(connection, catalogue=CATALOGUE, event_ids=[refused.id])
     assert again.outcome == "not_rejected"
     assert numbers(connection)[3] == 1
 
 
 def test_a_rejected_event_whose_twin_was_accepted_stays_rejected_and_names_it(connection: Connection) -> None:
-    refused = moveris(verification())._replace(
-        reject_reason="schema_mismatch", fingerprint=b"of the body", type=None, handlers=()
-    )
+    refused = moveris(verification())._replace(reject_reason="schema_mismatch", fingerprint=b"of the body", type=None)
     twin = moveris(verification())
     store_batch(connection, [refused, twin])
-    (result,) = reprocess(connection, wanting=wanting, reason="schema_mismatch")
+    (result,) = reprocess(connection, catalogue=CATALOGUE, reason="schema_mismatch")
     assert (result.outcome, result.reason, result.same_as) == ("duplicate", "duplicate", twin.id)
     (row,) = connection.execute("SELECT * FROM events WHERE id = %s", [refused.id]).fetchall()
     assert (row["state"], row["reject_reason"], row["notes"]) == (
@@ -308,7 +306,7 @@ def test_what_is_still_bad_stays_rejected_and_what_is_not_there_is_said(connecti
     bad = entry("bad", body=b"no json")
     store_batch(connection, [bad])
     missing = uuid.uuid4()
-    results = list(reprocess(connection, wanting=wanting, event_ids=[bad.id, missing, bad.id]))
+    results = list(reprocess(connection, catalogue=CATALOGUE, event_ids=[bad.id, missing, bad.id]))
     assert [(result.event_id, result.outcome, result.reason) for result in results] == [
         (bad.id, "rejected", "invalid_json"),
         (missing, "not_found", None),

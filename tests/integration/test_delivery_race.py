@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.integration.open_work import HANDLERS, NAMES, Key, Queue, look, outcome_of
+from tests.integration.open_work import NAMES, Key, Queue, announce_handlers, look, outcome_of
 from workers.dispatch.admission import Message, admit
 from workers.housekeeping import sweeper
 from workers.store import deliveries, manual
@@ -104,7 +104,7 @@ class Race:
                         self.succeeded.add(claim)
 
     def _sweep(self, connection: Connection, chance: random.Random) -> None:
-        sweeper.expire_leases(connection, HANDLERS)
+        sweeper.expire_leases(connection)
         if chance.random() < 0.3:
             connection.execute(
                 "UPDATE deliveries SET lease_until = now() WHERE (event_id, handler) IN (SELECT event_id, handler"
@@ -139,6 +139,7 @@ def test_workers_that_race_count_every_attempt_once(
     monkeypatch.setattr(deliveries, "MOST_WALKED", -(10**9))  # every admission marks the lanes
     for name in NAMES:
         add_deliveries(RACING // len(NAMES), handler=name)
+    announce_handlers(connection)
     race = Race(database_url, seed=7)
     race.run(seconds=4.0, claims=200)
     assert not race.faults, race.faults

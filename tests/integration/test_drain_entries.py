@@ -60,10 +60,10 @@ def test_an_envelope_that_a_later_version_can_read_is_accepted_then(
         later.setattr("shared.envelope.VERSION", b"2")
         post(client)
     assert run(client, connection).rejected == 1
-    (still,) = reprocess(connection, wanting=everyone, reason="bad_envelope")
+    (still,) = reprocess(connection, catalogue=everyone, reason="bad_envelope")
     assert (still.outcome, still.reason) == ("rejected", "bad_envelope")
     monkeypatch.setattr("shared.envelope.VERSION", b"2")
-    (result,) = reprocess(connection, wanting=everyone, reason="bad_envelope")
+    (result,) = reprocess(connection, catalogue=everyone, reason="bad_envelope")
     assert result.outcome == "accepted"
     (stored,) = events(connection).values()
     assert (stored["body"], stored["type"], stored["tenant"]) == (HELLO, "greeting", "acme")
@@ -110,7 +110,7 @@ def test_an_event_older_than_its_receipt_could_be_is_rejected_and_may_be_taken_b
     assert {events(connection)[ids[name]]["state"] for name in ("young", "exact")} == {"accepted"}
     post(client, completed(now - ages["old"]), provider="moveris", received_at=now)
     assert run(client, connection).duplicates == 1
-    (result,) = reprocess(connection, wanting=everyone, reason="too_old")
+    (result,) = reprocess(connection, catalogue=everyone, reason="too_old")
     assert (result.event_id, result.outcome) == (ids["old"], "accepted")
 
 

@@ -73,7 +73,7 @@ def test_a_backlog_is_drained_in_batches_and_each_commit_that_made_work_is_told(
 def test_events_that_nobody_wants_are_stored_and_tell_nobody(client: Redis, connection: Connection) -> None:
     post(client)
     told: list[None] = []
-    assert run(client, connection, wanting=nobody, on_stored=lambda _: told.append(None)).stored == 1
+    assert run(client, connection, catalogue=nobody, on_stored=lambda _: told.append(None)).stored == 1
     assert (told, count(connection, "deliveries")) == ([], 0)
 
 
@@ -199,7 +199,7 @@ def test_a_parser_that_fails_on_one_entry_blocks_nothing(
     assert events(connection)[bad]["reject_reason"] == "parser_failed"
     assert events(connection)[good]["state"] == "accepted"
     monkeypatch.undo()
-    (result,) = reprocess(connection, wanting=everyone, reason="parser_failed")
+    (result,) = reprocess(connection, catalogue=everyone, reason="parser_failed")
     assert (result.event_id, result.outcome) == (bad, "accepted")
 
 

@@ -126,7 +126,7 @@ def busy(client: Redis, connection: Connection, add_deliveries: AddDeliveries, r
 
     for body in (b'{"type":"it"}', b'{"type":"it"}', b"no JSON"):
         post(client, body)
-    draining.run(client, connection, wanting=draining.nobody)
+    draining.run(client, connection, catalogue=draining.nobody)
     ids = add_deliveries(3)
     run(ids, function)
     add_deliveries(2, tenant="globex")

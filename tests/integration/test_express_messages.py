@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.names import NAMES
+from workers.live_workers import LiveWorker, say_live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +30,11 @@ def run(event, delivery):
 SCRIPT: Final = """
 import sys
 from celery.app.trace import build_tracer
+from celery import signals
 from workers.tasks import app
 
 queue, event_id = sys.argv[1:]
+signals.celeryd_init.send(sender="test", options={"queues": ["handlers"]})
 app.finalize()
 trace = build_tracer("quiet.run", app.tasks["quiet.run"], app=app)
 request = {"id": event_id, "hostname": "here", "delivery_info": {"routing_key": queue}}
@@ -55,6 +58,9 @@ def test_after_an_express_message_one_of_a_flood_is_sent_at_most_and_none_while_
     (event_id,) = add_deliveries(1, tenant="quiet", handler="quiet.run")
     connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + interval '1 min'")
     add_deliveries(5000, tenant="flood", handler="flood.run")
+    for queues, slots in ((("express", "handlers"), 4), (("express",), 1)):
+        worker = LiveWorker(id=queues[-1], name="test", queues=queues, slots=slots, code_version="1")
+        say_live(client, NAMES, worker, [("quiet.run", "1"), ("flood.run", "1")])
     for _ in range(waiting):
         client.lpush(NAMES.express_queue, "a message")
     environ = os.environ | {

@@ -44,7 +44,10 @@ SCRIPT: Final = """
 import gc, json, logging, sys
 from celery.app.trace import build_tracer
 import failing_handlers
+from celery import signals
 from workers.tasks import app
+
+signals.celeryd_init.send(sender="test", options={"queues": ["handlers"]})
 
 logging.disable(logging.CRITICAL)
 gc.disable()  # what it finds by itself is found late

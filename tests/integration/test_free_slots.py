@@ -158,6 +158,7 @@ def test_a_child_that_is_stopped_is_replaced_and_its_message_runs(
     environ: dict[str, str], connection: Connection, redis: Redis, add_deliveries: AddDeliveries, tmp_path: Path
 ) -> None:
     with started(environ, tmp_path) as worker:
+        wait_for(lambda: b"is announced" in (tmp_path / "log").read_bytes(), seconds=SOON)
         (child,) = (it for it in worker.children() if "resource_tracker" not in " ".join(it.cmdline()))
         child.suspend()
         ids = set(add_deliveries(3))

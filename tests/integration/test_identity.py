@@ -122,7 +122,7 @@ def test_a_worker_of_another_environment_ends_with_one_line(
 ) -> None:
     claim(client, NAMES, read_identity(connection, "production"))
     ended = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "handlers", "-c", "1"],
+        [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "ingest", "-c", "1"],
         env=os.environ | {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "PIPELINE_ENVIRONMENT": "staging"},
         capture_output=True,
         text=True,
@@ -140,7 +140,7 @@ def test_a_worker_whose_redis_was_adopted_by_another_stores_nothing_until_it_is_
 ) -> None:
     def ring() -> None:
         client.delete(NAMES.bell)
-        keys, arguments = wire.ring_arguments(NAMES, 2)
+        keys, arguments = wire.ring_arguments(NAMES)
         client.eval(wire.RING, len(keys), *keys, *arguments)
 
     log = tmp_path / "log"

@@ -209,6 +209,6 @@ def test_tenants_that_are_active_in_another_process_count(valkey: Valkey) -> Non
 
 
 def drain(client: redis.Redis) -> None:
-    reader = InboxReader(client, names=NAMES, consumer="test", ingest_slots=1)
+    reader = InboxReader(client, names=NAMES, consumer="test")
     while entries := reader.read(1000):
         reader.acknowledge(entries)

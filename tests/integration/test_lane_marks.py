@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.integration.open_work import HANDLERS
 from tests.integration.test_admission import Sent
 from workers.dispatch.admission import admit
 from workers.dispatch.express import FEW
@@ -138,7 +137,7 @@ def test_what_comes_back_after_younger_ones_were_admitted_is_found(
         "unqueue": lambda: deliveries.unqueue(connection, "acme.run", ids),
         "hand_back": lambda: deliveries.hand_back(connection, "acme.run", claimed),
         "return_queued": lambda: sweeper.return_queued(connection, list_named=list),
-        "expire": lambda: sweeper.expire_leases(connection, HANDLERS),
+        "expire": lambda: sweeper.expire_leases(connection),
         "retry": lambda: deliveries.record(
             connection, "acme.run", [Outcome(claimed=one, state=None, retry_in=0.0, error="it") for one in claimed]
         ),

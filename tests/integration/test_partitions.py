@@ -14,10 +14,11 @@ import psycopg
 import pytest
 
 from shared.envelope import Envelope, new_event_id
+from tests.integration.draining import Fixed
 from workers.ingest.parsing import parse_envelope
-from workers.store import partitions
+from workers.store import events, partitions
 from workers.store.connect import connect
-from workers.store.events import Counts, store_batch
+from workers.store.events import Counts
 from workers.store.partitions import KEYS, drop_expired, ensure_partitions, list_missing, partition_name
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
 TODAY = date(2026, 3, 27)
 MORNING = datetime(2026, 3, 27, 6, tzinfo=UTC)
+CATALOGUE = Fixed(lambda *_: ("acme.run",))
 
 
-def wanting(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
-    del provider, kind, tenant
-    return ("acme.run",)
+def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
+    return events.store_batch(connection, batch, CATALOGUE)
 
 
 def entry(day: date = TODAY, *, body: bytes = b"") -> Entry:
@@ -50,7 +51,7 @@ def entry_of(moment: datetime, *, body: bytes = b"") -> Entry:
         headers=(),
         body=body or b'{"type":"t","n":"%s"}' % uuid.uuid4().hex.encode(),
     )
-    return parse_envelope(envelope, wanting)
+    return parse_envelope(envelope)
 
 
 def store_in_time(connection: Connection, batch: Sequence[Entry]) -> None:

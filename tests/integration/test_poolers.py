@@ -77,7 +77,7 @@ def test_a_worker_behind_a_transaction_pooler_ends_with_one_line(
     with pooling(database_url, servers_home, mode="transaction") as url:
         ended = subprocess.run(
             [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "handlers", "-c", "1"],
-            env=os.environ | {"DATABASE_URL": url, "REDIS_URL": redis_url},
+            env=os.environ | {"DATABASE_URL": url, "REDIS_URL": redis_url, "HANDLERS": "workers.handlers.example"},
             capture_output=True,
             text=True,
             timeout=50,

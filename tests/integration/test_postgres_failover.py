@@ -101,7 +101,7 @@ def test_when_postgres_is_switched_over_with_sessions_alive_all_is_handled_soon_
         new = make_replica(old, second)
         with running(new, second), closing(Switch(port_of(old))) as switch:
             url = old.url.replace(str(port_of(old)), str(switch.port))
-            settings = {"DATABASE_URL": url, "INGRESS_WORKERS": "1", "HANDLER_SLOTS": "2", "INGEST_SLOTS": "1"}
+            settings = {"DATABASE_URL": url, "INGRESS_WORKERS": "1", "HANDLER_WORKERS": "2", "INGEST_WORKERS": "1"}
             with Stack(home, handlers=("effects",), environ=settings) as stack:
                 stack.query(EFFECTS)
                 stack.add_tenants("anyone")

@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 
 from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
-from tests.conftest import SECRETS_KEY
 from tests.ingress_process import Valkey, own_valkey, wait_for
 from tests.names import NAMES
 
@@ -49,7 +48,8 @@ def start_workers(database_url: str, tmp_path: Path) -> Iterator[Callable[[str],
     with ExitStack() as stack:
 
         def start(redis_url: str) -> Workers:
-            environ = os.environ | {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY}
+            servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+            environ = os.environ | servers | {"HANDLERS": "workers.handlers.example"}
             celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
             options = ["--concurrency=2", "-n"]
             commands = {name: [*celery, "worker", f"--queues={name}", *options, f"{name}@%h"] for name in QUEUES}
@@ -84,7 +84,7 @@ def post(valkey: Valkey, number: int) -> bool:
     with suppress(RedisError, OSError), valkey.client() as client:
         client.xadd(NAMES.inbox, encode(envelope))
         with suppress(RedisError, OSError):
-            keys, arguments = wire.ring_arguments(NAMES, 2)
+            keys, arguments = wire.ring_arguments(NAMES)
             client.eval(wire.RING, len(keys), *keys, *arguments)
         return True
     return False

@@ -43,7 +43,7 @@ def test_a_worker_says_which_module_opened_a_connection_before_the_fork(
             "DATABASE_URL": database_url,
             "SECRETS_KEY": SECRETS_KEY,
         }
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "none", "-c", "1"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "handlers", "-c", "1"]
         worker = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert worker.stdout is not None
         lines = []

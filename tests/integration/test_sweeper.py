@@ -13,9 +13,9 @@ from redis import Redis
 from tests.names import NAMES
 from workers.dispatch.admission import QUEUED_SECONDS, admit
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
-from workers.housekeeping.sweeper import disown, expire_leases, is_express_late, return_queued
-from workers.registration import Handler, Handlers
-from workers.store import deliveries
+from workers.housekeeping.sweeper import UNKNOWN_SECONDS, disown, expire_leases, is_express_late, return_queued
+from workers.registration import Handler
+from workers.store import catalogue, deliveries
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.integration.conftest import AddDeliveries
 
-HANDLERS = Handlers([Handler(name="acme.run", function=lambda event, delivery: None, max_attempts=2)])
+RUN = Handler(name="acme.run", function=lambda event, delivery: None, max_attempts=2)
 
 
 def claim_and_lose(connection: Connection, ids: list[uuid.UUID]) -> None:
@@ -40,12 +40,13 @@ def rows(connection: Connection) -> list[dict[str, Any]]:
 
 
 def test_lost_alone_is_charged_and_ends_dead(connection: Connection, add_deliveries: AddDeliveries) -> None:
+    catalogue.announce(connection, [RUN], code_version="1")
     ids = add_deliveries(1)
     claim_and_lose(connection, ids)
-    assert expire_leases(connection, HANDLERS) == 1
+    assert expire_leases(connection) == 1
     assert rows(connection) == [{"state": "pending", "attempt": 1, "alone": True}]
     claim_and_lose(connection, ids)
-    expire_leases(connection, HANDLERS)
+    expire_leases(connection)
     assert rows(connection) == [{"state": "dead", "attempt": 2, "alone": False}]
     (row,) = connection.execute("SELECT last_error FROM deliveries_done")
     assert row["last_error"].startswith("WorkerLost")
@@ -55,7 +56,7 @@ def test_lost_in_company_is_charged_nothing_and_runs_alone(
     connection: Connection, add_deliveries: AddDeliveries
 ) -> None:
     claim_and_lose(connection, add_deliveries(3))
-    assert expire_leases(connection, HANDLERS) == 3
+    assert expire_leases(connection) == 3
     assert rows(connection) == [{"state": "pending", "attempt": 0, "alone": True}] * 3
     (row,) = connection.execute(
         "SELECT count(*) AS number FROM attempts WHERE error LIKE 'WorkerLost%%' AND attempt = 0"
@@ -67,7 +68,7 @@ def test_a_lease_that_still_holds_is_left(connection: Connection, add_deliveries
     ids = add_deliveries(1)
     connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now()")
     deliveries.claim(connection, "acme.run", ids, worker="alive", lease=60)
-    assert expire_leases(connection, HANDLERS) == 0
+    assert expire_leases(connection) == 0
 
 
 def test_two_sweepers_charge_a_loss_once(
@@ -78,7 +79,7 @@ def test_two_sweepers_charge_a_loss_once(
 
     def sweep() -> None:
         with connect(database_url, name="sweeper") as own:
-            expire_leases(own, HANDLERS)
+            expire_leases(own)
 
     threads = [threading.Thread(target=sweep) for _ in range(4)]
     for thread in threads:
@@ -121,15 +122,17 @@ def test_work_queued_a_moment_ago_is_left_and_redis_is_not_asked(
     assert return_queued(connection, list_named=refuse) == 0
 
 
-def test_a_handler_that_no_worker_knows_is_a_failed_attempt(
+def test_a_delivery_that_came_to_a_worker_without_its_handler_is_due_again_soon_and_uncharged(
     connection: Connection, add_deliveries: AddDeliveries
 ) -> None:
     ids = add_deliveries(1)
     connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now()")
     assert disown(connection, "acme.run", ids, worker="handlers@host") == 1
-    (row,) = connection.execute("SELECT state, attempt, last_error FROM deliveries")
-    assert (row["state"], row["attempt"]) == ("pending", 1)
+    (row,) = connection.execute("SELECT state, attempt, last_error, due_at - now() AS due_in FROM deliveries")
+    assert (row["state"], row["attempt"]) == ("pending", 0)
+    assert 0.5 < row["due_in"].total_seconds() <= 1.5 * UNKNOWN_SECONDS
     assert "knows no handler 'acme.run'" in row["last_error"]
+    assert connection.execute("SELECT FROM attempts").fetchall() == []
 
 
 def test_an_express_queue_that_nobody_serves_is_late_after_two_seconds(

@@ -13,7 +13,6 @@ from tests.integration import draining
 from tests.integration.draining import nobody, post
 from workers.errors import Permanent
 from workers.housekeeping.sweeper import expire_leases
-from workers.registration import Handler, Handlers
 from workers.store import deliveries, manual, tallies
 from workers.store.connect import connect
 from workers.store.manual import Selection
@@ -44,7 +43,7 @@ def test_what_a_drain_stores_is_counted_by_tenant_and_provider(client: Redis, co
     for tenant in ("acme", "acme", "globex"):
         post(client, b'{"type":"greeting","n":%d}' % len(tenant), tenant=tenant)
     post(client, b"no JSON", provider="github")
-    draining.run(client, connection, wanting=nobody)
+    draining.run(client, connection, catalogue=nobody)
     assert counts(connection) == {
         ("acme", "in-house", "stored"): 1,
         ("acme", "in-house", "duplicate"): 1,
@@ -71,7 +70,7 @@ def test_the_time_from_received_to_stored_is_kept_in_buckets(client: Redis, conn
     now = datetime.now(UTC)
     for age in (0.0, 7.0, 7.5, 4000.0, -60.0):  # a clock of the ingress may be ahead
         post(client, b'{"type":"it","age":%d}' % (age * 10), received_at=now - timedelta(seconds=age))
-    draining.run(client, connection, wanting=nobody)
+    draining.run(client, connection, catalogue=nobody)
     counts(connection)
     found = {it.bucket: it for it in tallies.read_totals(connection, most_handlers=0)}
     assert found[tallies.BOUNDS.index(5.0) + 1].count == 2
@@ -139,7 +138,7 @@ def test_lost_workers_and_what_people_cancel_are_counted(connection: Connection,
     )
     deliveries.claim(connection, "acme.run", ids[:1], worker="gone", lease=-1.0)
     deliveries.claim(connection, "acme.run", ids[1:3], worker="gone", lease=-1.0)
-    expire_leases(connection, Handlers([Handler(name="acme.run", function=lambda event, delivery: None)]))
+    expire_leases(connection)
     list(manual.cancel(connection, Selection(event_ids=ids[3:])))
     assert counts(connection) == {
         ("acme", "acme.run", "lost"): 3,
@@ -162,7 +161,7 @@ def test_whoever_rolls_up_at_the_same_time_counts_nothing_twice(
         thread.start()
     for number in range(40):
         post(client, b'{"type":"it","n":%d}' % number)
-        draining.run(client, connection, wanting=nobody)
+        draining.run(client, connection, catalogue=nobody)
     is_over.set()
     for thread in threads:
         thread.join()
@@ -175,7 +174,7 @@ def test_totals_never_fall_while_minutes_become_hours_and_hours_are_dropped(
 ) -> None:
     for number in range(3):
         post(client, b'{"type":"it","n":%d}' % number)
-        draining.run(client, connection, wanting=nobody)
+        draining.run(client, connection, catalogue=nobody)
     connection.execute(
         "UPDATE tallies_new SET at = date_trunc('hour', now()) - interval '5 hours 10 min' + ctid_part"
         " FROM (SELECT ctid AS it, interval '1 min' * row_number() OVER () AS ctid_part FROM tallies_new) AS n"

@@ -16,7 +16,6 @@ from redis import Redis
 
 from shared import wire
 from shared.envelope import Envelope, encode, new_event_id
-from tests.conftest import SECRETS_KEY
 from tests.ingress_process import wait_for
 from tests.names import NAMES
 
@@ -43,7 +42,7 @@ def post(redis: Redis, number: int) -> None:
         body=b'{"type":"t","number":%d}' % number,
     )  # fmt: skip
     redis.xadd(NAMES.inbox, encode(envelope))  # type: ignore[arg-type]
-    keys, arguments = wire.ring_arguments(NAMES, 2)
+    keys, arguments = wire.ring_arguments(NAMES)
     redis.eval(wire.RING, len(keys), *keys, *arguments)
 
 
@@ -56,7 +55,8 @@ def finished(connection: Connection) -> int:
 def test_workers_that_were_busy_end_within_two_seconds_of_sigterm(
     redis: Redis, redis_url: str, database_url: str, connection: Connection, tmp_path: Path
 ) -> None:
-    environ = os.environ | {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY}
+    servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+    environ = os.environ | servers | {"HANDLERS": "workers.handlers.example"}
     celery = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--concurrency=4"]
     names = ["ingest", *[f"handlers{number}" for number in range(MANY)]]
     with ExitStack() as stack:
@@ -67,6 +67,8 @@ def test_workers_that_were_busy_end_within_two_seconds_of_sigterm(
             running[name] = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
             stack.callback(running[name].wait)
             stack.callback(running[name].kill)
+        announced = "SELECT FROM registered_handlers"
+        wait_for(lambda: bool(connection.execute(announced).fetchall()), seconds=60)
         for number in range(40):
             post(redis, number)
         wait_for(lambda: finished(connection) >= 40, seconds=60)

@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="pipeline-system-", dir="/tmp"))
     home.chmod(0o755)
-    settings = {"INGRESS_WORKERS": "2", "HANDLER_SLOTS": "4", "INGEST_SLOTS": "2", "LOG_LEVEL": "info"}
+    settings = {"INGRESS_WORKERS": "2", "HANDLER_WORKERS": "4", "INGEST_WORKERS": "2", "LOG_LEVEL": "info"}
     settings |= {"INGRESS_METRICS_PORT": str(free_port()), "EXPORTER_SECONDS": "1"}
     try:
         with Stack(home, handlers=("effects", "failures", "lines"), environ=settings) as it:

@@ -111,7 +111,8 @@ def test_the_workers_install_alone_and_start(tmp_path: Path, wheel: Path, redis_
         "-c",
         "1",
     )
-    with started(python, *worker, REDIS_URL=redis_url, DATABASE_URL=database_url) as process:
+    settings = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "HANDLERS": "workers.handlers.example"}
+    with started(python, *worker, **settings) as process:
         assert process.stdout
         lines = []
         for line in process.stdout:

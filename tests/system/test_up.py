@@ -59,8 +59,8 @@ class Up:
             "INGRESS_PORT": str(free_port()),
             "FLOWER_PORT": str(free_port()),
             "EXPORTER_PORT": str(free_port()),
-            "HANDLER_SLOTS": "2",
-            "INGEST_SLOTS": "1",
+            "HANDLER_WORKERS": "2",
+            "INGEST_WORKERS": "1",
             **environ,
         }
         self.process = subprocess.Popen(

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from workers.dispatch.express import AHEAD, ALL, MESSAGE_SECONDS, MOST_WAITING, choose_express, express_slots, run_off
+from workers.dispatch.express import AHEAD, ALL, MESSAGE_SECONDS, MOST_WAITING, choose_express, run_off
 from workers.store.deliveries import Candidate, DueTenant
 
 LANE = ("acme", "acme.run")
@@ -102,7 +102,3 @@ def test_what_is_chosen_is_counted_for_the_tenant_and_for_all() -> None:
 def test_counts_run_off_at_half_the_workers_speed_for_a_tenant_and_are_forgotten() -> None:
     assert run_off({"acme": 3.0, "other": 0.5, ALL: 3.5}, seconds=1.0, slots=2) == {"acme": 2.0, ALL: 1.5}
     assert run_off({"acme": 1.0}, seconds=-5.0, slots=2) == {"acme": 1.0}, "a clock that went back"
-
-
-def test_the_express_worker_has_a_quarter_of_the_slots() -> None:
-    assert [express_slots(slots) for slots in (1, 4, 7, 8, 128)] == [1, 1, 1, 2, 32]

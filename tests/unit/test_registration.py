@@ -112,27 +112,34 @@ def test_a_module_that_does_not_import_is_named(tmp_path: Path, monkeypatch: pyt
     assert "broken_handlers" not in sys.modules
 
 
+def names_of(handlers: list[Handler], provider: str, event: str | None, tenant: str) -> list[str]:
+    return [it.name for it in handlers if it.wants(provider, event, tenant)]
+
+
 def test_an_event_is_wanted_by_those_who_ask_for_it() -> None:
-    handlers = Handlers(
-        [
-            Handler(name="all.events", function=nothing),
-            Handler(name="acme.any", function=nothing, tenant="acme"),
-            Handler(name="acme.one", function=nothing, tenant="acme", event="thing.happened"),
-            Handler(name="all.github", function=nothing, provider="github"),
-        ]
-    )
-    assert handlers.wanting("moveris", "thing.happened", "acme") == ("acme.any", "acme.one", "all.events")
-    assert handlers.wanting("github", "ping", "other") == ("all.events", "all.github")
+    handlers = [
+        Handler(name="all.events", function=nothing),
+        Handler(name="acme.any", function=nothing, tenant="acme"),
+        Handler(name="acme.one", function=nothing, tenant="acme", event="thing.happened"),
+        Handler(name="all.github", function=nothing, provider="github"),
+    ]
+    assert names_of(handlers, "moveris", "thing.happened", "acme") == ["all.events", "acme.any", "acme.one"]
+    assert names_of(handlers, "github", "ping", "other") == ["all.events", "all.github"]
 
 
 def test_a_star_at_the_end_of_an_event_stands_for_anything() -> None:
-    handlers = Handlers(
-        [
-            Handler(name="all.pulls", function=nothing, event="pull_request.*"),
-            Handler(name="all.orders", function=nothing, event="orders/*"),
-        ]
-    )
-    assert handlers.wanting("github", "pull_request.opened", "acme") == ("all.pulls",)
-    assert handlers.wanting("github", "pull_request_review.submitted", "acme") == ()
-    assert handlers.wanting("shopify", "orders/create", "acme") == ("all.orders",)
-    assert handlers.wanting("shopify", None, "acme") == ()
+    handlers = [
+        Handler(name="all.pulls", function=nothing, event="pull_request.*"),
+        Handler(name="all.orders", function=nothing, event="orders/*"),
+    ]
+    assert names_of(handlers, "github", "pull_request.opened", "acme") == ["all.pulls"]
+    assert names_of(handlers, "github", "pull_request_review.submitted", "acme") == []
+    assert names_of(handlers, "shopify", "orders/create", "acme") == ["all.orders"]
+    assert names_of(handlers, "shopify", None, "acme") == []
+
+
+def test_the_code_version_changes_with_the_file_and_the_digest_with_what_is_asked_for() -> None:
+    one, other = (Handler(name="acme.one", function=nothing, event=event) for event in ("a", "b"))
+    assert one.digest != other.digest
+    assert one.digest == Handler(name="acme.one", function=print, event="a").digest
+    assert Handlers([one]).code_version == Handlers([other]).code_version != Handlers().code_version

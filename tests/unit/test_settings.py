@@ -23,7 +23,7 @@ GIVEN = {
 
 def test_what_is_unset_has_its_default() -> None:
     settings = load(WorkerSettings, GIVEN)
-    assert settings.handlers == ("workers.handlers.example",)
+    assert settings.handlers == ()
     assert settings.drain_batch == 500
 
 
@@ -48,8 +48,8 @@ def test_what_is_unset_has_its_default() -> None:
         ("DATABASE_URL", "mysql://user:hidden@localhost/db"),
         ("SECRETS_KEY", "hidden"),
         ("SECRETS_KEY", ","),
-        ("INGEST_SLOTS", "many"),
-        ("INGEST_SLOTS", "0"),
+        ("DRAIN_BATCH", "many"),
+        ("DRAIN_BATCH", "0"),
         ("DRAIN_SECONDS", "inf"),
         ("DRAIN_SECONDS", "-1"),
         ("LOG_LEVEL", "loud"),

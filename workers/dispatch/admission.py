@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from shared import traces
-from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, express_slots, run_off
+from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, run_off
 from workers.store import deliveries, limits, serial
 from workers.store.limits import ANY
 
@@ -186,6 +186,8 @@ def admit(
     *,
     slots: int,
     message_seconds: float,
+    express_slots: int = 1,
+    runnable: Collection[str] | None = None,
     wait: bool = True,
     express: bool = True,
     messages: int | None = None,
@@ -201,20 +203,24 @@ def admit(
     Args:
         connection: outside a transaction.
         queue: where the messages go.
-        slots: processes that run handlers, without those of the express worker.
+        slots: processes that run handlers, without those of express workers; 0: the queue `handlers` gets nothing.
         message_seconds: time budget of one message.
+        express_slots: processes of express workers; 0: the queue `express` gets nothing.
+        runnable: names of the handlers that some live worker runs; deliveries of others wait. None: of all.
         wait: for another admission, which may have looked too early to see what is new; False where the next
             occasion is near.
         express: look for quiet tenants' work even where `handlers` is left alone.
         messages: most that are sent to `handlers`; None: as many as there is room for.
     """
     waiting, waiting_express = queue.lengths()
+    if not express_slots:
+        waiting_express = MOST_WAITING
     room = 2 * slots - waiting if waiting < slots else 0
     room = room if messages is None else min(room, messages)
     if not room and not (express and waiting_express < MOST_WAITING):
         return 0
     began = time.time_ns()
-    admission = _Admission(connection, queue, slots=slots, budget=message_seconds)
+    admission = _Admission(connection, queue, express_slots=express_slots, runnable=runnable, budget=message_seconds)
     queued = admission.queue_what_is_due(room, waiting_express, wait=wait)
     for sent, message in enumerate(queued):
         try:
@@ -233,10 +239,19 @@ class _Admission:
     Where it had to walk over many finished deliveries, which an old snapshot keeps in the index, it marks the lanes.
     """
 
-    def __init__(self, connection: Connection, queue: HandlerQueue, *, slots: int, budget: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        queue: HandlerQueue,
+        *,
+        express_slots: int,
+        runnable: Collection[str] | None,
+        budget: float,
+    ) -> None:
         self._connection = connection
         self._queue = queue
-        self._express_slots = express_slots(slots)
+        self._express_slots = express_slots
+        self._runnable = runnable
         self._budget = budget
 
     def queue_what_is_due(self, room: int, waiting_express: int, *, wait: bool) -> list[Message]:
@@ -256,7 +271,9 @@ class _Admission:
             limited = self._read_limits(candidates) if state.limited else []
             blocked = serial.park_blocked(connection, candidates) if state.serial else set()
             free = [it for it in candidates if (it.event_id, it.handler) not in blocked] if blocked else candidates
-            turns = take_turns(free, tenants, _allowances(tenants, limited))
+            runnable = self._runnable
+            nobodys = {(ANY, it.handler): 0 for it in candidates if runnable is not None and it.handler not in runnable}
+            turns = take_turns(free, tenants, _allowances(tenants, limited) | nobodys)
             messages, skipped, counts = self._fill(turns, tenants, state, room=room, waiting_express=waiting_express)
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
             if walked - state.walked > deliveries.MOST_WALKED + 2 * len(candidates) + FEW * len(tenants):

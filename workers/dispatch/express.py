@@ -12,7 +12,8 @@ worker, however its work arrives; one that is alone with its quick work may use 
 than a quarter of a second of work that is ahead of it.
 A handler that has never run, or that takes longer than a message's budget, is never sent this way.
 
-Losing the express worker costs time only: what waits in `express` longer than two seconds moves to `handlers`.
+Nothing is sent to `express` while no express worker lives. Losing it costs time only: what waits in `express` longer
+than two seconds moves to `handlers`.
 """
 
 from __future__ import annotations
@@ -41,11 +42,6 @@ AS_GOOD_AS_EMPTY: Final = 0.05
 """Budgets of work, its own included, with which a tenant still joins that has sent more than its share lately."""
 ALL: Final = ""
 """Stands for all tenants together in the counts; no tenant has that name."""
-
-
-def express_slots(handler_slots: int) -> int:
-    """Return how many processes the express worker has: a quarter of the handler slots, at least one."""
-    return max(1, handler_slots // 4)
 
 
 def run_off(counts: Mapping[str, float], *, seconds: float, slots: int) -> dict[str, float]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workers.registration import Handler
+    from workers.store.catalogue import Registration
     from workers.store.deliveries import Outcome
 
 log: Final = logging.getLogger(__name__)
 
 
 def log_failure(
-    outcome: Outcome, handler: Handler, *, provider: str | None = None, error: BaseException | None = None
+    outcome: Outcome, handler: Registration, *, provider: str | None = None, error: BaseException | None = None
 ) -> None:
     """Log one failed attempt: an error if the delivery is dead, else a warning.
 

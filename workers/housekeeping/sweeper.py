@@ -9,25 +9,27 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from workers.dispatch.failure_log import log_failure, log_uncounted
-from workers.dispatch.retry import delay
-from workers.registration import Handler
+from workers.dispatch.retry import DEFAULT_SCHEDULE, delay
 from workers.store import deliveries, recovery
+from workers.store.catalogue import Registration, read_registrations
 from workers.store.deliveries import Claimed, Outcome
+from workers.store.limits import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from uuid import UUID
 
-    from workers.registration import Handlers
     from workers.store.connect import Connection
 
 LOST: Final = "WorkerLost: the process that ran it ended or did not answer before its lease was over"
+UNKNOWN_SECONDS: Final = 2.0
+"""About which a delivery waits that came to a worker which does not know its handler."""
 LOST_IN_COMPANY: Final = (
     "WorkerLost: its process was lost while it held several deliveries; not counted, runs alone next"
 )
 
 
-def expire_leases(connection: Connection, handlers: Handlers) -> int:
+def expire_leases(connection: Connection) -> int:
     """Settle running deliveries past their lease; return how many.
 
     1. Lock them; what another sweeper holds is its own.
@@ -40,8 +42,9 @@ def expire_leases(connection: Connection, handlers: Handlers) -> int:
         if expired:
             recovery.count_lost(connection, expired)
         alone = [row for row in expired if row["alone"]]
+        policies = read_registrations(connection) if alone else {}
         for name in {row["handler"] for row in alone}:
-            policy = handlers.get(name) or Handler(name=name, function=_unknown)
+            policy = policies.get(name) or _default_policy(name)
             outcomes = [_lost(row, policy) for row in alone if row["handler"] == name]
             deliveries.record(connection, name, outcomes)
             recovery.keep_alone(connection, name, [outcome.claimed.event_id for outcome in outcomes])
@@ -74,33 +77,32 @@ def is_express_late(connection: Connection, *, list_express: Callable[[], Collec
 
 
 def disown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> int:
-    """Record that a worker was sent deliveries of a handler that it does not know: a failed attempt of each."""
-    error = (
-        f"UnknownHandler: the worker {worker} knows no handler {handler!r}; deploy it, or name its module in HANDLERS"
-    )
-    policy = Handler(name=handler, function=_unknown)
-    with connection.transaction():
-        claimed = recovery.claim_unknown(connection, handler, event_ids, worker=worker)
-        outcomes = [_failed(one, policy, error) for one in claimed]
-        if outcomes:
-            deliveries.record(connection, handler, outcomes)
-    for outcome in outcomes:
-        log_failure(outcome, policy)
-    return len(claimed)
+    """Return deliveries that were sent to a worker which does not know their handler; return how many.
+
+    Another worker may know it, such as one of the next version during a deployment. While none does, none is admitted.
+    """
+    error = f"not counted: the worker {worker} knows no handler {handler!r}; its HANDLERS differ, or its version does"
+    wait = random.uniform(0.5, 1.5) * UNKNOWN_SECONDS  # noqa: S311 - nothing to guess
+    return recovery.return_unknown(connection, handler, event_ids, error=error, wait=wait)
 
 
-def _lost(row: dict[str, Any], policy: Handler) -> Outcome:
+def _lost(row: dict[str, Any], policy: Registration) -> Outcome:
     claimed = Claimed(event_id=row["event_id"], tenant=row["tenant"], attempt=row["attempt"], fence=row["fence"])
-    return _failed(claimed, policy, f"{LOST} ({row['worker']})")
-
-
-def _failed(claimed: Claimed, policy: Handler, error: str) -> Outcome:
-    failures = claimed.attempt + 1
+    failures, error = claimed.attempt + 1, f"{LOST} ({row['worker']})"
     if failures >= policy.max_attempts:
         return Outcome(claimed=claimed, state="dead", error=error)
     return Outcome(claimed=claimed, state=None, error=error, retry_in=delay(policy.schedule, failures, random.random))
 
 
-def _unknown(event: object, delivery: object) -> None:
-    """Stand in for the function of a handler that this process does not know; never called."""
-    del event, delivery
+def _default_policy(name: str) -> Registration:
+    """Return the attempts and schedule of a handler that is not in the catalogue any more."""
+    return Registration(
+        name=name,
+        event=ANY,
+        tenant=ANY,
+        provider=ANY,
+        max_attempts=len(DEFAULT_SCHEDULE) + 1,
+        timeout=0.0,
+        schedule=DEFAULT_SCHEDULE,
+        serial_by=None,
+    )

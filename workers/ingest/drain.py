@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from workers.ingest.inbox_reader import InboxReader, Place, Received
-    from workers.ingest.parsing import Wanting
     from workers.store.connect import Connection
     from workers.store.entry import Entry
+    from workers.store.events import Catalogue
 
 FIRST_READ: Final = 100
 """Entries read at first: at rest there are few."""
@@ -71,7 +71,7 @@ def drain(
     connection: Connection,
     *,
     identity: str,
-    wanting: Wanting,
+    catalogue: Catalogue,
     settings: DrainSettings,
     on_stored: Callable[[bool], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -88,7 +88,7 @@ def drain(
         reader: this process's consumer of the inbox.
         connection: outside a transaction.
         identity: of its database, as `workers.store.identity` tells it.
-        wanting: the registry of handlers.
+        catalogue: decides which deliveries are made.
         settings: batch size and times.
         on_stored: called after each commit that made deliveries, and told whether all of them were in the overflow.
         clock: seconds.
@@ -106,7 +106,7 @@ def drain(
         count=min(FIRST_READ, settings.drain_batch),
         most_bytes=READ_BYTES,
     )
-    run = _Run(reader, connection, wanting, on_stored, settings=settings, clock=clock)
+    run = _Run(reader, connection, catalogue, on_stored, settings=settings, clock=clock)
     if not (run.take_over(idle) and run.store_fresh(fresh)):
         reader.ring()
     return DrainCounts(
@@ -132,7 +132,7 @@ class _Run:
         self,
         reader: InboxReader,
         connection: Connection,
-        wanting: Wanting,
+        catalogue: Catalogue,
         on_stored: Callable[[bool], object],
         *,
         settings: DrainSettings,
@@ -140,7 +140,7 @@ class _Run:
     ) -> None:
         self._reader = reader
         self._connection = connection
-        self._wanting = wanting
+        self._catalogue = catalogue
         self._on_stored = on_stored
         self._idle_seconds = settings.reclaim_seconds
         self._most = settings.drain_batch
@@ -190,7 +190,7 @@ class _Run:
         try:
             for size in _portions(batch.entries):
                 began = time.time_ns()
-                counts = store_batch(self._connection, batch.entries[done : done + size])
+                counts = store_batch(self._connection, batch.entries[done : done + size], self._catalogue)
                 stored = batch.received[done : done + size]
                 traces.current().stored(batch.entries[done : done + size], began)
                 done += size
@@ -217,7 +217,6 @@ class _Run:
                 each.place.stream_id,
                 each.fields,
                 deliveries=each.deliveries,
-                wanting=self._wanting,
                 dedup_days=self._dedup_days,
             )
             for each in received

@@ -194,20 +194,18 @@ class Received:
 class InboxReader:
     """One consumer of the inbox."""
 
-    def __init__(self, client: Redis, *, names: wire.Names, consumer: str, ingest_slots: int) -> None:
+    def __init__(self, client: Redis, *, names: wire.Names, consumer: str) -> None:
         """Make a reader.
 
         Args:
             client: returns bytes, not text.
             names: in Redis.
             consumer: unique per process, ever: entries that it holds are only taken over when they are idle.
-            ingest_slots: bounds the doorbells that wait.
         """
         self._client = client
         self._names = names
         self._streams = names.streams
         self._consumer = consumer
-        self._ingest_slots = ingest_slots
         self._is_turn_of_overflow = False
 
     def open(
@@ -249,7 +247,7 @@ class InboxReader:
 
     def ring(self) -> None:
         """Ask for another drain."""
-        keys, arguments = wire.ring_arguments(self._names, self._ingest_slots)
+        keys, arguments = wire.ring_arguments(self._names)
         self._client.eval(wire.RING, len(keys), *keys, *arguments)
 
     def read(self, count: int, *, most_bytes: int = READ_BYTES) -> list[Received]:

@@ -1,4 +1,4 @@
-"""Decides what one inbox entry becomes: accepted for which handlers, or rejected for which reason.
+"""Decides what one inbox entry becomes: accepted, or rejected for which reason.
 
 Every entry gets an outcome, whatever it holds, so that none can block the inbox. The body is passed on exactly as
 received.
@@ -20,12 +20,9 @@ from workers.events.model import Rejected, body_fingerprint
 from workers.store.entry import Entry, headers_json, notes_array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from shared.envelope import Envelope
-
-    Wanting = Callable[[str, str | None, str], Sequence[str]]
-    """(provider, type, tenant) to the names of the handlers that want such an event."""
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +36,17 @@ _LAST_MILLISECOND: Final = 253_402_300_799_999  # of the year 9999
 _UNKNOWN: Final = "unknown"
 
 
-def parse_entry(
-    stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, wanting: Wanting, dedup_days: int
-) -> Entry:
+def parse_entry(stream_id: bytes, fields: Mapping[bytes, bytes], *, deliveries: int, dedup_days: int) -> Entry:
     """Decide what to store of one inbox entry.
 
     1. What cannot be read as an envelope is rejected with all its fields in the body.
     2. What was delivered too often is rejected unparsed.
-    3. What does not parse is rejected with the parser's reason; what parses gets its handlers.
+    3. What does not parse is rejected with the parser's reason; what parses is accepted.
 
     Args:
         stream_id: its place in the inbox.
         fields: as the ingress wrote them.
         deliveries: how often it was given to a drain, this time included.
-        wanting: the registry of handlers.
         dedup_days: see `parse_envelope`.
     """
     try:
@@ -61,15 +55,14 @@ def parse_entry(
         return _broken(stream_id, fields, error)
     if deliveries >= POISON_DELIVERIES:
         return rejected(envelope, Rejected(POISON, f"delivered {deliveries} times"))
-    return parse_envelope(envelope, wanting, dedup_days=dedup_days)
+    return parse_envelope(envelope, dedup_days=dedup_days)
 
 
-def parse_envelope(envelope: Envelope, wanting: Wanting, *, dedup_days: int | None = None) -> Entry:
+def parse_envelope(envelope: Envelope, *, dedup_days: int | None = None) -> Entry:
     """Do step 3 of `parse_entry`.
 
     Args:
         envelope: what the ingress received.
-        wanting: the registry of handlers.
         dedup_days: reject what its provider dated earlier than that before it was received: it may be a replay of an
             event whose receipt is gone. None to accept it.
     """
@@ -105,7 +98,6 @@ def parse_envelope(envelope: Envelope, wanting: Wanting, *, dedup_days: int | No
         parsed.fingerprint,
         None,
         notes_array(parsed.notes),
-        tuple(wanting(envelope.provider, parsed.type, envelope.tenant)),
     )
 
 
@@ -125,7 +117,6 @@ def rejected(envelope: Envelope, rejection: Rejected) -> Entry:
         fingerprint=body_fingerprint(envelope.body),
         reject_reason=rejection.reason,
         notes=notes_array([rejection.detail] if rejection.detail else []),
-        handlers=(),
     )
 
 
@@ -150,7 +141,6 @@ def _broken(stream_id: bytes, fields: Mapping[bytes, bytes], error: EnvelopeErro
         fingerprint=body_fingerprint(body),
         reject_reason=BAD_ENVELOPE,
         notes=notes_array([str(error)[:500].replace("\0", "")]),
-        handlers=(),
     )
 
 

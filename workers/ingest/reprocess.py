@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
-    from workers.ingest.parsing import Wanting
     from workers.store.connect import Connection
     from workers.store.entry import Entry
+    from workers.store.events import Catalogue
     from workers.store.rejected import RejectedEvent, Reprocessed
 
 __all__: Final = ["reprocess"]
@@ -29,7 +29,7 @@ __all__: Final = ["reprocess"]
 def reprocess(
     connection: Connection,
     *,
-    wanting: Wanting,
+    catalogue: Catalogue,
     event_ids: Sequence[UUID] = (),
     reason: str | None = None,
     dry_run: bool = False,
@@ -38,7 +38,7 @@ def reprocess(
 
     Args:
         connection: outside a transaction.
-        wanting: the registry of handlers.
+        catalogue: decides which deliveries are made.
         event_ids: which ones.
         reason: also all that were rejected for this reason.
         dry_run: only say what would come of it.
@@ -50,10 +50,10 @@ def reprocess(
     if reason is not None:
         ids += list_rejected_ids(connection, reason)
     for event_id in dict.fromkeys(ids):
-        yield reprocess_event(connection, event_id, lambda event: _parse(event, wanting), dry_run=dry_run)
+        yield reprocess_event(connection, event_id, _parse, catalogue, dry_run=dry_run)
 
 
-def _parse(event: RejectedEvent, wanting: Wanting) -> Entry:
+def _parse(event: RejectedEvent) -> Entry:
     """Parse a stored event as the drain would have, however old it is.
 
     What was no envelope keeps the id that it got then.
@@ -72,4 +72,4 @@ def _parse(event: RejectedEvent, wanting: Wanting) -> Entry:
             envelope = replace(decode(fields_of_broken(event.body)), id=event.id)
         except EnvelopeError as error:
             return rejected(envelope, Rejected(BAD_ENVELOPE, str(error)))
-    return parse_envelope(envelope, wanting)
+    return parse_envelope(envelope)

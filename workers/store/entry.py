@@ -26,7 +26,6 @@ class Entry(NamedTuple):
         fingerprint: what makes it the same event.
         reject_reason: None when accepted.
         notes: a Postgres array, see `notes_array`.
-        handlers: names of those that want it.
     """
 
     id: UUID
@@ -42,7 +41,6 @@ class Entry(NamedTuple):
     fingerprint: bytes
     reject_reason: str | None
     notes: str
-    handlers: tuple[str, ...]
 
 
 def headers_json(headers: Sequence[tuple[bytes, bytes]]) -> str:

@@ -13,7 +13,7 @@ import json
 from base64 import b64encode
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import psycopg
 from psycopg import rows
@@ -24,6 +24,7 @@ from workers.store.sql import Queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from workers.store.connect import Connection
 
@@ -62,6 +63,16 @@ class Counts(NamedTuple):
         return Counts(*map(sum, zip(self, other, strict=True)))
 
 
+class Catalogue(Protocol):
+    """Which handlers want an event; see `workers.store.catalogue`."""
+
+    def follow(self, cursor: Cursor, version: int, accepted: Sequence[UUID]) -> None:
+        """See that this is the catalogue as it is in the transaction that stores these events."""
+
+    def wanting(self, provider: str, event: str | None, tenant: str) -> Sequence[str]:
+        """Return the names of the handlers that ask for such an event."""
+
+
 class _ReceiptGoneError(Exception):
     """A receipt was found and then dropped by retention before it could be read: try again."""
 
@@ -75,7 +86,7 @@ def ping(connection: Connection) -> None:
     connection.execute(_QUERIES["ping"])
 
 
-def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
+def store_batch(connection: Connection, batch: Sequence[Entry], catalogue: Catalogue) -> Counts:
     """Store a batch in one transaction.
 
     1. Of entries with the same key, the first stands for all; keys are sorted.
@@ -86,6 +97,7 @@ def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
     Args:
         connection: outside a transaction.
         batch: any number of entries, in any order.
+        catalogue: decides which deliveries are made.
 
     Raises:
         psycopg.Error: not the data's fault; nothing is stored of the part of the batch that it met.
@@ -93,19 +105,20 @@ def store_batch(connection: Connection, batch: Sequence[Entry]) -> Counts:
     if not batch:
         return Counts()
     try:
-        return _store_patiently(connection, batch)
+        return _store_patiently(connection, batch, catalogue)
     except DATA_ERRORS as error:
         if len(batch) > 1:
             middle = len(batch) // 2
-            return store_batch(connection, batch[:middle]).plus(store_batch(connection, batch[middle:]))
-        return _store_refused(connection, batch[0], error)
+            first = store_batch(connection, batch[:middle], catalogue)
+            return first.plus(store_batch(connection, batch[middle:], catalogue))
+        return _store_refused(connection, batch[0], catalogue, error)
 
 
-def _store_refused(connection: Connection, entry: Entry, refusal: Exception) -> Counts:
+def _store_refused(connection: Connection, entry: Entry, catalogue: Catalogue, refusal: Exception) -> Counts:
     """Store an entry that was refused, with less and less in it that could be refused."""
     try:
         # A partition that was attached this moment refuses a row once, without any fault of the row.
-        return _store_patiently(connection, [entry])
+        return _store_patiently(connection, [entry], catalogue)
     except DATA_ERRORS as error:
         refusal = error
     code = f"{getattr(refusal, 'sqlstate', None) or ''} {type(refusal).__name__}".strip()
@@ -116,12 +129,11 @@ def _store_refused(connection: Connection, entry: Entry, refusal: Exception) -> 
         fingerprint=body_fingerprint(entry.body),
         reject_reason=REFUSED,
         notes=notes_array([code]),
-        handlers=(),
     )
     bare = rejected._replace(headers=NO_HEADERS, notes=notes_array([code, "headers left out"]))
     for attempt in (rejected, bare, _in_base64(entry, code)):
         try:
-            return _store_patiently(connection, [attempt])
+            return _store_patiently(connection, [attempt], catalogue)
         except psycopg.errors.UniqueViolation:
             return Counts()  # its id is stored already: an inbox restored from a backup older than its receipt
         except DATA_ERRORS as error:
@@ -151,21 +163,20 @@ def _in_base64(entry: Entry, code: str) -> Entry:
         fingerprint=body_fingerprint(body),
         reject_reason=REFUSED,
         notes=notes_array([code, "all fields in base64"]),
-        handlers=(),
     )
 
 
-def _store_patiently(connection: Connection, batch: Sequence[Entry]) -> Counts:
+def _store_patiently(connection: Connection, batch: Sequence[Entry], catalogue: Catalogue) -> Counts:
     """Store a batch, again when Postgres asks for it."""
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _store(connection, batch)
+            return _store(connection, batch, catalogue)
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected, _ReceiptGoneError):
             continue
-    return _store(connection, batch)
+    return _store(connection, batch, catalogue)
 
 
-def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
+def _store(connection: Connection, batch: Sequence[Entry], catalogue: Catalogue) -> Counts:
     """Do steps 1 to 3 in two round trips, three when there are duplicates."""
     by_key: dict[tuple[bytes, str, str], Entry] = {}
     for entry in batch:
@@ -176,15 +187,18 @@ def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
         cursor = connection.cursor(binary=True, row_factory=rows.tuple_row)
         insert_receipts(cursor, firsts)
         pipeline.sync()
+        first = cursor.fetchone()
         if cursor.rowcount == len(firsts):
             fresh = firsts
         else:
-            new = {row[0] for row in cursor}
+            new = {row[0] for row in (first, *cursor) if row}
             fresh = [entry for entry in firsts if entry.id in new]
+        if first:
+            catalogue.follow(cursor, first[1], [entry.id for entry in fresh if entry.reject_reason is None])
         # By id, and so by time: neighbours in the index are neighbours in the batch.
         fresh.sort(key=attrgetter("id.int"))
         _insert_events(cursor, fresh)
-        deliveries = insert_deliveries(cursor, fresh)
+        deliveries = insert_deliveries(cursor, fresh, catalogue)
         if len(fresh) < len(batch):
             chosen = {id(entry) for entry in fresh}
             duplicates = _insert_arrivals(cursor, [entry for entry in batch if id(entry) not in chosen])
@@ -193,7 +207,10 @@ def _store(connection: Connection, batch: Sequence[Entry]) -> Counts:
 
 
 def insert_receipts(cursor: Cursor, entries: Sequence[Entry]) -> None:
-    """Insert receipts in the order given, inside a transaction; the cursor returns the event ids of new ones."""
+    """Insert receipts in the order given, inside a transaction.
+
+    The cursor returns the event id of each new one, and the version of the catalogue.
+    """
     values = {
         "tenants": [entry.tenant for entry in entries],
         "providers": [entry.provider for entry in entries],
@@ -209,9 +226,14 @@ def _insert_events(cursor: Cursor, fresh: Sequence[Entry]) -> None:
         cursor.execute(_QUERIES["insert_events"], dict(zip(Entry._fields, columns, strict=True)))
 
 
-def insert_deliveries(cursor: Cursor, entries: Sequence[Entry]) -> int:
-    """Insert a delivery for each handler of each entry, inside a transaction; return how many."""
-    wanted = [(entry.id, handler, entry.tenant) for entry in entries for handler in entry.handlers]
+def insert_deliveries(cursor: Cursor, entries: Sequence[Entry], catalogue: Catalogue) -> int:
+    """Insert a delivery for each handler of each accepted entry, inside a transaction; return how many."""
+    wanted = [
+        (entry.id, handler, entry.tenant)
+        for entry in entries
+        if entry.reject_reason is None
+        for handler in catalogue.wanting(entry.provider, entry.type, entry.tenant)
+    ]
     if wanted:
         ids, handlers, tenants = map(list, zip(*wanted, strict=True))
         values = {"ids": ids, "handlers": handlers, "tenants": tenants}

@@ -3,12 +3,13 @@
 -- name: ping
 SELECT 1;
 
--- Waits for a concurrent batch that holds one of the keys. Sorted by key, so that two batches cannot deadlock.
+-- Waits for a concurrent batch that holds one of the keys. Sorted by key, so that two batches cannot deadlock. The version of
+-- the catalogue comes with each new receipt: where there are none, no deliveries are made.
 -- name: insert_receipts
 INSERT INTO receipts (tenant, provider, fingerprint, event_id)
 SELECT * FROM unnest(%(tenants)b::text[], %(providers)b::text[], %(fingerprints)b::bytea[], %(ids)b::uuid[])
 ON CONFLICT DO NOTHING
-RETURNING event_id;
+RETURNING event_id, (SELECT version FROM handler_catalogue);
 
 -- The days of what comes late are noted: they are kept as long as it. `note_late` does nothing with no ids, NULL.
 -- name: insert_events

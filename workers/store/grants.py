@@ -23,6 +23,7 @@ _QUERIES: Final = Queries("grants.sql")
 TABLES: Final = (
     *("events", "receipts", "arrivals", "late_days", "deliveries", "deliveries_done", "attempts"),
     *("admission", "admission_turns", "lane_marks", "handler_limits", "serial_handlers"),
+    *("registered_handlers", "handler_catalogue"),
     *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
     *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
 )

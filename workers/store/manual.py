@@ -146,25 +146,65 @@ def backfill(
         What each page of events found.
     """
     (row,) = connection.execute(_SQL["first_id"], {"since": since}).fetchall()
+    from_id = row["id"]
+    while True:
+        with connection.transaction():
+            page = backfill_page(
+                connection,
+                handler=handler,
+                provider=provider,
+                event=event,
+                tenant=tenant,
+                from_id=from_id,
+                until=until,
+                dry_run=dry_run,
+            )
+        if page is None:
+            return
+        yield page
+        from_id = page.last_id
+
+
+def backfill_page(
+    connection: Connection,
+    *,
+    handler: str,
+    provider: str | None,
+    event: str | None,
+    tenant: str | None,
+    from_id: UUID,
+    until: datetime,
+    stored_since: datetime | None = None,
+    dry_run: bool = False,
+) -> Page | None:
+    """Do the same for the next events after an id, inside a transaction; None if there are none.
+
+    Args:
+        connection: inside a transaction.
+        handler: as in `backfill`, and so are the others.
+        provider: the same.
+        event: the same.
+        tenant: the same.
+        from_id: the event after which to look.
+        until: the same.
+        stored_since: aware; nothing is made for events that were stored before. None for no such bound.
+        dry_run: the same.
+    """
     values = {
         "handler": handler,
         "provider": provider,
         "type": event,
         "tenant": tenant,
         "until": until,
-        "after": row["id"],
+        "after": from_id,
+        "stored_since": stored_since,
         "most": _EVENTS_PER_PAGE,
         "dry_run": dry_run,
     }
-    while True:
-        with connection.transaction():
-            if not dry_run:
-                connection.execute(_SQL["lock_backfill"], {"handler": handler})
-            (found,) = connection.execute(_SQL["backfill"], values, prepare=False).fetchall()
-        if found["last_id"] is None:
-            return
-        yield Page(**found)
-        values["after"] = found["last_id"]
+    if not dry_run:
+        connection.execute(_SQL["lock_backfill"], {"handler": handler})
+    (found,) = connection.execute(_SQL["backfill"], values, prepare=False).fetchall()
+    return None if found["last_id"] is None else Page(**found)
 
 
 def _values(selection: Selection) -> dict[str, Any]:

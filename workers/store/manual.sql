@@ -80,20 +80,26 @@ SELECT tenant, handler, event_id FROM taken ORDER BY event_id, handler;
 SELECT pg_advisory_xact_lock(hashtext('pipeline backfill'), hashtext(%(handler)s));
 
 -- One page of events, whatever they are; subplans probe the deliveries by key for each wanted event. An event without
--- an open or finished delivery in this snapshot gets one: deliveries only move, and are made with their event.
+-- an open or finished delivery in this snapshot gets one: deliveries only move, and are made with their event. What has run
+-- under a name that the handler had before does not run again.
 -- name: backfill
 WITH page AS MATERIALIZED (
-    SELECT id, provider, tenant, type, state, subject FROM events
+    SELECT id, provider, tenant, type, state, subject, stored_at FROM events
     WHERE id > %(after)s AND id < uuid_at(%(until)s) AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
     ORDER BY id LIMIT %(most)s
+), names AS MATERIALIZED (
+    SELECT array_append(array_agg(name), %(handler)s) AS names FROM registered_handlers WHERE renamed_to = %(handler)s
 ), missing AS MATERIALIZED (
     SELECT p.id, p.tenant, p.subject FROM page AS p
     WHERE p.state = 'accepted'
+      AND (%(stored_since)s::timestamptz IS NULL OR p.stored_at >= %(stored_since)s)
       AND (%(provider)s::text IS NULL OR p.provider = %(provider)s)
       AND (%(type)s::text IS NULL OR p.type = %(type)s
            OR right(%(type)s, 1) = '*' AND starts_with(p.type, left(%(type)s, -1)))
-      AND (SELECT true FROM deliveries AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
-      AND (SELECT true FROM deliveries_done AS d WHERE d.event_id = p.id AND d.handler = %(handler)s) IS NULL
+      AND (SELECT true FROM deliveries AS d
+           WHERE d.event_id = p.id AND d.handler = ANY ((SELECT names FROM names)::text[]) LIMIT 1) IS NULL
+      AND (SELECT true FROM deliveries_done AS d
+           WHERE d.event_id = p.id AND d.handler = ANY ((SELECT names FROM names)::text[]) LIMIT 1) IS NULL
 ), made AS (
     INSERT INTO deliveries (event_id, handler, tenant, serial)
     SELECT id, %(handler)s, tenant, CASE WHEN %(handler)s IN (SELECT s.handler FROM serial_handlers AS s) THEN subject END

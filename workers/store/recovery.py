@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from workers.store.deliveries import Claimed
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
@@ -61,10 +60,18 @@ def return_queued(connection: Connection, named: Collection[tuple[UUID, str]]) -
     return connection.execute(_QUERIES["return_queued"], _pairs(named)).rowcount
 
 
-def claim_unknown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, worker: str) -> list[Claimed]:
-    """Claim deliveries whose handler the receiving worker does not know, to record that as their outcome."""
-    parameters = {"handler": handler, "event_ids": list(event_ids), "worker": worker}
-    return [Claimed(**row) for row in connection.execute(_QUERIES["claim_unknown"], parameters)]
+def list_ready_handlers(connection: Connection) -> list[str]:
+    """Return the names of the handlers that something is due for."""
+    return [row["handler"] for row in connection.execute(_QUERIES["list_ready_handlers"])]
+
+
+def return_unknown(connection: Connection, handler: str, event_ids: Sequence[UUID], *, error: str, wait: float) -> int:
+    """Return queued deliveries whose handler the receiving worker does not know; return how many.
+
+    They are due in `wait` seconds, and no attempt is counted.
+    """
+    parameters = {"handler": handler, "event_ids": list(event_ids), "error": error, "wait": wait}
+    return connection.execute(_QUERIES["return_unknown"], parameters).rowcount
 
 
 def _pairs(named: Collection[tuple[UUID, str]]) -> dict[str, list[Any]]:

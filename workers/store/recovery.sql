@@ -49,10 +49,22 @@ WHERE ctid = ANY (ARRAY(
 ))
 RETURNING event_id;
 
--- A worker was sent deliveries of a handler that it does not know: a failed attempt of each.
--- name: claim_unknown
+-- From lane to lane, 10,000 at the most.
+-- name: list_ready_handlers
+WITH RECURSIVE lane AS (
+    (SELECT tenant, handler, 1 AS number FROM deliveries WHERE ready ORDER BY tenant, handler LIMIT 1)
+    UNION ALL
+    SELECT next.tenant, next.handler, lane.number + 1 FROM lane CROSS JOIN LATERAL (
+        SELECT tenant, handler FROM deliveries WHERE ready AND (tenant, handler) > (lane.tenant, lane.handler)
+        ORDER BY tenant, handler LIMIT 1
+    ) AS next
+    WHERE lane.number < 10000
+)
+SELECT DISTINCT handler FROM lane ORDER BY handler;
+
+-- A worker was sent deliveries of a handler that it does not know: another one may know it. No attempt is counted.
+-- name: return_unknown
 UPDATE deliveries AS d
-SET state = 'running', fence = d.fence + 1, worker = %(worker)s, lease_until = now() + interval '1 minute'
+SET state = 'pending', lease_until = NULL, last_error = %(error)s, due_at = now() + make_interval(secs => %(wait)s)
 FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id)
-WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state = 'queued'
-RETURNING d.event_id, d.tenant, d.attempt, d.fence;
+WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state = 'queued';

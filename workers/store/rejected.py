@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import Rollback, rows
 
+from workers.store.catalogue import read_version
 from workers.store.entry import notes_array
 from workers.store.events import insert_deliveries, insert_receipts
 from workers.store.sql import Queries
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from workers.store.connect import Connection
     from workers.store.entry import Entry
+    from workers.store.events import Catalogue
 
 _QUERIES: Final = Queries("events.sql")
 DUPLICATE: Final = "duplicate"
@@ -65,7 +67,12 @@ def list_rejected_ids(connection: Connection, reason: str) -> list[UUID]:
 
 
 def reprocess_event(
-    connection: Connection, event_id: UUID, parse: Callable[[RejectedEvent], Entry], *, dry_run: bool
+    connection: Connection,
+    event_id: UUID,
+    parse: Callable[[RejectedEvent], Entry],
+    catalogue: Catalogue,
+    *,
+    dry_run: bool,
 ) -> Reprocessed:
     """Parse one event again and store what came of it, or in a dry run only say so.
 
@@ -75,13 +82,15 @@ def reprocess_event(
     4. Accept it and make its deliveries.
     """
     with connection.transaction():
-        result = _reprocess(connection, event_id, parse)
+        result = _reprocess(connection, event_id, parse, catalogue)
         if dry_run:
             raise Rollback
     return result
 
 
-def _reprocess(connection: Connection, event_id: UUID, parse: Callable[[RejectedEvent], Entry]) -> Reprocessed:
+def _reprocess(
+    connection: Connection, event_id: UUID, parse: Callable[[RejectedEvent], Entry], catalogue: Catalogue
+) -> Reprocessed:
     row = connection.execute(_QUERIES["lock_event"], {"id": event_id}).fetchone()
     if row is None:
         return Reprocessed(event_id=event_id, outcome="not_found")
@@ -99,8 +108,10 @@ def _reprocess(connection: Connection, event_id: UUID, parse: Callable[[Rejected
         _reject(connection, event_id, DUPLICATE, notes_array([f"the same event as {receipt['event_id']}"]))
         return Reprocessed(event_id=event_id, outcome=DUPLICATE, reason=DUPLICATE, same_as=receipt["event_id"])
     connection.execute(_QUERIES["accept_event"], entry._asdict())
-    insert_deliveries(cursor, [entry])
-    return Reprocessed(event_id=event_id, outcome="accepted", handlers=entry.handlers)
+    catalogue.follow(cursor, read_version(cursor), [event_id])
+    insert_deliveries(cursor, [entry], catalogue)
+    handlers = catalogue.wanting(entry.provider, entry.type, entry.tenant)
+    return Reprocessed(event_id=event_id, outcome="accepted", handlers=tuple(handlers))
 
 
 def _reject(connection: Connection, event_id: UUID, reason: str, notes: str) -> None:

@@ -17,7 +17,7 @@ from workers.store.partitions import KEYS
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
     from uuid import UUID
 
@@ -32,6 +32,7 @@ OLD_SECONDS: Final = 60
 """Age of an old snapshot. With one, the look for expired leases takes 12 ms more per 100,000 that were finished."""
 TENANTS_SHOWN: Final = 100
 """Tenants, and handlers, of which figures are read."""
+_NAMES_SHOWN: Final = 3
 
 
 class Fate(StrEnum):
@@ -63,14 +64,22 @@ class Load:
     """Since when the oldest of what is pending has been due."""
     limited_handlers: list[str]
     """Handlers with a limit that some of what is pending is for."""
+    handlers: list[str]
+    """The handlers that something is pending for, the first hundred."""
 
-    @property
-    def waits_for(self) -> str | None:
-        """Say in words what the pending deliveries wait for, None if there are none."""
+    def waits_for(self, live: Collection[str] | None) -> str | None:
+        """Say in words what the pending deliveries wait for, None if there are none.
+
+        Args:
+            live: the handlers that some worker runs; None if that is not known.
+        """
         if not self.pending:
             return None
         if self.paused_at is not None:
             return "its pause: resume it"
+        if nobodys := [] if live is None else [it for it in self.handlers if it not in live]:
+            more = " and others" if len(nobodys) > _NAMES_SHOWN else ""
+            return f"a worker that runs {', '.join(nobodys[:_NAMES_SHOWN])}{more}"
         if self.max_in_flight is not None and self.queued + self.running >= self.max_in_flight:
             return f"its own limit of {self.max_in_flight} in flight"
         if self.limited_handlers:

@@ -48,23 +48,7 @@ SELECT n.tenant,
        coalesce(f.running, 0) AS running,
        (SELECT count(*) FROM (SELECT FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant = n.tenant
                               LIMIT %(bound)s) AS bounded) AS dead,
-       t.paused_at, t.max_in_flight, coalesce(t.weight, 1) AS weight,
-       (
-           -- the oldest of each handler's, of the first hundred handlers
-           WITH RECURSIVE lane AS (
-               (SELECT d.handler, d.due_at, 1 AS number FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant
-                ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 1)
-               UNION ALL
-               SELECT following.handler, following.due_at, lane.number + 1
-               FROM lane CROSS JOIN LATERAL (
-                   SELECT d.handler, d.due_at FROM deliveries AS d
-                   WHERE d.ready AND d.tenant = n.tenant AND d.handler > lane.handler
-                   ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 1
-               ) AS following
-               WHERE lane.number < 100
-           )
-           SELECT round(extract(epoch FROM now() - min(due_at)), 1)::float8 FROM lane
-       ) AS oldest_seconds,
+       t.paused_at, t.max_in_flight, coalesce(t.weight, 1) AS weight, lanes.oldest_seconds, lanes.handlers,
        array(
            SELECT l.handler FROM handler_limits AS l
            WHERE l.tenant IN ('*', n.tenant)
@@ -75,6 +59,24 @@ FROM names AS n
 LEFT JOIN in_flight AS f USING (tenant)
 LEFT JOIN waiting AS w USING (tenant)
 LEFT JOIN tenants AS t ON t.name = n.tenant
+CROSS JOIN LATERAL (
+    -- the oldest of each handler's, of the first hundred handlers
+    WITH RECURSIVE lane AS (
+        (SELECT d.handler, d.due_at, 1 AS number FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant
+         ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 1)
+        UNION ALL
+        SELECT following.handler, following.due_at, lane.number + 1
+        FROM lane CROSS JOIN LATERAL (
+            SELECT d.handler, d.due_at FROM deliveries AS d
+            WHERE d.ready AND d.tenant = n.tenant AND d.handler > lane.handler
+            ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT 1
+        ) AS following
+        WHERE lane.number < 100
+    )
+    SELECT round(extract(epoch FROM now() - min(due_at)), 1)::float8 AS oldest_seconds,
+           array(SELECT handler FROM lane ORDER BY number) AS handlers
+    FROM lane
+) AS lanes
 WHERE n.tenant IS NOT NULL AND (%(tenant)s::text IS NULL OR n.tenant = %(tenant)s)
 ORDER BY n.tenant LIMIT %(tenants)s;
 

@@ -108,5 +108,5 @@ class Backlog:
 
     def _sweep(self) -> None:
         for _ in range(SWEEPS):
-            sweeper.expire_leases(self.inside.postgres.connection, self.inside.handlers)
+            sweeper.expire_leases(self.inside.postgres.connection)
             sweeper.return_queued(self.inside.postgres.connection, list_named=list)

@@ -40,7 +40,7 @@ def measure_quiet_tenant(ground: Ground, results: dict[str, Any], *, full: bool)
                 for _ in range(QUIET_EVENTS):
                     began = time.perf_counter()
                     fill_inbox(place, 1, tenant="quiet")
-                    keys, arguments = wire.ring_arguments(NAMES, 2)
+                    keys, arguments = wire.ring_arguments(NAMES)
                     place.redis.eval(wire.RING, len(keys), *keys, *arguments)
                     notices.wait_for_tenant("quiet")
                     times.append(time.perf_counter() - began)

@@ -15,6 +15,7 @@ from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.running import MessageRun
 from workers.ingest.drain import drain
 from workers.ingest.inbox_reader import InboxReader
+from workers.store.catalogue import Catalogue, announce
 from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
 
@@ -64,16 +65,18 @@ class Inside:
         sys.modules.pop(name, None)
         self.handlers = registration.load([name])
         self.postgres = PostgresConnection(place.database_url, name="benchmark worker")
+        announce(self.postgres.connection, [*self.handlers], code_version=self.handlers.code_version)
+        self._catalogue = Catalogue()
         self._place = place
         self._session = HandlerSession(place.database_url)
         self._loop = HandlerLoop()
 
     def drain(self, seconds: float = 3.0) -> int:
         """Store what waits in the inbox, for so long; return how many entries were read."""
-        reader = InboxReader(self._place.redis, names=NAMES, consumer=uuid.uuid4().hex, ingest_slots=2)
+        reader = InboxReader(self._place.redis, names=NAMES, consumer=uuid.uuid4().hex)
         bounds = DrainBounds(drain_seconds=seconds)
         return drain(
-            reader, self.postgres.connection, identity="benchmark", wanting=self.handlers.wanting, settings=bounds
+            reader, self.postgres.connection, identity="benchmark", catalogue=self._catalogue, settings=bounds
         ).read
 
     def admit(self, *, slots: int = SLOTS) -> list[Message]:

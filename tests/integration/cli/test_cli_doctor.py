@@ -64,6 +64,7 @@ def healthy(
         "DATABASE_URL": durable_postgres.url,
         "REDIS_URL": valkey.url,
         "SECRETS_KEY": Fernet.generate_key().decode(),
+        "HANDLERS": "workers.handlers.example",
     }
     it = Pipeline(zygote=zygote, environ=environ, folder=folder)
     it("migrate")
@@ -73,7 +74,7 @@ def healthy(
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--concurrency", "1", *queues]
     worker = spawn(command, log=folder / "worker.log", environ=environ)
     try:
-        wait_for(lambda: bool(deployment.ask_workers(valkey.url, "")), seconds=30)
+        wait_for(lambda: "announced" in (folder / "worker.log").read_text(), seconds=30)
         yield it
     finally:
         worker.terminate()
@@ -342,7 +343,7 @@ def test_queues_without_a_worker(healthy: Pipeline) -> None:
         client.config_set("appendfsync", "always")
         findings = examine(healthy, REDIS_URL=other.url)
     assert wrong(findings) == ["registry", "workers"]
-    assert "no worker answers for ingest, handlers, express, housekeeping" in findings["workers"]["found"]
+    assert "no worker serves ingest, handlers, express, housekeeping" in findings["workers"]["found"]
 
 
 def test_handlers_that_nobody_runs(healthy: Pipeline, durable_postgres: Server) -> None:
@@ -358,7 +359,7 @@ def test_handlers_that_nobody_runs(healthy: Pipeline, durable_postgres: Server) 
         finally:
             admin.execute("DELETE FROM deliveries")
     assert wrong(findings) == ["handlers"]
-    assert findings["handlers"]["found"].startswith("deliveries of acme.gone, example.completed, other.gone are open")
+    assert findings["handlers"]["found"].startswith("deliveries of acme.gone, example.completed, other.gone wait")
 
 
 def test_a_wrong_setting_is_one_line(healthy: Pipeline) -> None:

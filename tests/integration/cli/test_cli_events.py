@@ -15,7 +15,9 @@ import pytest
 
 from shared.envelope import new_event_id
 from tests.names import NAMES
+from workers.registration import Handler
 from workers.samples import moveris
+from workers.store import catalogue
 from workers.store.partitions import ensure_partitions, partition_name
 
 if TYPE_CHECKING:
@@ -28,12 +30,7 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC) - timedelta(minutes=1)
 """Of what is stored here: some of it lies seconds behind, and nothing may lie in the future."""
-HANDLERS = """
-from workers import handler
-
-@handler("acme.later", event="verification.completed", tenant="acme")
-def later(event, delivery): ...
-"""
+LATER = Handler(name="acme.later", function=print, event="verification.completed", tenant="acme")
 
 
 def store(connection: Connection, *, body: bytes | None = None, state: str = "accepted", **other: Any) -> UUID:
@@ -160,18 +157,18 @@ def test_events_are_listed(pipeline: Pipeline, connection: Connection) -> None:
 
 
 def test_rejected_events_are_parsed_again(pipeline: Pipeline, connection: Connection) -> None:
-    (pipeline.folder / "acme_app.py").write_text(HANDLERS)
+    catalogue.announce(connection, [LATER], code_version="1")
     fixed, broken = store(connection, state="rejected"), store(connection, state="rejected", body=b"[]")
     again = ("events", "reprocess", "--reason", "schema_mismatch")
     expected = {str(fixed): "accepted", str(broken): "rejected"}
     with unchanged(connection):
-        tried = pipeline.json(*again, "--dry-run", HANDLERS="acme_app")
+        tried = pipeline.json(*again, "--dry-run")
     assert {row["event_id"]: row["outcome"] for row in tried} == expected
-    done = pipeline.json(*again, HANDLERS="acme_app")
+    done = pipeline.json(*again)
     assert {row["event_id"]: row["outcome"] for row in done} == expected
     (delivery,) = pipeline.json("deliveries", "list")
     assert (delivery["event_id"], delivery["handler"], delivery["state"]) == (str(fixed), "acme.later", "pending")
-    assert "not_rejected" in pipeline("events", "reprocess", str(fixed), HANDLERS="acme_app").text
+    assert "not_rejected" in pipeline("events", "reprocess", str(fixed)).text
     assert "--reason" in pipeline("events", "reprocess", status=1).err
 
 
@@ -208,22 +205,19 @@ def test_open_deliveries_are_cancelled_and_put_back(pipeline: Pipeline, connecti
 
 
 def test_a_later_handler_gets_its_deliveries(pipeline: Pipeline, connection: Connection) -> None:
-    (pipeline.folder / "acme_app.py").write_text(HANDLERS)
     event_id = store(connection)
     store(connection, tenant="other")
+    catalogue.announce(connection, [LATER], code_version="1")
     fill = ("deliveries", "backfill", "acme.later", "--since", "1d")
     with unchanged(connection):
-        tried = pipeline.json(*fill, "--dry-run", HANDLERS="acme_app")
+        tried = pipeline.json(*fill, "--dry-run")
     assert tried == [{"handler": "acme.later", "events": 1, "count": 1, "dry_run": True}]
-    assert "1 delivery made" in pipeline(*fill, HANDLERS="acme_app").text
-    assert pipeline.json(*fill, HANDLERS="acme_app")[0]["count"] == 0
+    assert "1 delivery made" in pipeline(*fill).text
+    assert pipeline.json(*fill)[0]["count"] == 0
     (row,) = pipeline.json("deliveries", "list")
     assert (row["event_id"], row["handler"]) == (str(event_id), "acme.later")
-    assert (
-        "acme.later" in pipeline("deliveries", "backfill", "acme.x", "--since", "1d", status=1, HANDLERS="acme_app").err
-    )
-    assert "acme only" in pipeline(*fill, "--tenant", "other", status=1, HANDLERS="acme_app").err.replace("'", "")
-    assert "no_module" in pipeline(*fill, status=1, HANDLERS="no_module").err
+    assert "acme.later" in pipeline("deliveries", "backfill", "acme.x", "--since", "1d", status=1).err
+    assert "acme only" in pipeline(*fill, "--tenant", "other", status=1).err.replace("'", "")
 
 
 def test_stats_show_inbox_deliveries_and_the_registry(

@@ -30,12 +30,14 @@ def untyped(event, delivery): ...
 '''
 
 
-def test_handlers_are_listed_with_what_they_ask_for_and_what_they_are_given(pipeline: Pipeline) -> None:
+def test_what_modules_would_register_is_shown_with_what_they_ask_for_and_what_they_are_given(
+    pipeline: Pipeline,
+) -> None:
     (pipeline.folder / "acme_listed.py").write_text(HANDLERS)
-    any_event, grant, untyped = pipeline.json("handlers", "list", HANDLERS="acme_listed")
+    any_event, grant, untyped = pipeline.json("handlers", "check", HANDLERS="acme_listed")
     assert (grant["handler"], grant["event"], grant["provider"]) == ("acme.grant", "verification.completed", "moveris")
     assert (grant["tenant"], grant["max_attempts"], grant["timeout"]) == ("acme", 2, 5.0)
     assert grant["about"] == "Grant access to a live person."
     assert any_event["given"] == untyped["given"] == "Event"
-    told = pipeline("handlers", "list", HANDLERS="acme_listed").text
+    told = pipeline("handlers", "check", HANDLERS="acme_listed").text
     assert "VerificationCompleted (session_id, timestamp, event, data)" in told

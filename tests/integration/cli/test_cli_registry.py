@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 from shared import registry
 from tests.launching import free_port
 from tests.names import NAMES
+from workers.live_workers import LiveWorker, say_live
 
 if TYPE_CHECKING:
     import redis
@@ -187,7 +188,9 @@ def test_what_a_tenant_may_send_is_limited_published_and_lifted(pipeline: Pipeli
     assert "globex" in pipeline("tenants", "limit", "globex", "--burst", "5", status=1).err
 
 
-def test_a_tenant_is_shown_with_what_its_deliveries_wait_for(pipeline: Pipeline, connection: Connection) -> None:
+def test_a_tenant_is_shown_with_what_its_deliveries_wait_for(
+    pipeline: Pipeline, connection: Connection, redis_client: redis.Redis
+) -> None:
     pipeline("tenants", "add", "acme", "--in-flight", "2")
     insert = (
         "INSERT INTO deliveries (event_id, handler, tenant, due_at)"
@@ -195,6 +198,10 @@ def test_a_tenant_is_shown_with_what_its_deliveries_wait_for(pipeline: Pipeline,
     )
     assert pipeline.json("tenants", "show", "acme")[0]["waits_for"] is None
     connection.execute(insert)
+    (row,) = pipeline.json("tenants", "show", "acme")
+    assert (row["pending"], row["waits_for"]) == (5, "a worker that runs acme.grant")
+    worker = LiveWorker(id="a", name="handlers@one", queues=("handlers",), slots=1, code_version="1")
+    say_live(redis_client, NAMES, worker, [("acme.grant", "1")])
     (row,) = pipeline.json("tenants", "show", "acme")
     assert (row["pending"], row["waits_for"]) == (5, "its turn at a free slot")
     assert 60 <= row["oldest_seconds"] < 120

@@ -15,15 +15,18 @@ from cryptography.fernet import Fernet
 from redis import Redis
 
 from shared.envelope import Envelope, encode, new_event_id
+from tests.integration.draining import Fixed
 from tests.names import NAMES
 from workers import events
 from workers.errors import RegistrationError
 from workers.ingest.drain import drain
 from workers.ingest.inbox_reader import InboxReader
+from workers.registration import Handler
 from workers.settings import WorkerSettings
+from workers.store.catalogue import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.integration.cli.conftest import Pipeline
@@ -81,9 +84,7 @@ def write(team: Path, name: str, text: str) -> str:
     return name
 
 
-def everyone(provider: str, kind: str | None, tenant: str) -> Sequence[str]:
-    del provider, tenant
-    return ("acme.bill",) if kind == "invoice.paid" else ()
+EVERYONE = Fixed(lambda _provider, event, _tenant: ("acme.bill",) if event == "invoice.paid" else ())
 
 
 def test_the_drain_stores_what_the_teams_model_says_and_handlers_get_it(
@@ -100,9 +101,9 @@ def test_the_drain_stores_what_the_teams_model_says_and_handlers_get_it(
                 body=body,
             )  # fmt: skip
             client.xadd(NAMES.inbox, encode(envelope))
-        reader = InboxReader(client, names=NAMES, consumer="one", ingest_slots=1)
+        reader = InboxReader(client, names=NAMES, consumer="one")
         urls = {"DATABASE_URL": "postgresql://x", "REDIS_URL": redis_url, "SECRETS_KEY": Fernet.generate_key().decode()}
-        counts = drain(reader, connection, identity="test", wanting=everyone, settings=load_settings(urls))
+        counts = drain(reader, connection, identity="test", catalogue=EVERYONE, settings=load_settings(urls))
     assert (counts.stored, counts.duplicates, counts.rejected) == (1, 1, 2)
     stored = list(
         connection.execute("SELECT provider, type, body, headers, subject FROM events WHERE type IS NOT NULL")
@@ -182,7 +183,7 @@ def test_a_model_that_returns_what_cannot_be_stored_fails_its_own_events_only(te
     assert events.parse("in-house", b"{}").type == "unknown"
 
 
-def test_the_workers_and_the_command_load_the_modules(pipeline: Pipeline) -> None:
+def test_the_workers_and_the_command_load_the_modules(pipeline: Pipeline, connection: Connection) -> None:
     write(pipeline.folder, "acme_models", MODELS)
     write(pipeline.folder, "acme_handlers", "import acme_models\nfrom workers import handler")
     start = [sys.executable, "-c", "import workers.app; from workers import events; print(sorted(events._parsers))"]
@@ -199,4 +200,7 @@ def test_the_workers_and_the_command_load_the_modules(pipeline: Pipeline) -> Non
     refused = pipeline("events", "reprocess", "--reason", "x", EVENTS="no_such", status=1).err
     assert refused.startswith("pipeline: EVENTS: the module 'no_such' does not import")
     assert len(refused.splitlines()) == 1
-    pipeline("events", "reprocess", "--reason", "x", EVENTS="acme_models", HANDLERS="acme_handlers")
+    reprocess = ("events", "reprocess", "--reason", "x")
+    assert "start a handler worker first" in pipeline(*reprocess, EVENTS="acme_models", status=1).err
+    announce(connection, [Handler(name="acme.bill", function=print)], code_version="1")
+    pipeline(*reprocess, EVENTS="acme_models")
