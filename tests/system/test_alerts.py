@@ -19,9 +19,10 @@ import pytest
 
 from tests import runbook
 from tests.launching import ROOT, free_port
+from tests.system.ledger import EFFECTS
 from tests.system.prometheus import needs_prometheus, prometheus
 from tests.system.provider import Load
-from tests.system.stack import Stack
+from tests.system.stack import PREFIX, Stack
 from tests.system.waiting import until
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def test_a_worker_that_is_killed_and_not_started_again_is_told_until_it_is_back(
 def started(stack: Stack, line: str) -> Iterator[None]:
     """Run a command of the runbook that starts a process, until the block ends."""
     settings = json.loads((stack.home / "stack.json").read_text())
-    servers = {name.upper(): settings[name] for name in ("database_url", "redis_url", "secrets_key")}
+    of_the_stack = ("database_url", "redis_url", "redis_prefix", "secrets_key")
+    servers = {name.upper(): settings[name] for name in of_the_stack}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (stack.home / "by-hand.log").open("ab") as log:
         process = subprocess.Popen(
@@ -114,22 +116,31 @@ def test_each_fault_that_pages_is_told_within_a_minute_and_ended_by_what_the_run
     settings = {"INGRESS_WORKERS": "1", "INGRESS_METRICS_PORT": str(free_port()), "LOG_LEVEL": "info"}
     with ExitStack() as exits:
         exits.callback(shutil.rmtree, home, ignore_errors=True)
-        stack = exits.enter_context(Stack(home, handlers=("failures",), environ=settings))
+        stack = exits.enter_context(Stack(home, handlers=("effects",), environ=settings))
+        stack.query(EFFECTS)
         stack.add_tenants("acme")
         endpoint = stack.endpoint("acme")
         it = exits.enter_context(
             prometheus(home, exporter_url=stack.exporter_url, ingress_ports=stack.ingress_metrics_ports)
         )
-        exits.enter_context(Load(endpoint, rate=5))
+        exits.enter_context(Load(endpoint, rate=5, event="effect.anyone"))
         assert not {name for name, severity in it.firing() if severity == "page"}
 
         stopped = {"PipelineNotDraining", "PipelineHousekeepingStopped"}
-        with stack.held_down("ingest", by=signal.SIGKILL), stack.held_down("beat", by=signal.SIGKILL):
-            log.info("%s: %.0f s", "workers", it.wait_for(stopped, seconds=SOON))
-            with started(stack, runbook.commands("PipelineNotDraining")[0]), ExitStack() as more:
-                for line in runbook.commands("PipelineHousekeepingStopped"):
-                    more.enter_context(started(stack, line))
-                log.info("%s: %.0f s", "workers, end", it.wait_for_end(stopped, seconds=SOON))
+        with ExitStack() as down:
+            for name in ("handlers", "express"):
+                down.enter_context(stack.held_down(name, by=signal.SIGKILL))
+            with stack.redis() as redis:
+                until(lambda: redis.llen(f"{PREFIX}handlers"), seconds=SOON, what="messages of handlers")
+            for name in ("ingest", "beat"):
+                down.enter_context(stack.held_down(name, by=signal.SIGKILL))
+            log.info("workers: %.0f s", it.wait_for(stopped, seconds=SOON))
+            # a minute in which no handler ends is what this one is about
+            log.info("handlers: %.0f s more", it.wait_for({"PipelineHandlersStopped"}, seconds=SOON))
+            for section in (*stopped, "PipelineHandlersStopped"):
+                for line in runbook.commands(section):
+                    down.enter_context(started(stack, line))
+            log.info("workers, end: %.0f s", it.wait_for_end({*stopped, "PipelineHandlersStopped"}, seconds=SOON))
 
         with stack.redis() as redis:
             redis.config_set("appendfsync", "everysec")
