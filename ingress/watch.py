@@ -23,7 +23,7 @@ from ingress.errors import RefusalLog
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics
 from ingress.settings import IngressSettings
-from shared import refusals
+from shared import refusals, rights
 from shared.durability import Verdict, assess
 from shared.registry import VERSION_FIELD
 from shared.wire import Names
@@ -65,6 +65,8 @@ class Watch:
         self._appendfsync: str | None = None
         self._config_due = 0.0
         self._run_id: str | None = None
+        self._missing_rights: tuple[str, ...] = ()
+        self._rights_due = 0.0
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
@@ -87,6 +89,7 @@ class Watch:
             found = {
                 "redis_away": bool(self._silence),
                 "redis_not_durable": bool(self._durability.texts("wrong")),
+                "missing_rights": bool(self._missing_rights),
                 "no_registry": self._endpoints.version is None,
                 "wrong_secrets_key": self._endpoints.has_wrong_key,
             }
@@ -118,6 +121,7 @@ class Watch:
     async def _check(self) -> None:
         """Ask once and pass on what Redis says; silence is an answer too."""
         try:
+            await self._check_rights()
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.hget(self._names.registry, VERSION_FIELD)
                 pipeline.info("memory", "persistence", "server")
@@ -136,6 +140,7 @@ class Watch:
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
                 log.exception("unexpected error in the watch", extra={"code": "internal_error"})
             reason = str(error) or type(error).__name__
+            self._rights_due = 0.0
             if reason != self._silence:
                 log.warning("Redis does not answer: %s", reason)
         else:
@@ -157,6 +162,23 @@ class Watch:
             self._untold.subtract(told)  # more may have come meanwhile
             for key in [key for key in told if not self._untold[key]]:
                 del self._untold[key]
+
+    async def _check_rights(self) -> None:
+        """See whether the user of Redis may do what the ingress does: at first, after an error, and now and then."""
+        now = time.monotonic()
+        if now < self._rights_due:
+            return
+        try:
+            reply = await self._redis.eval(rights.LIST_MISSING, 0, *rights.pack(rights.of_ingress(self._names)))
+            missing = rights.read_missing(reply)
+        except ResponseError as error:
+            if not rights.is_refusal(error):
+                raise
+            missing = ("EVAL",)
+        if missing and missing != self._missing_rights:
+            log.error("%s", rights.MissingRightsError(missing), extra={"code": "missing_rights"})
+        self._missing_rights = missing
+        self._rights_due = now + (0.0 if missing else CONFIG_SECONDS)
 
     async def _assess_durability(self, facts: dict[str, Any]) -> None:
         now = time.monotonic()

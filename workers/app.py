@@ -15,6 +15,7 @@ from celery import Celery, signals
 
 from shared import logs, traces, wire
 from shared.identity import ForeignRedisError
+from shared.rights import MissingRightsError
 from shared.settings import SettingError, load
 from workers import events, free_slots, heartbeat, registration, team_modules
 from workers.broker import PatientAMQP, broker_options, broker_url
@@ -22,12 +23,12 @@ from workers.celery_lines import quieten
 from workers.dispatch.delivery import current_delivery
 from workers.errors import RegistrationError
 from workers.ingest.inbox_reader import RedisError
-from workers.process import Process, require_fit_servers
+from workers.process import Process, require_fit_servers, require_rights
 from workers.settings import WorkerSettings
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, UnfitDatabaseError, require_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from workers.registration import Handlers
 
@@ -133,15 +134,21 @@ def load_handlers() -> Handlers:
 @signals.celeryd_init.connect
 def _start(options: Mapping[str, Any], **_: Any) -> None:
     """Load the handlers, if this worker is to run any, and see that the servers can be used."""
-    given = options.get("queues") or ()
+    given = options.get("queues") or wire.HOUSEKEEPING_QUEUE
     queues = given.split(",") if isinstance(given, str) else given
     if {wire.HANDLERS_QUEUE, wire.EXPRESS_QUEUE}.intersection(queues):
         load_handlers()
-    _require_fit_servers()
+    _require_fit_servers(queues)
 
 
-def _require_fit_servers() -> None:
+def _require_fit_servers(queues: Collection[str]) -> None:
     """End the start of a worker that could do nothing with these servers; what is away or not there yet may come."""
+    try:
+        require_rights(settings, queues=queues)
+    except MissingRightsError as refusal:
+        sys.exit(f"workers: {refusal}")
+    except RedisError:
+        pass  # said below, as far as Postgres can be reached, and by Celery
     try:
         require_fit_servers(settings)
     except (UnfitDatabaseError, ForeignRedisError) as refusal:

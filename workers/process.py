@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared import rights
 from shared.identity import claim
 from shared.wire import NOTE_END, Names
 from workers.dispatch.handler_loop import HandlerLoop
@@ -25,7 +26,7 @@ from workers.store.identity import read_identity
 from workers.store.session import HandlerSession, find_function
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from workers.registration import Handlers
     from workers.settings import WorkerSettings
@@ -152,6 +153,17 @@ class Process:
     def handler_durations(self) -> HandlerDurations:
         """Recent durations of handlers."""
         return HandlerDurations(self.redis, self.names)
+
+
+def require_rights(settings: WorkerSettings, *, queues: Collection[str]) -> None:
+    """Check, when a worker of these queues starts, that its user of Redis may do what it must.
+
+    Raises:
+        MissingRightsError: it may not.
+        redis.RedisError: Redis is away.
+    """
+    with Redis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
+        rights.require(client, rights.of_worker(Names(settings.redis_prefix), queues))
 
 
 def require_fit_servers(settings: WorkerSettings) -> None:

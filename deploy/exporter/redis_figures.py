@@ -55,7 +55,7 @@ class RedisFigures:
             pipeline.llen(queue)
         for stream in self._streams.values():
             pipeline.xlen(stream)
-            pipeline.eval(OLDEST, 1, stream)
+            pipeline.eval_ro(OLDEST, 1, stream)
         (seconds, micros), facts, version, ended, held, refusals, *rest = pipeline.execute()
         now = seconds + micros / 1e6
         lengths, streams = rest[: len(self._queues)], rest[len(self._queues) :]

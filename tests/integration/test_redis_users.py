@@ -1,0 +1,186 @@
+"""Every duty with exactly the rights that deploy/REDIS_USERS.md gives its user, and with one right less."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from shared import rights
+from shared.registry import Cipher
+from shared.wire import Names
+from tests.conftest import SECRETS_KEY
+from tests.ingress_process import SECRET, Valkey, answers, own_valkey, serving, wait_for
+from tests.launching import ROOT, free_port, spawn
+from tests.moveris import completed
+from workers.store import tenants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workers.store.connect import Connection
+
+NAMES = Names("webhooks:")
+DOCUMENT = (ROOT / "deploy" / "REDIS_USERS.md").read_text()
+FOUND = re.findall(r"^user (\S+) (.*)$", DOCUMENT, re.MULTILINE)
+LINES = {name: rules.replace("PASSWORD", "test").split() for name, rules in FOUND}
+OF_THE_CONNECTION = {"+client|setinfo", "+select", "+config|get"}
+"""Redis' clients ask for these and go on without."""
+NEEDS = {
+    "webhook-ingress": rights.of_ingress(NAMES),
+    "webhook-ingest": rights.of_worker(NAMES, ["ingest"]),
+    "webhook-handlers": rights.of_worker(NAMES, ["express", "handlers"]),
+    "webhook-housekeeping": rights.of_worker(NAMES, ["housekeeping"]),
+}
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    with own_valkey() as it, it.client() as admin:
+        for user, rules in LINES.items():
+            admin.execute_command("ACL", "SETUSER", user, *rules)
+        yield it
+
+
+def url(valkey: Valkey, user: str) -> str:
+    return valkey.url.replace("//:test@", f"//{user}:test@")
+
+
+def test_every_duty_does_its_work_with_exactly_its_rights(
+    valkey: Valkey, database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    tenants.add_tenant(connection, "acme")
+    ciphertext = Cipher([SECRETS_KEY]).encrypt(SECRET)
+    tenants.add_endpoint(
+        connection, tenant="acme", provider="moveris", scheme="moveris", label="first", ciphertext=ciphertext
+    )
+    environ = os.environ | {"DATABASE_URL": database_url, "REDIS_PREFIX": NAMES.prefix, "INBOX_DURABILITY": "any"}
+    environ |= {"HANDLERS": "workers.handlers.example"}
+    environ |= {"FLOWER_PORT": str(free_port()), "FLOWER_USER": "test", "FLOWER_PASSWORD": "test"}
+    environ |= {"EXPORTER_PORT": str(free_port()), "EXPORTER_SECONDS": "1"}
+    celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
+    worker = [*celery, "worker", "--concurrency=1", "--task-events", "--without-gossip", "--without-mingle"]
+    commands = {
+        "webhook-ingest": [*worker, "-Q", "ingest", "-n", "ingest@%h"],
+        "webhook-handlers": [*worker, "-Q", "express,handlers", "-n", "handlers@%h"],
+        "webhook-housekeeping": [*worker, "-Q", "housekeeping", "-n", "housekeeping@%h"],
+        "webhook-beat": [*celery, "beat"],
+        "webhook-flower": [sys.executable, "-m", "deploy.flower"],
+        "webhook-exporter": [sys.executable, "-m", "deploy.exporter"],
+    }
+
+    def pipeline(*arguments: str) -> str:
+        own = environ | {"REDIS_URL": url(valkey, "webhook-pipeline"), "SECRETS_KEY": SECRETS_KEY}
+        program = str(Path(sys.executable).with_name("pipeline"))
+        return subprocess.run([program, *arguments], env=own, capture_output=True, text=True, check=False).stdout
+
+    def handled() -> int:
+        (row,) = connection.execute("SELECT count(*) AS n FROM deliveries_done WHERE state = 'succeeded'")
+        return int(row["n"])
+
+    with valkey.client() as admin, ExitStack() as stack:
+        running = []
+        for user, command in commands.items():
+            process = spawn(command, log=tmp_path / f"{user}.log", environ=environ | {"REDIS_URL": url(valkey, user)})
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            running.append(process)
+        ingress = stack.enter_context(serving(url(valkey, "webhook-ingress"), REDIS_PREFIX=NAMES.prefix))
+        for _ in range(20):
+            assert ingress.post(completed()).status_code == 200
+        pipeline("tenants", "limit", "acme", "--rate", "1000/s", "--burst", "1", "--inbox", "1MB")
+        wait_for(lambda: "version" in httpx.get(f"{ingress.url}/readyz").text, seconds=10)
+        assert ingress.post(completed()).status_code == 200, "counted"
+        admin.xadd(NAMES.overflow, {"v": "0"})
+        wait_for(lambda: handled() >= 21 and not admin.xlen(NAMES.overflow), seconds=60)
+        flower = f"http://test:test@127.0.0.1:{environ['FLOWER_PORT']}"
+        wait_for(lambda: "handlers@" in httpx.get(f"{flower}/api/workers?refresh=1", timeout=20).text, seconds=30)
+        assert httpx.get(f"{flower}/broker").status_code == httpx.codes.OK
+        exporter = f"http://127.0.0.1:{environ['EXPORTER_PORT']}/metrics"
+        wait_for(lambda: "pipeline_redis_answers 1.0" in httpx.get(exporter).text, seconds=20)
+        assert "no worker answers" not in pipeline("doctor")
+        assert "published" in pipeline("stats")
+        assert "Redis belongs to" in pipeline("adopt")
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
+        refused: Any = admin.execute_command("ACL", "LOG")
+    assert [(it["username"], it["reason"], it["object"]) for it in map(_as_texts, refused)] == []
+
+
+def _as_texts(entry: Any) -> dict[str, Any]:
+    pairs = entry.items() if isinstance(entry, dict) else zip(entry[::2], entry[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def refusal(client: Redis, user: str) -> str:
+    try:
+        rights.require(client, NEEDS[user])
+    except rights.MissingRightsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("user", NEEDS)
+def test_every_right_that_is_taken_away_is_named(valkey: Valkey, user: str) -> None:
+    rules = LINES[user]
+    with valkey.client() as admin, Redis.from_url(url(valkey, user)) as client:
+        rights.require(client, NEEDS[user])
+        unnoticed = []
+        for rule in rules:
+            if rule[0] not in "+~%&" or rule in OF_THE_CONNECTION:
+                continue
+            admin.execute_command("ACL", "SETUSER", user, "reset", *(it for it in rules if it != rule))
+            client.connection_pool.disconnect()
+            said = refusal(client, user)
+            name = rule.lstrip("+").replace("|", " ").upper() if rule[0] == "+" else "may not run"
+            if not re.search(rf"\b{re.escape(name)}\b", said):
+                unnoticed.append((rule, said))
+    assert unnoticed == []
+
+
+def test_a_worker_that_lacks_a_right_ends_with_one_line_that_names_it(valkey: Valkey, database_url: str) -> None:
+    with valkey.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "webhook-ingest", "-xack")
+    environ = {"DATABASE_URL": database_url, "REDIS_URL": url(valkey, "webhook-ingest"), "REDIS_PREFIX": NAMES.prefix}
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "ingest", "-c", "1"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "workers: the user of REDIS_URL may not run XACK webhooks:inbox, XACK webhooks:inbox:overflow: "
+        "give it the rights that deploy/REDIS_USERS.md lists for its duty\n"
+    )
+
+
+def test_an_ingress_that_lacks_a_right_says_which_and_is_ready_once_it_has_it(valkey: Valkey) -> None:
+    with (
+        valkey.client() as admin,
+        serving(url(valkey, "webhook-ingress"), wait_until="/livez", REDIS_PREFIX=NAMES.prefix) as ingress,
+    ):
+        admin.hset(NAMES.registry, "version", 1)
+        wait_for(lambda: answers(ingress, "/readyz"), seconds=10)
+        admin.execute_command("ACL", "SETUSER", "webhook-ingress", "-hget", "-xadd")
+        wait_for(lambda: "missing_rights" in httpx.get(f"{ingress.url}/readyz").text, seconds=5)
+        line = "the user of REDIS_URL may not run XADD webhooks:inbox, XADD webhooks:inbox:overflow, HGET webhooks:"
+        assert ingress.log.read_text().count(line) == 1
+        admin.execute_command("ACL", "SETUSER", "webhook-ingress", "+hget", "+xadd")
+        wait_for(lambda: answers(ingress, "/readyz"), seconds=5)
