@@ -115,7 +115,7 @@ def site(previous: Path, postgres_server: Server, redis_url: str, servers_home: 
             with Site(home, database_url=url, redis_url=redis_url) as it:
                 it.pipeline("migrate", "--phase", "pre", tree=previous)
                 it.query(EFFECTS)
-                for process in (*INGRESSES, *WORKERS):
+                for process in (*WORKERS, *INGRESSES):
                     it.start(process, previous)
                 it.add_tenant()
                 yield it
@@ -128,6 +128,7 @@ def settle(site: Site, load: Load) -> None:
     assert load.failed == []
     settled = wait_until_settled(site, load.acknowledged, seconds=40)
     events = len(site.query("SELECT FROM events"))
+    assert events > 10 * RATE
     assert (settled.missing, settled.undelivered, settled.failed) == (0, 0, 0)
     assert len(site.query("SELECT FROM effects")) == 2 * events
     assert effects_of_more_than_one_run(site) == []
