@@ -2,7 +2,8 @@
 
 Each process keeps a heartbeat (`shared.heartbeat`). Unhealthy is one whose loop stands still for HEALTH_SECONDS, one
 that is gone, and a worker that has a free slot and takes nothing for STUCK_SECONDS while its queue waits: a restart
-helps. With Redis or Postgres away every process goes on trying, and none is unhealthy. The exit code is 0 or 1, and 2
+helps. With Redis or Postgres away every process goes on trying, and none is unhealthy; nor is one that waits for a
+person, as for tables of its version, which the line says. The exit code is 0 or 1, and 2
 for a question that cannot be answered. `python -m deploy.health` is the same; it imports next to nothing, since probes
 run every few seconds.
 """
@@ -69,7 +70,7 @@ def assess(beats: Sequence[Beat], *, now: float, patience: float) -> tuple[str, 
     faults = [f"{beat.name} {fault}" for beat in beats if (fault := beat.find_fault(now=now, patience=patience))]
     if faults:
         return f"unhealthy: {'; '.join(faults)}", False
-    names = sorted({beat.name for beat in beats})
+    names = sorted({f"{it.name} (waits: {it.waits_for})" if it.waits_for else it.name for it in beats})
     return (f"healthy: {', '.join(names)}" if names else ""), bool(names)
 
 

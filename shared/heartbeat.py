@@ -21,6 +21,8 @@ log: Final = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 1.0
 SUFFIX: Final = ".heartbeat"
+WAITING: Final = ".waiting"
+"""Of the file beside a heartbeat that says what its process waits for."""
 
 
 def default_folder() -> Path:
@@ -39,6 +41,7 @@ class Beat:
         state: running; stopping, if it was asked to end and finishes what runs, so that its loop may stand still;
             stuck, if it is a worker that has a free slot and takes nothing although its queue waits.
         duties: what it does: ingress, ingest, handlers, express, housekeeping, beat.
+        waits_for: what a person must mend before it can work; empty for nothing. A restart would not help.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Beat:
     at: float
     state: str
     duties: tuple[str, ...]
+    waits_for: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -89,9 +93,16 @@ def read_beats(folder: Path) -> list[Beat]:
                     at=float(at),
                     state=state,
                     duties=tuple(duties.split(",")),
+                    waits_for=_read_waiting(path),
                 )
             )
     return found
+
+
+def _read_waiting(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.with_suffix(WAITING).read_text()
+    return ""
 
 
 class Heartbeat:
@@ -154,9 +165,19 @@ class Heartbeat:
             self._state = state
             self.beat()
 
+    def set_waiting(self, reason: str) -> None:
+        """Say what a person must mend before this process can work, empty for nothing; its children may say it, too."""
+        path = self._path.with_suffix(WAITING)
+        with contextlib.suppress(OSError):
+            if reason:
+                path.write_text(reason)
+            else:
+                path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Leave nothing behind; called at the end of the process."""
         if os.getpid() == self._pid and self._file >= 0:
+            self.set_waiting("")
             with contextlib.suppress(OSError):
                 self._path.unlink()
             os.close(self._file)
@@ -178,3 +199,4 @@ def _remove_ended(folder: Path, name: str) -> None:
         if beat.name == name and beat.has_ended:
             with contextlib.suppress(OSError):
                 (folder / f"{name}.{beat.pid}{SUFFIX}").unlink()
+                (folder / f"{name}.{beat.pid}{WAITING}").unlink(missing_ok=True)

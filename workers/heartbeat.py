@@ -37,6 +37,12 @@ def set_stuck(*, is_stuck: bool) -> None:
         _current.set_stuck(is_stuck=is_stuck)
 
 
+def set_waiting(reason: str) -> None:
+    """Say what a person must mend before this worker can work; empty for nothing."""
+    if _current is not None:
+        _current.set_waiting(reason)
+
+
 def connect_signals(folder: Path | None, *, on_tick: Callable[[], object]) -> None:
     """Let the worker or beat of this process keep a heartbeat.
 

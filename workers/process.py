@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -23,6 +24,7 @@ from workers.live_workers import LiveWorkers
 from workers.store.catalogue import Catalogue, announce
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection, connect
 from workers.store.identity import read_identity
+from workers.store.migrate import find_misfit
 from workers.store.session import HandlerSession, find_function
 
 if TYPE_CHECKING:
@@ -33,8 +35,12 @@ if TYPE_CHECKING:
     from workers.store.catalogue import Announced
 
 
+SCHEMA_SECONDS: Final = 10.0
+"""Between two looks whether the database was migrated by another version."""
+
+
 class SchemaMissingError(Exception):
-    """The database was not migrated for this version; the text says what to do."""
+    """This version cannot work with the database as it is migrated; the text says what to do."""
 
 
 class Process:
@@ -52,6 +58,7 @@ class Process:
         self.consumer = f"{self.name}:{uuid.uuid4().hex[:8]}"
         """Unique per process, ever: a name that came back would inherit a dead process's pending entries."""
         self.catalogue = Catalogue()
+        self._schema_checked_at = float("-inf")
         self._identity = ""
         self._identified: object = None
 
@@ -86,6 +93,22 @@ class Process:
         """Note that a task has ended well, for the exporter. A Redis that refuses to is no reason to fail."""
         with suppress(RedisError):
             self.redis.eval(NOTE_END, 1, self.names.tasks_ended, task)
+
+    def require_schema(self) -> bool:
+        """See that this version can work with the database as it is migrated; return whether it looked.
+
+        It looks every `SCHEMA_SECONDS`: migrations of another version may come at any time.
+
+        Raises:
+            SchemaMissingError: it cannot.
+        """
+        now = time.monotonic()
+        if now - self._schema_checked_at < SCHEMA_SECONDS:
+            return False
+        if misfit := find_misfit(self.postgres.connection):
+            raise SchemaMissingError(misfit)
+        self._schema_checked_at = now
+        return True
 
     @cached_property
     def postgres(self) -> PostgresConnection:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from shared import wire
 from shared.identity import ForeignRedisError
 from shared.refusals import forget_old
+from workers import heartbeat
 from workers.announcer import Announcer, log_announced
 from workers.app import app, settings
 from workers.dispatch.admission import admit
@@ -133,7 +134,12 @@ def _make_handler_task(handler: Handler) -> None:
         event_ids = [UUID(text.rpartition("/")[2]) for text in argument]
         try:
             with process.connections():
+                _require_schema()
                 run.run(event_ids)
+        except SchemaMissingError as error:
+            _tell_refusal(error)
+            time.sleep(AWAY_SECONDS)
+            return {"succeeded": 0, "fenced": 0}  # what it names is still queued: the sweeper finds it
         except UNREACHABLE as error:
             process.holds_errors = bool(run.failures)
             # The message stays: what it names and is still queued would else wait for the sweeper, seconds.
@@ -218,6 +224,7 @@ _refusal_told_at = float("-inf")
 def _tell_refusal(error: SchemaMissingError | ForeignRedisError) -> None:
     """Log what a person must mend, at most once a minute: the sweeper runs every second."""
     global _refusal_told_at  # noqa: PLW0603 - of this process
+    heartbeat.set_waiting(str(error))
     if time.monotonic() - _refusal_told_at >= REFUSAL_SECONDS:
         _refusal_told_at = time.monotonic()
         code = "schema_missing" if isinstance(error, SchemaMissingError) else "foreign_redis"
@@ -232,8 +239,15 @@ def _drain() -> dict[str, int]:
         return {"stored": 0, "duplicates": 0, "rejected": 0}
 
 
+def _require_schema() -> None:
+    """See that this version can work with the database; `pipeline health` says so when it cannot."""
+    if _process().require_schema():
+        heartbeat.set_waiting("")
+
+
 def _drain_inbox() -> dict[str, int]:
     with _process().connections() as process:
+        _require_schema()
         counts = drain(
             process.inbox,
             process.postgres.connection,
@@ -300,6 +314,8 @@ def _do_each(*steps: Callable[[], object]) -> None:
     for step in steps:
         try:
             with _process().connections():
+                if step is not _ring_for_what_waits:  # which needs no Postgres
+                    _require_schema()
                 step()
         except (SchemaMissingError, ForeignRedisError) as error:
             _tell_refusal(error)

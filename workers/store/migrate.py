@@ -57,6 +57,23 @@ def applied(connection: Connection) -> list[str]:
     return names
 
 
+def find_misfit(connection: Connection) -> str:
+    """Return why this version cannot work with the database as it is migrated, and what to do; empty if it can.
+
+    It is too new without a `pre` of its own, and too old after a `post` that it does not know.
+    """
+    try:
+        done = applied(connection)
+    except MigrationError as error:
+        return str(error)
+    known = migrations()
+    if missing := [name for name in migrations("pre") if name not in done]:
+        return f"the database is not ready for this version: run pipeline migrate ({missing[0]} is missing)"
+    if newer := [name for name in done if name not in known and name.split("_")[1] == "post"]:
+        return f"this version is too old for the database ({newer[-1]}): deploy the version that has migrated it"
+    return ""
+
+
 def migrate(connection: Connection, phase: Phase | None = None, *, schema: str = "") -> list[str]:
     """Apply what is missing and return the names of what was applied.
 
