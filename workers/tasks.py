@@ -410,5 +410,5 @@ def _tell_unknown(sender: Any = None, name: str = "", message: Any = None, **_: 
         return
     worker = str(getattr(sender, "hostname", sender))
     extra = {"handler": name, "code": "unknown_handler"}
-    log.error("no module in HANDLERS registers this handler: %d deliveries fail here", len(argument), extra=extra)
+    log.warning("this worker has no such handler: %d deliveries come again", len(argument), extra=extra)
     disown.apply_async(args=[name, argument, worker])

@@ -56,12 +56,15 @@ def logs(event, delivery):
 """
 SCRIPT: Final = """
 import json, sys
+from celery import signals
 from celery.app.trace import build_tracer
 from workers import app as worker
 from workers.tasks import app
-import reporting_handlers
 
 worker._set_up_logging()
+signals.celeryd_init.send(sender="test", options={"queues": ["handlers"]})
+import reporting_handlers
+
 app.finalize()
 for name, ids in json.loads(sys.stdin.read()):
     run = build_tracer(name, app.tasks[name], app=app)

@@ -90,21 +90,6 @@ def test_an_attempt_that_died_with_its_process_is_a_line_too(stack: Stack) -> No
     assert {it["handler"] for it in lines} == {"failures.fatal"}
 
 
-def test_a_message_for_a_handler_that_is_gone_is_not_said_to_be_discarded(stack: Stack) -> None:
-    event_id = stack.endpoint("lines").deliver(other("nobody.asks"))
-    until(lambda: stack.query("SELECT FROM events WHERE id = %s", [event_id]), seconds=10, what="the stored event")
-    stack.query("INSERT INTO deliveries (event_id, handler, tenant) VALUES (%s, 'team.gone', 'lines')", [event_id])
-    until(
-        lambda: [it for it in read_lines(stack, "housekeeping") if it.get("event_id") == event_id],
-        seconds=15,
-        what="the line of the failed attempt",
-    )
-    said = [it for it in read_lines(stack, "handlers", "express") if "discarded" in it["message"]]
-    assert said == []
-    told = [it for it in read_lines(stack, "handlers", "express") if it.get("handler") == "team.gone"]
-    assert {it["code"] for it in told} == {"unknown_handler"}
-
-
 def test_a_wrong_signature_is_a_line_with_the_label_and_nothing_of_the_request(stack: Stack) -> None:
     endpoint = stack.endpoint("lines", secret=b"not the secret of this endpoint")
     answer = endpoint.post(other("lines.forged", note="in the body only"))
