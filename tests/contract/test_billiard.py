@@ -1,4 +1,4 @@
-"""What `workers.tasks` takes for granted about billiard: a process says whether its pool has told it to end."""
+"""What the tasks of handlers take for granted about billiard: a process says whether its pool has told it to end."""
 
 from __future__ import annotations
 

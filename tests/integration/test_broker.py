@@ -126,7 +126,7 @@ def test_a_full_redis_does_not_keep_a_drain_from_making_room(environ: dict[str, 
     assert redis.xlen(NAMES.inbox) == 0
 
 
-LOOK = "from workers.tasks import _ring_for_what_waits as look; look()"
+LOOK = "from workers.tasks.housekeeping import _ring_for_what_waits as look; look()"
 
 
 @pytest.mark.parametrize("stream", [NAMES.inbox, NAMES.overflow])
