@@ -101,6 +101,7 @@ def test_the_command_of_every_unit_runs_without_rights_tells_systemd_and_ends_in
     home: Path, redis_url: str, database_url: str
 ) -> None:
     given = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY, "PATH": "/usr/bin:/bin"}
+    given["HANDLERS"] = "workers.handlers.example"
     heartbeats = home / "heartbeats"
     heartbeats.mkdir()
     heartbeats.chmod(0o777)
