@@ -181,4 +181,4 @@ def test_a_question_costs_less_than_a_tenth_of_a_second_of_cpu(folder: Path) -> 
 def test_an_unknown_duty_is_answered_with_those_that_there_are(arguments: list[str]) -> None:
     done = subprocess.run([PIPELINE, "health", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "usage: pipeline health ingress|ingest|handlers|express|housekeeping|beat|all\n"
+    assert done.stderr == "usage: pipeline health ingress|ingest|handlers|express|housekeeping|beat|exporter|all\n"

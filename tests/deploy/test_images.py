@@ -141,6 +141,7 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
     stages = container.read_stages()
     servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY}
     servers |= {"FLOWER_USER": "somebody", "FLOWER_PASSWORD": "secret", "HANDLERS": "workers.handlers.example"}
+    servers |= {"REDIS_PREFIX": "webhooks:", "PIPELINE_ENVIRONMENT": "test"}
     port, flower_port = free_port(), free_port()
     with ExitStack() as stack:
         running = {}

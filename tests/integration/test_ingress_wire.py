@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 
 CUT = b"cut"
+APPEND = re.compile(rb"\*\d+\r\n\$4\r\nXADD\r\n")
+"""Not the question whether this user may append, which names the command too."""
 Pieces = list[bytes]
 
 
@@ -74,7 +76,7 @@ class Between:
         with source, hanging_up(target), suppress(OSError):
             while chunk := source.recv(1 << 20):
                 if is_question:
-                    state["appends"] |= b"XADD" in chunk
+                    state["appends"] |= APPEND.search(chunk) is not None
                 pieces = self.change(chunk) if state["appends"] and not is_question else [chunk]
                 for piece in pieces:
                     if piece is CUT:

@@ -217,7 +217,7 @@ def test_other_commands_find_the_running_stack_by_themselves(first_run: Up) -> N
         [sys.executable, "-m", "deploy.cli", "env"], env=first_run.environ, capture_output=True, text=True, check=True
     )
     urls = dict(line.split("=", 1) for line in env.stdout.splitlines())
-    assert set(urls) == {"DATABASE_URL", "REDIS_URL"}
+    assert set(urls) == {"DATABASE_URL", "REDIS_URL", "REDIS_PREFIX"}
     with psycopg.connect(urls["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT count(*) FROM events").fetchall() == [(3,)]
 

@@ -287,9 +287,20 @@ def test_stats_show_what_can_be_reached_and_say_what_cannot(pipeline: Pipeline, 
     assert len(result.err.splitlines()) == 2
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to processes in the background, such as these tests: it has them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_stats_that_are_watched_follow_until_they_are_interrupted(pipeline: Pipeline, connection: Connection) -> None:
     command = [str(Path(sys.executable).with_name("pipeline")), "stats", "--watch"]
-    with subprocess.Popen(command, env=pipeline.environ, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=pipeline.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,  # noqa: PLW1509 - no other thread runs here
+    ) as process:
         assert process.stdout
         assert "acme" not in "".join(iter(process.stdout.readline, "\n"))
         kill(connection, store(connection))
