@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from dataclasses import replace
 from importlib.util import find_spec
@@ -57,6 +58,10 @@ def run(line: str, pipeline: Pipeline) -> str:
         command, _, file = line.partition(" < ")
         stdin = (pipeline.folder / file).read_bytes() if file else b""
         result = pipeline(*shlex.split(command)[1:], stdin=stdin, status=None)
+        ends = time.monotonic() + 5
+        while "invalid_signature" in result.out.decode() and time.monotonic() < ends:
+            # the ingress follows a change of secrets within two seconds
+            result = pipeline(*shlex.split(command)[1:], stdin=stdin, status=None)
         assert result.status == 0 or line.startswith(MAY_FIND_FAULTS), (line, result)
         return result.text
     environ = pipeline.environ | {"PATH": f"{postgres_programs()}:{os.environ['PATH']}"}
