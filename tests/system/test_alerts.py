@@ -50,6 +50,7 @@ def watching(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield it
 
 
+@pytest.mark.long  # a minute, until every rate has something to tell
 def test_every_panel_of_the_dashboard_shows_figures(stack: Stack, watching: Prometheus) -> None:
     endpoint = stack.endpoint("watched")
     endpoint.deliver(b"{")
