@@ -17,6 +17,7 @@ import psutil
 from tests.chaos.faults import Missed, fault
 from tests.chaos.faults.oddities import run_beside, worker
 from tests.chaos.proxy import Trap
+from tests.chaos.wire import PREFIX
 
 if TYPE_CHECKING:
     import random
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 AT_ONCE = 5.0
 """Seconds in which an outcome is recorded; the claim's lease is longer."""
+SENDS_A_MESSAGE = f"LPUSH\r\n${len(PREFIX) + 8}\r\n{PREFIX}handlers\r\n".encode()
 BEYOND_LEASE = 17.0
 """Seconds; the lease is 13.5."""
 LATE_SECONDS = 2.0
@@ -90,7 +92,7 @@ async def kill_before_send(stack: Stack, chance: random.Random) -> None:
     def admitting() -> list[int]:
         return [pid for name in ("housekeeping", "handlers", "express", "ingest") for pid in pids(stack, name)]
 
-    await spring(stack.redis_proxy, Trap(word=b"LPUSH\r\n$8\r\nhandlers\r\n", among=admitting))
+    await spring(stack.redis_proxy, Trap(word=SENDS_A_MESSAGE, among=admitting))
 
 
 async def order(stack: Stack, what: str, moment: str) -> int:
