@@ -22,7 +22,7 @@ from tests.ingress_process import own_valkey, wait_for
 from tests.launching import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PIPELINE = str(Path(sys.executable).with_name("pipeline"))
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -164,17 +164,33 @@ def test_a_forked_process_does_not_beat_in_the_name_of_the_one_that_started_it(f
     assert read_beats(folder) == []
 
 
-def test_a_question_costs_less_than_a_tenth_of_a_second_of_cpu(folder: Path) -> None:
+def test_a_question_costs_little_more_than_the_start_of_python(folder: Path) -> None:
     heartbeat = Heartbeat(folder=folder, name="beat", duties=["beat"])
 
-    def cost() -> float:
+    def cost(command: Callable[[], object]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert ask("beat", folder)[0] == 0
+        command()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(cost() for _ in range(3)) < 0.1
+    def start_python() -> object:
+        return subprocess.run([sys.executable, "-c", ""], check=True)
+
+    def question() -> object:
+        return ask("beat", folder)
+
+    # A question takes 60 ms where the start of Python takes 25. A busy machine slows both down, so they take turns.
+    rounds = [(cost(start_python), cost(question)) for _ in range(5)]
+    assert min(asked for _, asked in rounds) < 4 * min(started for started, _ in rounds)
+    assert ask("beat", folder)[0] == 0
     heartbeat.remove()
+
+
+def test_a_question_imports_none_of_the_libraries_that_the_processes_need() -> None:
+    script = "import sys, deploy.health; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    packages = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not packages & {"celery", "cryptography", "psycopg", "pydantic", "redis"}
 
 
 @pytest.mark.parametrize("arguments", [[], ["worker"], ["ingress", "beat"]])
