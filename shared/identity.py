@@ -1,7 +1,8 @@
 """Whose Redis it is: the database and environment that its events go to, kept under `Names.identity`.
 
 The first drain or publisher that finds no identity leaves its own. From then on those of another database or
-environment are refused before they take or publish anything; `pipeline adopt` makes Redis this database's own.
+environment are refused before they take or publish anything, and so is an exporter, which leaves none; `pipeline adopt`
+makes Redis this database's own.
 """
 
 from typing import Any, Final
@@ -49,6 +50,20 @@ def claim(client: Any, names: Names, identity: str) -> None:
     except Exception as error:
         raise_if_foreign(error, identity)
         raise
+
+
+def require_own(held: bytes | None, identity: str) -> None:
+    """Check an identity that Redis holds, of processes that only read and leave none.
+
+    Args:
+        held: under `Names.identity`; None if nobody has left one yet.
+        identity: of this database and environment.
+
+    Raises:
+        ForeignRedisError: Redis belongs to another one.
+    """
+    if held is not None and held != identity.encode():
+        raise ForeignRedisError(held.decode("utf-8", "replace"), identity)
 
 
 def raise_if_foreign(error: Exception, identity: str) -> None:

@@ -1,7 +1,8 @@
 """`python -m deploy.exporter`: serve `/metrics` until SIGTERM.
 
 It reads Redis and Postgres every EXPORTER_SECONDS, each on its own, and answers scrapes with what it read last. While
-one of them is away it goes on with the other. Wrong settings and a port in use end it with one line and exit code 2.
+one of them is away it goes on with the other. Wrong settings, a port in use and a Redis of another database or
+environment end it with one line and exit code 2; one that becomes another's later is no longer read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -22,6 +24,7 @@ from deploy.exporter.redis_figures import RedisFigures
 from deploy.exporter.settings import ExporterSettings
 from deploy.exporter.source import Source, Sources
 from shared.heartbeat import EVERY_SECONDS, Heartbeat
+from shared.identity import ForeignRedisError
 from shared.logs import configure
 from shared.settings import SettingError, load
 from shared.wire import Names
@@ -47,7 +50,7 @@ def main() -> None:
         signal.signal(number, stop)
     try:
         run(load(ExporterSettings), is_over)
-    except SettingError as error:
+    except (SettingError, ForeignRedisError) as error:
         sys.stderr.write(f"exporter: {error}\n")
         raise SystemExit(2) from None
 
@@ -57,12 +60,24 @@ def run(settings: ExporterSettings, is_over: threading.Event) -> None:
 
     Raises:
         SettingError: the port is in use, or the address is not ours.
+        ForeignRedisError: Redis belongs to another database or environment.
     """
     configure(settings.log_level, settings.log_format)
-    redis = RedisFigures(settings.redis_url, Names(settings.redis_prefix), meant=settings.inbox_durability)
-    postgres = PostgresFigures(
-        settings.database_url, schema=settings.database_schema, list_refused=lambda: redis.refused
+    redis = RedisFigures(
+        settings.redis_url,
+        Names(settings.redis_prefix),
+        meant=settings.inbox_durability,
+        read_identity=lambda: postgres.identity,
     )
+    postgres = PostgresFigures(
+        settings.database_url,
+        schema=settings.database_schema,
+        environment=settings.environment,
+        list_refused=lambda: redis.refused,
+    )
+    with suppress(RedisError, *UNREACHABLE, *SCHEMA_MISSING):  # who is away now is looked at when it is there
+        postgres.identify()
+        redis.require_own()
     sources = [
         Source("redis", redis.read, away=[RedisError], every_seconds=settings.seconds),
         Source("postgres", postgres.read, away=[*UNREACHABLE, *SCHEMA_MISSING], every_seconds=settings.seconds),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from workers.dispatch.admission import QUEUED_SECONDS
 from workers.store import figures, stats, tallies, tenants
 from workers.store.connect import TIMED_OUT, PostgresConnection
+from workers.store.identity import read_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,23 +39,37 @@ class PostgresFigures:
     """Reads Postgres on a connection of its own."""
 
     def __init__(
-        self, database_url: str, *, schema: str, list_refused: Callable[[], Sequence[Refused]] = tuple
+        self,
+        database_url: str,
+        *,
+        schema: str,
+        environment: str = "",
+        list_refused: Callable[[], Sequence[Refused]] = tuple,
     ) -> None:
         """Connect at first use.
 
         Args:
             database_url: a postgresql:// URL.
             schema: of the tables; empty for where search_path points.
+            environment: PIPELINE_ENVIRONMENT.
             list_refused: returns what Redis says of refused endpoints.
         """
         self._postgres = PostgresConnection(database_url, name="pipeline exporter", schema=schema)
         self._lanes = DueLanes()
+        self._environment = environment
         self._list_refused = list_refused
+        self.identity: str | None = None
+        """Of the database, as it was at the last look; None before the first one."""
+
+    def identify(self) -> None:
+        """Read the identity of the database. Raises an error of `UNREACHABLE` if it is away."""
+        self.identity = read_identity(self._postgres.connection, self._environment)
 
     def read(self, families: Families) -> None:
         """Add what Postgres says. Raises an error of `UNREACHABLE` if it is away."""
         late = 0
         try:
+            self.identify()
             now = figures.begin_look(self._postgres.connection, seconds=STATEMENT_SECONDS)
             for add in (_add_open_work, self._add_tenants, _add_kept, _add_totals, self._add_endpoints, _add_server):
                 try:

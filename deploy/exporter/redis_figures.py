@@ -8,12 +8,15 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from shared.durability import Durability, assess
+from shared.identity import require_own
 from shared.refusals import Refused, parse
 from shared.registry import VERSION_FIELD
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, HOUSEKEEPING_QUEUE, INGEST_QUEUE, Names
 from workers.store.tallies import OTHERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deploy.exporter.figures import Families
 
 ENDPOINTS: Final = 20
@@ -28,7 +31,22 @@ return first and first[1] or false
 class RedisFigures:
     """Reads Redis on a connection of its own."""
 
-    def __init__(self, redis_url: str, names: Names, *, meant: Durability) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        names: Names,
+        *,
+        meant: Durability,
+        read_identity: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """Connect at first use.
+
+        Args:
+            redis_url: of Redis.
+            names: in Redis.
+            meant: INBOX_DURABILITY.
+            read_identity: returns the identity of the database whose figures are served; None while it is not known.
+        """
         self._redis = Redis.from_url(redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
         self._names = names
         self._queues = {
@@ -39,12 +57,25 @@ class RedisFigures:
         }
         self._streams = {"inbox": names.inbox, "overflow": names.overflow}
         self._meant = meant
+        self._read_identity = read_identity
         self.refused: list[Refused] = []
         """What was refused when Redis was asked last."""
 
+    def require_own(self) -> None:
+        """Check whose Redis it is, as `read` does."""
+        if (identity := self._read_identity()) is not None:
+            require_own(self._redis.get(self._names.identity), identity)
+
     def read(self, families: Families) -> None:
-        """Add what Redis says. Raises RedisError: it is away."""
+        """Add what Redis says.
+
+        Raises:
+            redis.RedisError: it is away.
+            ForeignRedisError: it belongs to another database or environment.
+        """
+        identity = self._read_identity()
         pipeline = self._redis.pipeline(transaction=False)
+        pipeline.get(self._names.identity)
         pipeline.time()
         pipeline.info("memory", "persistence")
         pipeline.hget(self._names.registry, VERSION_FIELD)
@@ -56,7 +87,9 @@ class RedisFigures:
         for stream in self._streams.values():
             pipeline.xlen(stream)
             pipeline.eval_ro(OLDEST, 1, stream)
-        (seconds, micros), facts, version, ended, held, refusals, *rest = pipeline.execute()
+        owner, (seconds, micros), facts, version, ended, held, refusals, *rest = pipeline.execute()
+        if identity is not None:
+            require_own(owner, identity)
         now = seconds + micros / 1e6
         lengths, streams = rest[: len(self._queues)], rest[len(self._queues) :]
         for queue, length in zip(self._queues, lengths, strict=True):

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import (
+    ENVIRONMENT_ABOUT,
     HEARTBEAT_DIR_ABOUT,
     LOG_FORMAT_ABOUT,
     PREFIX_ABOUT,
     SCHEMA_ABOUT,
     address,
     database_url,
+    environment_name,
     folder,
     log_format,
     log_level,
@@ -38,6 +40,7 @@ class ExporterSettings:
     redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     database_url: str = setting("DATABASE_URL", None, database_url, "Postgres")
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
+    environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
     log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)

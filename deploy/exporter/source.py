@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from deploy.exporter.figures import Families, merge
+from shared.identity import ForeignRedisError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,11 @@ class Source(threading.Thread):
             if reason != self._told:
                 log.warning("%s does not answer: %s", self.name, reason, extra={"code": f"{self.name}_away"})
             self._told = reason
+        except ForeignRedisError as refusal:
+            families, answers = Families(), 0
+            if str(refusal) != self._told:
+                log.error("%s", refusal, extra={"code": "foreign_redis"})  # noqa: TRY400 - the text says it all
+            self._told = str(refusal)
         except Exception:
             families = Families()
             log.exception("the figures of %s cannot be read", self.name, extra={"code": "internal_error"})

@@ -32,6 +32,7 @@ from tests.names import NAMES
 from workers.errors import Permanent
 from workers.store import figures, tallies
 from workers.store.figures import Lane
+from workers.store.identity import read_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ def busy(client: Redis, connection: Connection, add_deliveries: AddDeliveries, r
 
     for body in (b'{"type":"it"}', b'{"type":"it"}', b"no JSON"):
         post(client, body)
-    draining.run(client, connection, catalogue=draining.nobody)
+    draining.run(client, connection, catalogue=draining.nobody, identity=read_identity(connection, ""))
     ids = add_deliveries(3)
     run(ids, function)
     add_deliveries(2, tenant="globex")
@@ -269,6 +270,34 @@ def test_a_port_in_use_is_refused_with_one_line(redis_url: str, database_url: st
         f"exporter: cannot listen on 127.0.0.1 port {port[1]}: Address already in use; stop what uses it, or set "
         "EXPORTER_PORT\n"
     )
+
+
+def test_a_redis_of_another_environment_is_refused_with_one_line(
+    client: Redis, connection: Connection, redis_url: str, database_url: str
+) -> None:
+    client.set(NAMES.identity, read_identity(connection, "production"))
+    own = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "PIPELINE_ENVIRONMENT": "staging"}
+    command = [sys.executable, "-m", "deploy.exporter"]
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("exporter: Redis belongs to production ")
+    assert "and this is staging " in line
+
+
+def test_a_redis_that_becomes_anothers_is_no_longer_shown_until_it_is_ours_again(
+    client: Redis, connection: Connection, redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    with run_exporter(tmp_path, REDIS_URL=redis_url, DATABASE_URL=database_url) as exporter:
+        assert exporter.sample("pipeline_redis_answers") == 1
+        assert client.get(NAMES.identity) is None, "it leaves none"
+        client.set(NAMES.identity, "production 1/2/3")
+        wait_for(lambda: exporter.sample("pipeline_redis_answers") == 0, seconds=20)
+        assert exporter.sample("pipeline_inbox_entries", "inbox") is None
+        assert exporter.sample("pipeline_postgres_answers") == 1
+        client.set(NAMES.identity, read_identity(connection, ""))
+        wait_for(lambda: exporter.sample("pipeline_inbox_entries", "inbox") == 0, seconds=20)
+        assert exporter.log.read_text().count("Redis belongs to production 1/2/3, and this is - ") == 1
 
 
 def test_ten_thousand_tenants_and_handlers_add_a_bounded_number_of_series(
