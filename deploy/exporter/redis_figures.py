@@ -64,7 +64,8 @@ class RedisFigures:
     def require_own(self) -> None:
         """Check whose Redis it is, as `read` does."""
         if (identity := self._read_identity()) is not None:
-            require_own(self._redis.get(self._names.identity), identity)
+            owner: Any = self._redis.get(self._names.identity)
+            require_own(owner, identity)
 
     def read(self, families: Families) -> None:
         """Add what Redis says.

@@ -53,6 +53,14 @@ SESSION: Final = {
 }
 """What every session relies on, whatever a database or a role sets. Not `default_transaction_read_only`: a server that
 was made read-only must stay so."""
+KEPT_PLANS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    # A plan made while a table was empty would read all of it, and is kept until Postgres analyzes the table, a minute
+    # or more after it has filled: a claim of 64 deliveries took seconds.
+    "enable_seqscan": "off",
+    "jit": "off",  # up to version 17 the estimate of a table that can only be read whole is above `jit_above_cost`
+}
+"""Plans that are made once must suit a table of any size."""
 HANDLERS_OWN: Final = ("row_security", "lock_timeout", "default_transaction_isolation")
 """What is left to a role or a database in the sessions of handlers: it is about the team's own tables."""
 
@@ -94,7 +102,7 @@ def connect(
     if schema:
         settings["search_path"] = schema
     if keep_plans:
-        settings["plan_cache_mode"] = "force_generic_plan"
+        settings |= KEPT_PLANS
     connection, _ = open_session(
         psycopg.Connection[dict[str, Any]], database_url, settings, name=name, tcp_user_timeout=milliseconds
     )

@@ -1,6 +1,8 @@
 -- Open work: admission, claims, outcomes. Every transition is conditional; a row that is not returned was somebody
 -- else's. `state || ''` keeps the planner off the indexes of what is in flight, which it takes for nearly empty whenever
--- it has counted at rest: a message of 64 would read all that is in flight 64 times.
+-- it has counted at rest: a message of 64 would read all that is in flight 64 times. Rows that are named are looked up one
+-- by one (LATERAL, LIMIT 1) and changed by their place in the table: a join by key that was planned while the table was
+-- empty reads all of it, until Postgres analyzes it again.
 
 -- Nobody waits until an admission is on disk: if Postgres crashes and forgets one, its deliveries are pending again and
 -- its messages are empty.
@@ -152,13 +154,20 @@ FROM lanes CROSS JOIN LATERAL (
 ) AS younger
 WHERE (SELECT count(*) FROM lanes) < %(most)s;
 
--- In the order of the primary key: what many lanes have chosen lies all over the table.
+-- In the order of the primary key: what many lanes have chosen lies all over the table. A plain `ready` would let the
+-- planner take an index of all that is ready.
 -- name: queue
 UPDATE deliveries AS d SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %(wait)s)
 FROM (
-    SELECT id, handler FROM unnest(%(event_ids)b::uuid[], %(handlers)b::text[]) AS it(id, handler) ORDER BY id
+    SELECT found.place
+    FROM (
+        SELECT id, handler FROM unnest(%(event_ids)b::uuid[], %(handlers)b::text[]) AS it(id, handler) ORDER BY id
+    ) AS chosen CROSS JOIN LATERAL (
+        SELECT o.ctid AS place FROM deliveries AS o
+        WHERE o.event_id = chosen.id AND o.handler = chosen.handler LIMIT 1
+    ) AS found
 ) AS chosen
-WHERE d.event_id = chosen.id AND d.handler = chosen.handler AND d.ready
+WHERE d.ctid = chosen.place AND d.ready::integer = 1
 RETURNING d.event_id, d.handler;
 
 -- name: move_admission
@@ -199,21 +208,25 @@ DELETE FROM lane_marks;
 
 -- name: unqueue
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
-FROM unnest(%(event_ids)b::uuid[]) AS returned(event_id)
-WHERE d.event_id = returned.event_id AND d.handler = %(handler)s AND d.state = 'queued';
+FROM unnest(%(event_ids)b::uuid[]) AS returned(event_id) CROSS JOIN LATERAL (
+    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = returned.event_id AND o.handler = %(handler)s LIMIT 1
+) AS found
+WHERE d.ctid = found.place AND d.state || '' = 'queued';
 
--- Rows are locked in order and those in use are left: two messages may carry the same delivery.
+-- Rows are locked, and those in use are left: two messages may carry the same delivery.
 -- name: claim
-UPDATE deliveries AS d
-SET state = 'running', fence = d.fence + 1, token = gen_random_uuid(), worker = %(worker)s, alone = %(alone)s,
+UPDATE deliveries
+SET state = 'running', fence = fence + 1, token = gen_random_uuid(), worker = %(worker)s, alone = %(alone)s,
     lease_until = now() + make_interval(secs => %(lease)s)
-FROM (
-    SELECT event_id FROM deliveries
-    WHERE event_id = ANY (%(event_ids)b::uuid[]) AND handler = %(handler)s AND state || '' = 'queued'
-    ORDER BY event_id FOR UPDATE SKIP LOCKED
-) AS mine
-WHERE d.event_id = mine.event_id AND d.handler = %(handler)s
-RETURNING d.event_id, d.tenant, d.attempt, d.fence, d.token;
+WHERE ctid = ANY (ARRAY(
+    SELECT found.place
+    FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id) CROSS JOIN LATERAL (
+        SELECT d.ctid AS place FROM deliveries AS d
+        WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state || '' = 'queued'
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS found
+))
+RETURNING event_id, tenant, attempt, fence, token;
 
 -- The bounds let the planner leave out the partitions of other days.
 -- name: read_events
@@ -228,9 +241,14 @@ WITH outcome AS MATERIALIZED (
         %(event_ids)b::uuid[], %(fences)b::bigint[], %(states)s::text[], %(retry_ins)s::float8[],
         %(errors)s::text[], %(tracebacks)s::text[], %(durations)s::float8[]
     ) AS o(event_id, fence, state, retry_in, error, traceback, duration)
+), held AS MATERIALIZED (
+    SELECT o.*, found.place
+    FROM outcome AS o CROSS JOIN LATERAL (
+        SELECT d.ctid AS place FROM deliveries AS d WHERE d.event_id = o.event_id AND d.handler = %(handler)s LIMIT 1
+    ) AS found
 ), finished AS (
-    DELETE FROM deliveries AS d USING outcome AS o
-    WHERE d.event_id = o.event_id AND d.handler = %(handler)s AND d.fence = o.fence AND d.state || '' = 'running'
+    DELETE FROM deliveries AS d USING held AS o
+    WHERE d.ctid = o.place AND d.fence = o.fence AND d.state || '' = 'running'
       AND o.retry_in IS NULL
     RETURNING d.event_id, d.handler, d.tenant, o.state, d.attempt + 1 AS attempt, d.fence, d.worker,
               o.error, o.traceback, o.duration, d.created_at, d.last_error
@@ -242,8 +260,8 @@ WITH outcome AS MATERIALIZED (
     UPDATE deliveries AS d
     SET state = 'pending', ready = false, alone = false, attempt = d.attempt + 1, lease_until = NULL,
         due_at = now() + make_interval(secs => o.retry_in), last_error = o.error
-    FROM outcome AS o
-    WHERE d.event_id = o.event_id AND d.handler = %(handler)s AND d.fence = o.fence AND d.state || '' = 'running'
+    FROM held AS o
+    WHERE d.ctid = o.place AND d.fence = o.fence AND d.state || '' = 'running'
       AND o.retry_in IS NOT NULL
     RETURNING d.event_id, d.tenant, d.attempt, d.fence, d.worker, o.error, o.traceback, o.duration
 ), tallied AS (
@@ -269,5 +287,7 @@ SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
 
 -- name: hand_back
 UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
-FROM unnest(%(event_ids)b::uuid[], %(fences)b::bigint[]) AS held(event_id, fence)
-WHERE d.event_id = held.event_id AND d.handler = %(handler)s AND d.fence = held.fence AND d.state || '' = 'running';
+FROM unnest(%(event_ids)b::uuid[], %(fences)b::bigint[]) AS held(event_id, fence) CROSS JOIN LATERAL (
+    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = held.event_id AND o.handler = %(handler)s LIMIT 1
+) AS found
+WHERE d.ctid = found.place AND d.fence = held.fence AND d.state || '' = 'running';

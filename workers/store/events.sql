@@ -48,13 +48,15 @@ FROM unnest(%(ids)b::uuid[], %(handlers)b::text[], %(tenants)b::text[]) AS it(id
 -- receipt names itself was read again after a crash and is no arrival.
 -- name: insert_arrivals
 WITH found AS MATERIALIZED (
-    SELECT a.id, r.event_id AS first_id, a.tenant, a.provider, a.received_at, a.secret_label
+    SELECT a.id, r.first_id, a.tenant, a.provider, a.received_at, a.secret_label
     FROM unnest(
         %(ids)b::uuid[], %(tenants)b::text[], %(providers)b::text[], %(fingerprints)b::bytea[],
         %(received_ats)b::timestamptz[], %(secret_labels)b::text[]
     ) AS a(id, tenant, provider, fingerprint, received_at, secret_label)
-    JOIN receipts AS r
-      ON r.tenant = a.tenant AND r.provider = a.provider AND r.fingerprint = a.fingerprint
+    CROSS JOIN LATERAL (
+        SELECT r.event_id AS first_id FROM receipts AS r
+        WHERE r.tenant = a.tenant AND r.provider = a.provider AND r.fingerprint = a.fingerprint LIMIT 1
+    ) AS r
 ), arrived AS (
     INSERT INTO arrivals (id, first_id, tenant, provider, received_at, secret_label)
     SELECT id, first_id, tenant, provider, received_at, secret_label FROM found WHERE id <> first_id ORDER BY id

@@ -9,8 +9,10 @@ ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED;
 -- name: return_uncharged
 WITH lost AS (
     UPDATE deliveries AS d SET state = 'pending', ready = true, alone = true, lease_until = NULL, last_error = %(error)s
-    FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS l(event_id, handler)
-    WHERE d.event_id = l.event_id AND d.handler = l.handler AND d.state = 'running' AND d.lease_until < now()
+    FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS l(event_id, handler) CROSS JOIN LATERAL (
+        SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = l.event_id AND o.handler = l.handler LIMIT 1
+    ) AS found
+    WHERE d.ctid = found.place AND d.state || '' = 'running' AND d.lease_until < now()
     RETURNING d.event_id, d.handler, d.fence, d.attempt, d.worker
 )
 INSERT INTO attempts (event_id, handler, fence, attempt, error, worker)
@@ -24,17 +26,21 @@ FROM unnest(%(tenants)s::text[], %(handlers)s::text[]) AS it(tenant, handler) GR
 
 -- name: keep_alone
 UPDATE deliveries AS d SET alone = true
-FROM unnest(%(event_ids)b::uuid[]) AS l(event_id)
-WHERE d.event_id = l.event_id AND d.handler = %(handler)s AND d.state = 'pending';
+FROM unnest(%(event_ids)b::uuid[]) AS l(event_id) CROSS JOIN LATERAL (
+    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = l.event_id AND o.handler = %(handler)s LIMIT 1
+) AS found
+WHERE d.ctid = found.place AND d.state || '' = 'pending';
 
 -- name: have_queued_late
 SELECT EXISTS (SELECT FROM deliveries WHERE state = 'queued' AND lease_until < now()) AS late;
 
 -- name: are_queued_late
 SELECT EXISTS (
-    SELECT FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS named(event_id, handler)
-    JOIN deliveries AS d ON d.event_id = named.event_id AND d.handler = named.handler
-    WHERE d.state || '' = 'queued' AND d.lease_until < now()
+    SELECT FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[]) AS named(event_id, handler) CROSS JOIN LATERAL (
+        SELECT state, lease_until FROM deliveries AS d
+        WHERE d.event_id = named.event_id AND d.handler = named.handler LIMIT 1
+    ) AS d
+    WHERE d.state = 'queued' AND d.lease_until < now()
 ) AS late;
 
 -- Messages that nobody will deliver: the wait is over, and none that is left names the delivery.
@@ -66,5 +72,7 @@ SELECT DISTINCT handler FROM lane ORDER BY handler;
 -- name: return_unknown
 UPDATE deliveries AS d
 SET state = 'pending', lease_until = NULL, last_error = %(error)s, due_at = now() + make_interval(secs => %(wait)s)
-FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id)
-WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state = 'queued';
+FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id) CROSS JOIN LATERAL (
+    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = sent.event_id AND o.handler = %(handler)s LIMIT 1
+) AS found
+WHERE d.ctid = found.place AND d.state || '' = 'queued';

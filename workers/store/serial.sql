@@ -12,8 +12,9 @@ WITH candidate AS MATERIALIZED (
     SELECT d.event_id, d.handler, d.tenant, d.serial
     FROM unnest(%(event_ids)b::uuid[], %(handlers)b::text[]) AS it(event_id, handler) CROSS JOIN LATERAL (
         SELECT * FROM deliveries AS d
-        WHERE d.event_id = it.event_id AND d.handler = it.handler AND d.serial IS NOT NULL LIMIT 1
+        WHERE d.event_id = it.event_id AND d.handler = it.handler LIMIT 1
     ) AS d
+    WHERE d.serial IS NOT NULL
 ), blocked AS MATERIALIZED (
     SELECT c.event_id, c.handler, blocker.event_id AS blocker
     FROM candidate AS c CROSS JOIN LATERAL (
@@ -34,17 +35,19 @@ WITH candidate AS MATERIALIZED (
         WHERE event_id <> c.event_id LIMIT 1
     ) AS blocker
 ), held AS MATERIALIZED (
-    SELECT b.event_id, b.handler, b.blocker
+    SELECT b.handler, lock.place AS blocker, found.place
     FROM blocked AS b CROSS JOIN LATERAL (
-        SELECT FROM deliveries AS o
-        WHERE o.event_id = b.blocker AND o.handler = b.handler FOR KEY SHARE SKIP LOCKED
-    ) AS lock
+        SELECT o.ctid AS place FROM deliveries AS o
+        WHERE o.event_id = b.blocker AND o.handler = b.handler LIMIT 1 FOR KEY SHARE SKIP LOCKED
+    ) AS lock CROSS JOIN LATERAL (
+        SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = b.event_id AND o.handler = b.handler LIMIT 1
+    ) AS found
 ), parked AS (
     UPDATE deliveries AS d SET ready = false, due_at = parked()
-    FROM held AS h WHERE d.event_id = h.event_id AND d.handler = h.handler AND d.ready
+    FROM held AS h WHERE d.ctid = h.place AND d.ready::integer = 1
 ), woken AS (
     UPDATE deliveries AS d SET ready = true, due_at = created_at
-    FROM (SELECT DISTINCT blocker, handler FROM held) AS h
-    WHERE d.event_id = h.blocker AND d.handler = h.handler AND d.state = 'pending' AND d.due_at = parked()
+    FROM (SELECT DISTINCT blocker FROM held) AS h
+    WHERE d.ctid = h.blocker AND d.state || '' = 'pending' AND d.due_at = parked()
 )
 SELECT event_id, handler FROM blocked;

@@ -31,9 +31,9 @@ _BEGIN: Final = """BEGIN; SET LOCAL pipeline.delivery = '{mark}'; SET LOCAL stat
 SET LOCAL idle_in_transaction_session_timeout = {idle}"""
 # The handler may have taken another role.
 _FINISH: Final = """SET LOCAL statement_timeout = 10000; SET LOCAL ROLE NONE;
-SET LOCAL plan_cache_mode = force_generic_plan;
+SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off;
 EXECUTE pipeline_success({event}, {handler}, {fence}, {token}, {mark}, {seconds}); COMMIT"""
-_COMMITTED: Final = 5
+_COMMITTED: Final = 6
 """Results of `_FINISH` when all of it went well."""
 # What DISCARD ALL does, but for our own prepared statement, which stays.
 _CLEAN: Final = """; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;
