@@ -4,6 +4,8 @@ Each value comes from its environment variable, else from the stack that runs in
 that this user runs; nothing is looked up before it is asked for.
 """
 
+import getpass
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from shared.wire import Names
 from workers.housekeeping.publishing import Publisher
+from workers.store import audit
 from workers.store.connect import Connection, connect
 
 READ_SECONDS: Final = 30
@@ -93,12 +96,25 @@ def _stack(variable: str) -> Stack:
     return stack
 
 
+def person() -> str:
+    """Return the user of the system in whose name a command makes its changes."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user that has no name
+        return f"uid {os.getuid()}"
+
+
 @contextmanager
-def database(*, read_only: bool = False) -> Iterator[Connection]:
-    """Open Postgres; where nothing is to be changed, no statement takes longer than `READ_SECONDS`."""
+def database(*, read_only: bool = False, reason: str | None = None) -> Iterator[Connection]:
+    """Open Postgres; changes are recorded as this person's, with that reason.
+
+    Where nothing is to be changed, no statement takes longer than `READ_SECONDS`.
+    """
     with connect(database_url(), name="pipeline command", schema=database_schema()) as connection:
         if read_only:
             connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{READ_SECONDS}s"])
+        else:
+            audit.act_as(connection, person(), reason)
         yield connection
 
 

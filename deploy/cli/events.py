@@ -18,7 +18,7 @@ from deploy.cli.handlers import load_events
 from deploy.cli.output import command, console, emit, wants_json
 from shared.settings import SettingError
 from workers.ingest.reprocess import reprocess as reprocess_events
-from workers.store import event_history
+from workers.store import audit, event_history
 from workers.store.catalogue import Catalogue, read_registrations
 from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
 
@@ -62,9 +62,11 @@ def show(
         pipeline events show 0198c0de-0000-7000-8000-000000000000
         pipeline events show 0198c0de-0000-7000-8000-000000000000 --body > body.json
     """
-    with database(read_only=True) as connection:
+    with database(read_only=not body) as connection:
         first_id = event_history.find_event(connection, event_id)
         content = event_history.read_body(connection, first_id) if body else None
+        if content is not None:
+            audit.record(connection, what="body shown", target=str(first_id))
         history = None if body else event_history.read_history(connection, first_id)
     if content is not None:
         sys.stdout.buffer.write(content)

@@ -15,7 +15,7 @@ from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.running import MessageRun
 from workers.registration import Handler
 from workers.store.connect import Connection, PostgresConnection, UnfitDatabaseError, connect
-from workers.store.grants import FUNCTIONS, READ_ONLY, TABLES
+from workers.store.grants import APPEND_ONLY, FUNCTIONS, READ_ONLY, TABLES
 from workers.store.migrate import migrate
 from workers.store.partitions import drop_expired, ensure_partitions, list_missing
 from workers.store.server import may_make_days, missing_rights
@@ -265,6 +265,6 @@ def test_the_rights_name_every_table_and_function(connection: Connection) -> Non
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')"
         " AND NOT relispartition"
     )
-    assert sorted(row["relname"] for row in tables) == sorted((*TABLES, *READ_ONLY))
+    assert sorted(row["relname"] for row in tables) == sorted((*TABLES, *APPEND_ONLY, *READ_ONLY))
     functions = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
     assert sorted(row["proname"] for row in functions) == sorted(FUNCTIONS)

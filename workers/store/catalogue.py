@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-from workers.store import manual
+from workers.store import audit, manual
 from workers.store.limits import ANY
 from workers.store.serial import declare_serial
 from workers.store.sql import Queries
@@ -276,6 +276,7 @@ def remove(connection: Connection, name: str) -> bool:
         is_known = connection.execute(_QUERIES["remove"], {"name": name}).rowcount > 0
         if is_known:
             connection.execute(_QUERIES["raise_version"])
+            audit.record(connection, what="handlers removed", target=name)
     return is_known
 
 
@@ -294,6 +295,7 @@ def rename(connection: Connection, old: str, new: str) -> None:
         if held[old] is None:
             connection.execute(_QUERIES["rename"], names)
             connection.execute(_QUERIES["raise_version"])
+            audit.record(connection, what="handlers renamed", target=old, after={"name": new})
 
 
 def rename_open(connection: Connection, old: str, new: str) -> Iterator[tuple[int, int]]:

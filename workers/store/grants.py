@@ -28,17 +28,20 @@ TABLES: Final = (
     *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
 )
 """What the application reads and writes; partitions are reached through these."""
+APPEND_ONLY: Final = ("audit",)
 READ_ONLY: Final = ("migrations", "all_deliveries")
 HANDLERS_FUNCTION: Final = "record_success"
 FUNCTIONS: Final = (
     *("uuid_at", "uuid_time", "note_late", "parked", "next_ready", "next_tenant", "next_lane"),
-    *("raise_registry_version", "wake_next_of_subject", "lower_lane_mark", HANDLERS_FUNCTION),
+    *("raise_registry_version", "wake_next_of_subject", "lower_lane_mark", "refuse_change", "note_change"),
+    HANDLERS_FUNCTION,
 )
 # A new function may be called by everybody.
 _FOR_BOTH: Final = ("GRANT USAGE ON SCHEMA {schema} TO {role}", "REVOKE ALL ON FUNCTION {functions} FROM PUBLIC")
 _FOR_APPLICATION: Final = (
     *_FOR_BOTH,
     "GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role}",
+    "GRANT SELECT, INSERT ON {append_only} TO {role}",
     "GRANT SELECT ON {read_only} TO {role}",
     "GRANT EXECUTE ON FUNCTION {functions} TO {role}",
 )
@@ -73,6 +76,7 @@ def _fill(connection: Connection, templates: Sequence[LiteralString], role: str)
         "schema": schema,
         "role": sql.Identifier(role),
         "tables": named(TABLES),
+        "append_only": named(APPEND_ONLY),
         "read_only": named(READ_ONLY),
         "functions": named(FUNCTIONS),
         "function": named([HANDLERS_FUNCTION]),

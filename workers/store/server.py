@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg.rows import class_row
 
-from workers.store.grants import TABLES
+from workers.store.grants import APPEND_ONLY, TABLES
 from workers.store.migrate import applied, migrations
 from workers.store.sql import Queries
 
@@ -74,7 +74,8 @@ def missing_migrations(connection: Connection) -> list[str]:
 
 def missing_rights(connection: Connection) -> list[str]:
     """Return tables with the rights on them that this role lacks."""
-    return [row["missing"] for row in connection.execute(_SQL["missing_rights"], {"tables": list(TABLES)})]
+    tables = {"tables": list(TABLES), "append_only": list(APPEND_ONLY)}
+    return [row["missing"] for row in connection.execute(_SQL["missing_rights"], tables)]
 
 
 def may_make_days(connection: Connection) -> bool:

@@ -304,3 +304,14 @@ def test_a_secret_that_no_key_opens_is_named_and_left_as_it_is(acme: Pipeline) -
     refused = acme("secrets", "reencrypt", status=1, SECRETS_KEY=both)
     assert refused.text.startswith("encrypted 1 secrets with the first key; see `pipeline secrets check`")
     assert "no key of SECRETS_KEY opens them: acme's moveris secret v2" in refused.err
+
+
+def test_changes_are_in_the_audit_with_the_user_of_the_system(pipeline: Pipeline) -> None:
+    pipeline("tenants", "add", "acme", LOGNAME="alice")
+    pipeline("tenants", "limit", "acme", "--in-flight", "3", LOGNAME="bob")
+    changed, added = pipeline.json("audit", "list", "acme")
+    assert [(it["who"], it["what"]) for it in (added, changed)] == [
+        ("alice", "tenants added"),
+        ("bob", "tenants changed"),
+    ]
+    assert '{"max_in_flight": 3}' in pipeline("audit", "list", "--who", "bob").text
