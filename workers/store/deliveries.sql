@@ -3,6 +3,10 @@
 -- it has counted at rest: a message of 64 would read all that is in flight 64 times. Rows that are named are looked up one
 -- by one (LATERAL, LIMIT 1) and changed by their place in the table: a join by key that was planned while the table was
 -- empty reads all of it, until Postgres analyzes it again.
+--
+-- A statement that waits for rows locks them in the order of their keys, before it changes any: two of them cannot wait
+-- for each other. One that comes late also locks rows that it will not change, because they were its own when it began.
+-- The others leave out what is locked.
 
 -- Nobody waits until an admission is on disk: if Postgres crashes and forgets one, its deliveries are pending again and
 -- its messages are empty.
@@ -157,18 +161,18 @@ WHERE (SELECT count(*) FROM lanes) < %(most)s;
 -- In the order of the primary key: what many lanes have chosen lies all over the table. A plain `ready` would let the
 -- planner take an index of all that is ready.
 -- name: queue
-UPDATE deliveries AS d SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %(wait)s)
-FROM (
+UPDATE deliveries SET state = 'queued', ready = false, lease_until = now() + make_interval(secs => %(wait)s)
+WHERE ctid = ANY (ARRAY(
     SELECT found.place
     FROM (
         SELECT id, handler FROM unnest(%(event_ids)b::uuid[], %(handlers)b::text[]) AS it(id, handler) ORDER BY id
     ) AS chosen CROSS JOIN LATERAL (
-        SELECT o.ctid AS place FROM deliveries AS o
-        WHERE o.event_id = chosen.id AND o.handler = chosen.handler LIMIT 1
+        SELECT d.ctid AS place FROM deliveries AS d
+        WHERE d.event_id = chosen.id AND d.handler = chosen.handler AND d.ready::integer = 1
+        LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS found
-) AS chosen
-WHERE d.ctid = chosen.place AND d.ready::integer = 1
-RETURNING d.event_id, d.handler;
+))
+RETURNING event_id, handler;
 
 -- name: move_admission
 UPDATE admission SET tenant = %(tenant)s, express = %(express)s::jsonb, express_at = clock_timestamp();
@@ -207,11 +211,17 @@ SELECT pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walk
 DELETE FROM lane_marks;
 
 -- name: unqueue
-UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
-FROM unnest(%(event_ids)b::uuid[]) AS returned(event_id) CROSS JOIN LATERAL (
-    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = returned.event_id AND o.handler = %(handler)s LIMIT 1
-) AS found
-WHERE d.ctid = found.place AND d.state || '' = 'queued';
+UPDATE deliveries SET state = 'pending', ready = true, lease_until = NULL
+WHERE ctid = ANY (ARRAY(
+    SELECT found.place
+    FROM (
+        SELECT event_id FROM unnest(%(event_ids)b::uuid[]) AS it(event_id) ORDER BY event_id
+    ) AS returned CROSS JOIN LATERAL (
+        SELECT d.ctid AS place FROM deliveries AS d
+        WHERE d.event_id = returned.event_id AND d.handler = %(handler)s AND d.state || '' = 'queued'
+        LIMIT 1 FOR UPDATE
+    ) AS found
+));
 
 -- Rows are locked, and those in use are left: two messages may carry the same delivery.
 -- name: claim
@@ -243,13 +253,14 @@ WITH outcome AS MATERIALIZED (
     ) AS o(event_id, fence, state, retry_in, error, traceback, duration)
 ), held AS MATERIALIZED (
     SELECT o.*, found.place
-    FROM outcome AS o CROSS JOIN LATERAL (
-        SELECT d.ctid AS place FROM deliveries AS d WHERE d.event_id = o.event_id AND d.handler = %(handler)s LIMIT 1
+    FROM (SELECT * FROM outcome ORDER BY event_id) AS o CROSS JOIN LATERAL (
+        SELECT d.ctid AS place FROM deliveries AS d
+        WHERE d.event_id = o.event_id AND d.handler = %(handler)s AND d.fence = o.fence AND d.state || '' = 'running'
+        LIMIT 1 FOR UPDATE
     ) AS found
 ), finished AS (
     DELETE FROM deliveries AS d USING held AS o
-    WHERE d.ctid = o.place AND d.fence = o.fence AND d.state || '' = 'running'
-      AND o.retry_in IS NULL
+    WHERE d.ctid = o.place AND o.retry_in IS NULL
     RETURNING d.event_id, d.handler, d.tenant, o.state, d.attempt + 1 AS attempt, d.fence, d.worker,
               o.error, o.traceback, o.duration, d.created_at, d.last_error
 ), moved AS (
@@ -261,8 +272,7 @@ WITH outcome AS MATERIALIZED (
     SET state = 'pending', ready = false, alone = false, attempt = d.attempt + 1, lease_until = NULL,
         due_at = now() + make_interval(secs => o.retry_in), last_error = o.error
     FROM held AS o
-    WHERE d.ctid = o.place AND d.fence = o.fence AND d.state || '' = 'running'
-      AND o.retry_in IS NOT NULL
+    WHERE d.ctid = o.place AND o.retry_in IS NOT NULL
     RETURNING d.event_id, d.tenant, d.attempt, d.fence, d.worker, o.error, o.traceback, o.duration
 ), tallied AS (
     INSERT INTO tallies_new (tenant, handler, outcome, seconds, waits)
@@ -286,8 +296,15 @@ WITH outcome AS MATERIALIZED (
 SELECT event_id FROM finished UNION ALL SELECT event_id FROM again;
 
 -- name: hand_back
-UPDATE deliveries AS d SET state = 'pending', ready = true, lease_until = NULL
-FROM unnest(%(event_ids)b::uuid[], %(fences)b::bigint[]) AS held(event_id, fence) CROSS JOIN LATERAL (
-    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = held.event_id AND o.handler = %(handler)s LIMIT 1
-) AS found
-WHERE d.ctid = found.place AND d.fence = held.fence AND d.state || '' = 'running';
+UPDATE deliveries SET state = 'pending', ready = true, lease_until = NULL
+WHERE ctid = ANY (ARRAY(
+    SELECT found.place
+    FROM (
+        SELECT * FROM unnest(%(event_ids)b::uuid[], %(fences)b::bigint[]) AS it(event_id, fence) ORDER BY event_id
+    ) AS held CROSS JOIN LATERAL (
+        SELECT d.ctid AS place FROM deliveries AS d
+        WHERE d.event_id = held.event_id AND d.handler = %(handler)s AND d.fence = held.fence
+          AND d.state || '' = 'running'
+        LIMIT 1 FOR UPDATE
+    ) AS found
+));

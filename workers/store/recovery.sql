@@ -70,9 +70,12 @@ SELECT DISTINCT handler FROM lane ORDER BY handler;
 
 -- A worker was sent deliveries of a handler that it does not know: another one may know it. No attempt is counted.
 -- name: return_unknown
-UPDATE deliveries AS d
+UPDATE deliveries
 SET state = 'pending', lease_until = NULL, last_error = %(error)s, due_at = now() + make_interval(secs => %(wait)s)
-FROM unnest(%(event_ids)b::uuid[]) AS sent(event_id) CROSS JOIN LATERAL (
-    SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = sent.event_id AND o.handler = %(handler)s LIMIT 1
-) AS found
-WHERE d.ctid = found.place AND d.state || '' = 'queued';
+WHERE ctid = ANY (ARRAY(
+    SELECT found.place
+    FROM (SELECT event_id FROM unnest(%(event_ids)b::uuid[]) AS it(event_id) ORDER BY event_id) AS sent CROSS JOIN LATERAL (
+        SELECT d.ctid AS place FROM deliveries AS d
+        WHERE d.event_id = sent.event_id AND d.handler = %(handler)s AND d.state || '' = 'queued' LIMIT 1 FOR UPDATE
+    ) AS found
+));
