@@ -40,11 +40,12 @@ WITH candidate AS MATERIALIZED (
         SELECT o.ctid AS place FROM deliveries AS o
         WHERE o.event_id = b.blocker AND o.handler = b.handler LIMIT 1 FOR KEY SHARE SKIP LOCKED
     ) AS lock CROSS JOIN LATERAL (
-        SELECT o.ctid AS place FROM deliveries AS o WHERE o.event_id = b.event_id AND o.handler = b.handler LIMIT 1
+        SELECT o.ctid AS place FROM deliveries AS o
+        WHERE o.event_id = b.event_id AND o.handler = b.handler AND o.ready::integer = 1 LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS found
 ), parked AS (
     UPDATE deliveries AS d SET ready = false, due_at = parked()
-    FROM held AS h WHERE d.ctid = h.place AND d.ready::integer = 1
+    FROM held AS h WHERE d.ctid = h.place
 ), woken AS (
     UPDATE deliveries AS d SET ready = true, due_at = created_at
     FROM (SELECT DISTINCT blocker FROM held) AS h
