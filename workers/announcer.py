@@ -122,6 +122,11 @@ def log_announced(done: Announced) -> None:
     """Log what an announcement has changed, and once what it has not."""
     for name in done.changed:
         log.info("the handler %s is announced", name, extra={"handler": name})
+    for name in done.added:
+        text = (
+            "%s gets the events stored from now on; `pipeline deliveries backfill %s --since 7d` makes those of before"
+        )
+        log.info(text, name, name, extra={"handler": name})
     for name in set(done.outdated) - _told_of:
         text = "the handler %s stays as a newer version has announced it, while a worker of that version lives"
         log.warning(text, name, extra={"handler": name, "code": "outdated_handler"})

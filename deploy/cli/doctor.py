@@ -8,7 +8,7 @@ import psycopg
 import redis
 import typer
 
-from deploy.cli.connections import cipher, database, environment, names, redis_client
+from deploy.cli.connections import cipher, database, database_schema, environment, names, redis_client
 from deploy.cli.errors import explain
 from deploy.cli.output import emit, wants_json
 from deploy.doctor import deployment, postgres_server, redis_server
@@ -50,7 +50,8 @@ def _examine() -> Iterator[Finding]:
             yield wrong("postgres", explain(error) or str(error))
             yield from (unknown(thing, "Postgres was not reached") for thing in postgres_server.THINGS)
         else:
-            yield from _run(postgres_server.checks(connection))
+            url = load(GivenSettings).handler_database_url
+            yield from _run(postgres_server.checks(connection, handler_database_url=url, schema=database_schema()))
         yield from _run(_of_deployment(connection, client))
 
 

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
+import psycopg
+
 from deploy.doctor.finding import Finding, ok, unknown, wrong
 from deploy.local.settings import OLDEST_POSTGRES
 from workers.store import pooler, server, stats
-from workers.store.connect import Connection
+from workers.store.connect import Connection, connect
+from workers.store.identity import read_database
 from workers.store.partitions import DAYS_AHEAD
+from workers.store.session import HandlerSession
 
 LAG_BYTES: Final = 64_000_000
 """How far behind a replica may be, and how much WAL may be kept for one that is away."""
@@ -16,8 +20,16 @@ FULL: Final = 0.9
 """Share of the connections from which there are few left."""
 
 
-def checks(connection: Connection) -> dict[str, Callable[[], Finding]]:
-    """Return the checks by the thing that each looks at."""
+def checks(
+    connection: Connection, *, handler_database_url: str = "", schema: str = ""
+) -> dict[str, Callable[[], Finding]]:
+    """Return the checks by the thing that each looks at.
+
+    Args:
+        connection: of any role but that of handlers.
+        handler_database_url: HANDLER_DATABASE_URL; empty where none is set.
+        schema: of the pipeline's tables; empty for where search_path points.
+    """
     return {
         "postgres version": lambda: version(connection),
         "postgres role": lambda: role(connection),
@@ -25,6 +37,7 @@ def checks(connection: Connection) -> dict[str, Callable[[], Finding]]:
         "postgres encoding": lambda: ok("postgres encoding", server.read_facts(connection).encoding),
         "postgres tables": lambda: tables(connection),
         "postgres rights": lambda: rights(connection),
+        "postgres handlers": lambda: handlers_role(connection, handler_database_url, schema),
         "postgres durability": lambda: durability(connection),
         "postgres replicas": lambda: replicas(connection),
         "postgres snapshots": lambda: snapshots(connection),
@@ -73,6 +86,29 @@ def rights(connection: Connection) -> Finding:
         return wrong("postgres rights", f"the role {name} lacks {'; '.join(missing)}: {advice}")
     days = "make the days' tables, as a housekeeping worker must" if server.may_make_days(connection) else "no more"
     return ok("postgres rights", f"the role {name} may read, write and {days}")
+
+
+def handlers_role(connection: Connection, handler_database_url: str, schema: str) -> Finding:
+    """See that the role of `delivery.connection` can record a success in this database, and do nothing else of ours."""
+    thing, own = "postgres handlers", server.read_facts(connection).role
+    if not handler_database_url:
+        return ok(thing, f"HANDLER_DATABASE_URL is not set here: handlers write as {own}")
+    try:
+        HandlerSession(handler_database_url, schema=schema).check()
+        with connect(handler_database_url, name="pipeline command") as theirs:
+            role, is_elsewhere = theirs.info.user, read_database(theirs) != read_database(connection)
+    except psycopg.OperationalError as error:
+        return wrong(thing, f"HANDLER_DATABASE_URL: {str(error).strip().partition(chr(10))[0]}")
+    if is_elsewhere:
+        return wrong(thing, "HANDLER_DATABASE_URL names another database than DATABASE_URL: no success is recorded")
+    if role == own:
+        return wrong(
+            thing, f"HANDLER_DATABASE_URL has the role of DATABASE_URL, {role}: give handlers one of their own"
+        )
+    if excess := server.list_excess_rights(connection, role):
+        advice = "revoke that, and grant what `pipeline grants --handlers` prints"
+        return wrong(thing, f"the role {role} of handlers may change {', '.join(excess)}: {advice}")
+    return ok(thing, f"the role {role} may record a success, and change none of the pipeline's tables")
 
 
 def durability(connection: Connection) -> Finding:

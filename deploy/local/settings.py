@@ -80,6 +80,9 @@ class GivenSettings:
     has_home: bool = setting("PIPELINE_HOME", "", bool, "whether a data folder was named")
     database_url: str | None = setting("DATABASE_URL", "", optional(database_url), "Postgres")
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
+    handler_database_url: str = setting(
+        "HANDLER_DATABASE_URL", "", lambda text: text and database_url(text), "Postgres, as the role of handlers"
+    )
     redis_url: str | None = setting("REDIS_URL", "", optional(redis_url), "Redis")
     redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.draining import count, post, run
+from workers.announcer import log_announced
 from workers.dispatch.admission import admit
 from workers.registration import Handler
 from workers.store import catalogue, deliveries, manual
@@ -69,6 +70,20 @@ def test_events_stored_before_the_first_announcement_get_their_deliveries_and_no
     assert made(connection) == [(before, "acme.by-hand"), *((it, "acme.run") for it in early)]
     backfill(connection)
     assert len(made(connection)) == 4
+
+
+def test_a_handler_that_others_were_announced_before_is_told_to_have_no_earlier_events(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first = announce(connection, [handler()], code_version="1")
+    log_announced(first)
+    assert (first.changed, first.added, "backfill" in caplog.text) == (["acme.run"], [], False)
+    second = announce(connection, [handler(timeout=3), handler("billing.run")], code_version="1")
+    log_announced(second)
+    assert (second.changed, second.added) == (["acme.run", "billing.run"], ["billing.run"])
+    assert "`pipeline deliveries backfill billing.run --since 7d` makes those of before" in caplog.text
+    assert announce(connection, [handler("billing.run")], code_version="1").added == []
 
 
 def test_a_backfill_that_was_interrupted_goes_on_where_it_was(

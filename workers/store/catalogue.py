@@ -104,6 +104,9 @@ class Announced(NamedTuple):
     """What came of an announcement: names of handlers whose registration changed, or was not taken."""
 
     changed: list[str]
+    added: list[str]
+    """Of `changed`, those that were announced for the first time, but not with the first handlers of all: nobody makes
+    deliveries of them for events that are stored already."""
     outdated: list[str]
     """Workers that run a newer registration live; these are taken when none does any more."""
     renamed: list[str]
@@ -201,10 +204,11 @@ def announce(
         code_version: of the worker.
         live: name and digest of the registrations of live workers.
     """
-    result = Announced([], [], [])
+    result = Announced([], [], [], [])
     seen = []
     with connection.transaction():
         connection.execute(_QUERIES["lock"])
+        is_first = connection.execute(_QUERIES["version"]).fetchone() == {"version": 0}
         held_ones = {it.registration.name: it for it in list_registered(connection)}
         for registration in registrations:
             name, held = registration.name, held_ones.get(registration.name)
@@ -222,6 +226,8 @@ def announce(
                 replaced = (*(it for it in held.replaced if it != registration.digest), held.registration.digest)
             _register(connection, registration, code_version, replaced)
             result.changed.append(name)
+            if held is None and not is_first:
+                result.added.append(name)
         if result.changed:
             declare_serial(
                 connection,

@@ -30,10 +30,16 @@ def read_identity(connection: Connection, environment: str) -> str:
     Raises:
         psycopg.errors.UndefinedTable: the database was not migrated.
     """
-    (row,) = connection.execute(_SQL["read_place"]).fetchall()
+    (row,) = connection.execute(_SQL["read_schema"]).fetchall()
+    return f"{environment or '-'} {read_database(connection)}/{row['schema']}"
+
+
+def read_database(connection: Connection) -> str:
+    """Return Postgres' system identifier and the oid of the database, which any role may read, with a slash."""
+    (row,) = connection.execute(_SQL["read_database"]).fetchall()
     try:
         (told,) = connection.execute(_SQL["read_system_identifier"]).fetchall()
         system = told["system_identifier"]
     except _UNTOLD_ERRORS:
         system = UNTOLD
-    return f"{environment or '-'} {system}/{row['database']}/{row['schema']}"
+    return f"{system}/{row['database']}"

@@ -1,8 +1,9 @@
--- name: read_place
--- The database, and the schema of the pipeline's tables.
-SELECT d.oid AS database, c.relnamespace AS schema
-FROM pg_database AS d, pg_class AS c
-WHERE d.datname = current_database() AND c.oid = 'deliveries'::regclass;
+-- name: read_schema
+-- Of the pipeline's tables.
+SELECT relnamespace AS schema FROM pg_class WHERE oid = 'deliveries'::regclass;
+
+-- name: read_database
+SELECT oid AS database FROM pg_database WHERE datname = current_database();
 
 -- name: read_system_identifier
 -- Given at initdb; the same on every replica.

@@ -78,6 +78,12 @@ def missing_rights(connection: Connection) -> list[str]:
     return [row["missing"] for row in connection.execute(_SQL["missing_rights"], tables)]
 
 
+def list_excess_rights(connection: Connection, role: str) -> list[str]:
+    """Return the tables that a role may change."""
+    parameters = {"tables": list(TABLES), "role": role}
+    return [row["name"] for row in connection.execute(_SQL["excess_rights"], parameters)]
+
+
 def may_make_days(connection: Connection) -> bool:
     """Say whether this role can make and drop the days' tables, as only their owner can."""
     return all(row["may"] for row in connection.execute(_SQL["may_make_days"]))

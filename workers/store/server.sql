@@ -18,6 +18,13 @@ WHERE NOT has_table_privilege(c.oid, p)
   AND (p IN ('SELECT', 'INSERT') OR name <> ALL (%(append_only)s::text[]))
 GROUP BY c.relname ORDER BY c.relname;
 
+-- name: excess_rights
+-- What a role may change beyond what handlers need, which is nothing.
+SELECT c.relname::text AS name
+FROM unnest(%(tables)s::text[]) AS name JOIN pg_class AS c ON c.oid = to_regclass(name)
+WHERE has_table_privilege(%(role)s, c.oid, 'INSERT,UPDATE,DELETE,TRUNCATE')
+ORDER BY c.relname;
+
 -- name: may_make_days
 SELECT pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(c.relnamespace, 'CREATE') AS may
 FROM pg_class AS c WHERE c.oid = 'events'::regclass;

@@ -239,6 +239,36 @@ def test_a_role_with_few_rights(healthy: Pipeline, durable_postgres: Server) -> 
     assert "pipeline grants --application reader" in findings["postgres rights"]["found"]
 
 
+def test_the_role_of_handlers(healthy: Pipeline, durable_postgres: Server) -> None:
+    own = durable_postgres.url
+    found = examine(healthy)["postgres handlers"]
+    assert found == {"thing": "postgres handlers", "state": "ok", "found": found["found"]}
+    assert "handlers write as postgres" in found["found"]
+
+    def look(url: str) -> str:
+        findings = examine(healthy, HANDLER_DATABASE_URL=url)
+        assert wrong(findings) in ([], ["postgres handlers"])
+        return f"{findings['postgres handlers']['state']}: {findings['postgres handlers']['found']}"
+
+    theirs = own.replace("postgres:test@", "acme:acme@")
+    with psycopg.connect(own, autocommit=True) as admin, new_database(durable_postgres) as elsewhere:
+        admin.execute("CREATE ROLE acme LOGIN PASSWORD 'acme'")
+        try:
+            assert "may not call the function record_success" in look(theirs)
+            admin.execute("GRANT EXECUTE ON FUNCTION record_success TO acme")
+            assert look(theirs).startswith("ok: the role acme may record a success, and change none")
+            admin.execute("GRANT UPDATE ON deliveries, receipts TO acme")
+            assert look(theirs).startswith("wrong: the role acme of handlers may change deliveries, receipts: revoke")
+            admin.execute("REVOKE UPDATE ON deliveries, receipts FROM acme")
+            assert look(own).startswith("wrong: HANDLER_DATABASE_URL has the role of DATABASE_URL, postgres")
+            assert look(theirs.replace("acme:acme@", "acme:no@")).startswith("wrong: HANDLER_DATABASE_URL: connection")
+            assert "the function record_success is not found" in look(elsewhere)
+            healthy("migrate", DATABASE_URL=elsewhere)
+            assert look(elsewhere).startswith("wrong: HANDLER_DATABASE_URL names another database")
+        finally:
+            admin.execute("DROP OWNED BY acme; DROP ROLE acme")
+
+
 def test_commits_that_a_crash_loses(healthy: Pipeline, durable_postgres: Server) -> None:
     with psycopg.connect(durable_postgres.url, autocommit=True) as admin:
         admin.execute("ALTER DATABASE postgres SET synchronous_commit = off")
