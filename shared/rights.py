@@ -66,11 +66,14 @@ def read_missing(reply: Any) -> tuple[str, ...]:
 
 def is_refusal(error: Exception) -> bool:
     """Return whether Redis has refused a command for want of a right."""
-    return type(error).__name__ == "NoPermissionError" or str(error).startswith("NOPERM")
+    refusals = ("NOPERM", "ACL failure in script", "has no permissions")
+    return type(error).__name__ == "NoPermissionError" or any(it in str(error) for it in refusals)
 
 
 def _shown(command: list[str]) -> list[str]:
     """Return a command and its key or channel, without what else it is called with."""
+    if command[0] == "XREADGROUP":
+        return [command[0], command[5]]
     has_subcommand = command[0] in {"XINFO", "XGROUP", "SCRIPT"}
     return command[: 3 if has_subcommand else 2]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery, signals
@@ -18,12 +19,12 @@ from shared.identity import ForeignRedisError
 from shared.rights import MissingRightsError
 from shared.settings import SettingError, load
 from workers import events, free_slots, heartbeat, registration, team_modules
-from workers.broker import PatientAMQP, broker_options, broker_url
+from workers.broker import PatientAMQP, PatientConsumer, broker_options, broker_url
 from workers.celery_lines import quieten
 from workers.dispatch.delivery import current_delivery
 from workers.errors import RegistrationError
 from workers.ingest.inbox_reader import RedisError
-from workers.process import Process, require_fit_servers, require_rights
+from workers.process import Process, name_refusal, require_fit_servers, require_rights
 from workers.settings import WorkerSettings
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, UnfitDatabaseError, require_readable
 
@@ -79,6 +80,7 @@ app.conf.update(
     broker_channel_error_retry=True,
     worker_consumer="workers.broker:PatientConsumer",
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_enable_prefetch_count_reduction=False,  # nothing to reduce where no more than one is prefetched
     task_default_queue=wire.HOUSEKEEPING_QUEUE,
     task_create_missing_queues=True,
     task_routes={"ingest.*": {"queue": wire.INGEST_QUEUE}, "housekeeping.*": {"queue": wire.HOUSEKEEPING_QUEUE}},
@@ -138,6 +140,8 @@ def _start(options: Mapping[str, Any], **_: Any) -> None:
     queues = given.split(",") if isinstance(given, str) else given
     if {wire.HANDLERS_QUEUE, wire.EXPRESS_QUEUE}.intersection(queues):
         load_handlers()
+    Process.queues = tuple(queues)
+    PatientConsumer.name_refusal = partial(name_refusal, settings, queues=queues)
     _require_fit_servers(queues)
 
 

@@ -24,6 +24,7 @@ from kombu.connection import Connection
 from kombu.utils.objects import cached_property
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own name
 
+from shared import rights
 from shared.settings import REDIS_OPTIONS
 from workers.heartbeat import beat
 
@@ -41,6 +42,8 @@ billiard waits 30 s. Now and then the main process no longer reads at a stop, an
 result that is not read is a message that comes again, and messages may come twice."""
 READ_SECONDS: Final = 1.0
 """In which a message for all workers has to be there, once its connection can be read."""
+REFUSAL_SECONDS: Final = 60.0
+"""Between two lines about a right that is missing."""
 END_SECONDS: Final = 30.0
 """In which a worker finishes what runs and ends, after an error that it cannot go on with. Without that bound one was
 seen to wait for ever for a child that it had not told to end: it lived, and did nothing."""
@@ -124,9 +127,12 @@ class PatientConsumer(Consumer):
 
     Attributes:
         taken: messages that it has taken since it was made, whatever became of them.
+        name_refusal: returns a line about a command that Redis has refused for want of a right.
     """
 
     taken = 0
+    name_refusal: Callable[[Exception], str] = str
+    _refusal_told_at = float("-inf")
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Return what is called with each message."""
@@ -148,18 +154,28 @@ class PatientConsumer(Consumer):
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Wait a moment before the next attempt."""
+        self._tell_refusal(exc)
         super().on_connection_error_before_connected(exc)
         _pause_if_refused(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Reconnect: at once after a lost connection, after a pause when Redis has refused a command."""
+        self._tell_refusal(exc)
         super().on_connection_error_after_connected(exc)
         _pause_if_refused(exc)
+
+    def _tell_refusal(self, error: Exception) -> None:
+        """Say which right is missing, at most once a minute; `workers.celery_lines` leaves Celery's own line out."""
+        if rights.is_refusal(error) and time.monotonic() - self._refusal_told_at >= REFUSAL_SECONDS:
+            self._refusal_told_at = time.monotonic()
+            log.error("%s", type(self).name_refusal(error), extra={"code": "missing_rights"})
 
 
 def _pause_if_refused(error: Exception) -> None:
     """Pause if Redis answered with a refusal: it can be reached, so reconnecting would not wait."""
-    if isinstance(error, ResponseError):
+    if rights.is_refusal(error):
+        time.sleep(_jitter(1.5, 2.5))  # a person must mend it
+    elif isinstance(error, ResponseError):
         time.sleep(_jitter(0.3, 0.9))
 
 

@@ -22,7 +22,7 @@ from workers.housekeeping.publishing import Publisher
 from workers.ingest.inbox_reader import InboxReader
 from workers.live_workers import LiveWorkers
 from workers.store.catalogue import Catalogue, announce
-from workers.store.connect import SCHEMA_MISSING, UNREACHABLE, PostgresConnection, connect
+from workers.store.connect import REFUSED, SCHEMA_MISSING, UNREACHABLE, PostgresConnection, connect
 from workers.store.identity import read_identity
 from workers.store.migrate import find_misfit
 from workers.store.session import HandlerSession, find_function
@@ -43,10 +43,16 @@ class SchemaMissingError(Exception):
     """This version cannot work with the database as it is migrated; the text says what to do."""
 
 
+class LostRightError(Exception):
+    """A server has taken a right from this process since it started; the text is one line that names it."""
+
+
 class Process:
     """The resources of this process; `of` makes them anew after a fork."""
 
     _current: Process | None = None
+    queues: tuple[str, ...] = ()
+    """That the worker of this process serves: they decide which rights it needs."""
     holds_errors = False
     """Whether the errors of the message before this one are still in memory."""
 
@@ -74,12 +80,26 @@ class Process:
         """Use the connections of this process; after an error that a server has told, the next use connects anew.
 
         A server may have been demoted, or its password changed, while a connection lived on.
+
+        Raises:
+            LostRightError: a server has refused what this process needs.
+            SchemaMissingError: what it needs is not in the database.
         """
         try:
             yield self
-        except RedisError:
+        except RedisError as error:
             self.redis.connection_pool.disconnect()
+            if rights.is_refusal(error):
+                raise LostRightError(name_refusal(self._settings, error, queues=self.queues)) from None
             raise
+        except REFUSED as error:
+            if error.diag.message_primary is None:
+                raise  # our own, which says what to do
+            role = self.postgres.connection.info.user
+            raise LostRightError(
+                f"the role {role} of DATABASE_URL lacks a right ({error.diag.message_primary}): let the tables' owner "
+                f"run what `pipeline grants --application {role}` prints"
+            ) from None
         except UNREACHABLE:
             self.postgres.close()
             raise
@@ -187,6 +207,17 @@ def require_rights(settings: WorkerSettings, *, queues: Collection[str]) -> None
     """
     with Redis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
         rights.require(client, rights.of_worker(Names(settings.redis_prefix), queues))
+
+
+def name_refusal(settings: WorkerSettings, error: Exception, *, queues: Collection[str]) -> str:
+    """Return a line that names the rights which the user of Redis lacks, after it was refused a command."""
+    try:
+        require_rights(settings, queues=queues)
+    except rights.MissingRightsError as refusal:
+        return str(refusal)
+    except RedisError:
+        pass
+    return f"Redis has refused a command ({error}): {rights.ADVICE}"
 
 
 def require_fit_servers(settings: WorkerSettings) -> None:

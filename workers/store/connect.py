@@ -33,6 +33,8 @@ SCHEMA_MISSING: Final = (
     psycopg.errors.UndefinedFunction,
 )
 """Our own statements name what is not there: the database was not migrated for this version."""
+REFUSED: Final = (psycopg.errors.InsufficientPrivilege,)
+"""The role may not do what a statement of ours does."""
 SESSION: Final = {
     "client_encoding": "UTF8",
     "timezone": "UTC",

@@ -22,7 +22,7 @@ from workers.app import app, settings
 from workers.dispatch.outcomes import hard_limit
 from workers.dispatch.running import MessageRun
 from workers.failed_task import end_as_failed
-from workers.process import SchemaMissingError
+from workers.process import LostRightError, SchemaMissingError
 from workers.registration import load
 from workers.store.connect import UNREACHABLE
 from workers.tasks.admission import admit_after_message
@@ -69,7 +69,7 @@ def _make_handler_task(handler: Handler) -> None:
             with process.connections():
                 require_schema()
                 run.run(event_ids)
-        except SchemaMissingError as error:
+        except (SchemaMissingError, LostRightError) as error:
             tell_refusal(error)
             time.sleep(AWAY_SECONDS)
             return {"succeeded": 0, "fenced": 0}  # what it names is still queued: the sweeper finds it
@@ -82,7 +82,7 @@ def _make_handler_task(handler: Handler) -> None:
             with process.connections():
                 process.handler_durations.add(handler.name, run.durations)
                 admit_after_message((task.request.delivery_info or {}).get("routing_key", wire.HANDLERS_QUEUE))
-        except (RedisError, *UNREACHABLE) as error:
+        except (RedisError, LostRightError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
             log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})
         if run.failures:
@@ -104,7 +104,7 @@ def announce_handlers() -> bool:
     try:
         with this_process().connections() as process:
             done = process.announce(list_handlers())
-    except SchemaMissingError as error:
+    except (SchemaMissingError, LostRightError) as error:
         tell_refusal(error)
     except (RedisError, *UNREACHABLE) as error:
         log.warning("the handlers are not announced yet: %s", error, extra={"code": "not_announced"})

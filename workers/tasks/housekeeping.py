@@ -10,7 +10,7 @@ from shared.identity import ForeignRedisError
 from shared.refusals import forget_old
 from workers.app import app, settings
 from workers.housekeeping import sweeper
-from workers.process import SchemaMissingError
+from workers.process import LostRightError, SchemaMissingError
 from workers.store import catalogue, deliveries, recovery
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.stats import list_old_snapshots
@@ -87,7 +87,7 @@ def _do_each(*steps: Callable[[], object]) -> None:
                 if step is not _ring_for_what_waits:  # which needs no Postgres
                     require_schema()
                 step()
-        except (SchemaMissingError, ForeignRedisError) as error:
+        except (SchemaMissingError, ForeignRedisError, LostRightError) as error:
             tell_refusal(error)
         except Exception as error:  # noqa: BLE001 - the first one is raised, whatever it is
             name = step.__name__.strip("_")

@@ -12,7 +12,7 @@ from shared.identity import ForeignRedisError
 from workers.app import app, settings
 from workers.drain_timer import DrainTimer
 from workers.ingest.drain import drain
-from workers.process import SchemaMissingError
+from workers.process import LostRightError, SchemaMissingError
 from workers.store.connect import UNREACHABLE
 from workers.tasks.admission import admit_after_drain
 from workers.tasks.this_process import require_schema, tell_refusal, this_process
@@ -52,7 +52,7 @@ app.steps["consumer"].add(_DrainTimer)
 def _drain() -> dict[str, int]:
     try:
         return _drain_inbox()
-    except (SchemaMissingError, ForeignRedisError) as error:
+    except (SchemaMissingError, ForeignRedisError, LostRightError) as error:
         tell_refusal(error)
         return {"stored": 0, "duplicates": 0, "rejected": 0}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from workers import heartbeat
 from workers.app import settings
-from workers.process import Process, SchemaMissingError
+from workers.process import LostRightError, Process, SchemaMissingError
 from workers.registration import Handlers
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def require_schema() -> None:
 _refusal_told_at = float("-inf")
 
 
-def tell_refusal(error: SchemaMissingError | ForeignRedisError) -> None:
+def tell_refusal(error: SchemaMissingError | ForeignRedisError | LostRightError) -> None:
     """Log what a person must mend, at most once a minute: the sweeper runs every second."""
     global _refusal_told_at  # noqa: PLW0603 - of this process
     heartbeat.set_waiting(str(error))
     if time.monotonic() - _refusal_told_at >= REFUSAL_SECONDS:
         _refusal_told_at = time.monotonic()
-        code = "schema_missing" if isinstance(error, SchemaMissingError) else "foreign_redis"
-        log.error("%s", error, extra={"code": code})
+        codes = {SchemaMissingError: "schema_missing", LostRightError: "missing_rights"}
+        log.error("%s", error, extra={"code": codes.get(type(error), "foreign_redis")})
