@@ -1,4 +1,4 @@
-"""`python -m deploy.exporter`: serve `/metrics` until SIGTERM.
+"""`python -m deploy.exporter`: serve `/metrics` and `/wanted` until SIGTERM.
 
 It reads Redis and Postgres every EXPORTER_SECONDS, each on its own, and answers scrapes with what it read last. While
 one of them is away it goes on with the other. Wrong settings, a port in use and a Redis of another database or
@@ -23,6 +23,7 @@ from deploy.exporter.postgres_figures import PostgresFigures
 from deploy.exporter.redis_figures import RedisFigures
 from deploy.exporter.settings import ExporterSettings
 from deploy.exporter.source import Source, Sources
+from deploy.exporter.wanted import Wanted, serve_wanted
 from shared.heartbeat import EVERY_SECONDS, Heartbeat
 from shared.identity import ForeignRedisError
 from shared.logs import configure
@@ -92,6 +93,10 @@ def run(settings: ExporterSettings, is_over: threading.Event) -> None:
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; stop what uses it, or "
             "set EXPORTER_PORT"
         ) from None
+    wanted = Wanted(
+        settings.redis_url, Names(settings.redis_prefix), settings.database_url, schema=settings.database_schema
+    )
+    server.set_app(serve_wanted(wanted, otherwise=server.get_app()))  # type: ignore[arg-type]
     for source in sources:
         source.start()
     heartbeat = Heartbeat(folder=settings.heartbeat_dir, name=f"exporter-{settings.port}", duties=["exporter"])
@@ -103,6 +108,7 @@ def run(settings: ExporterSettings, is_over: threading.Event) -> None:
     server.shutdown()
     server.server_close()
     thread.join()
+    wanted.close()
     heartbeat.remove()
 
 

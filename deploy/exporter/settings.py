@@ -29,7 +29,7 @@ from shared.settings import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXPORTER_PORT_ABOUT: Final = "port on which the exporter serves /metrics"
+EXPORTER_PORT_ABOUT: Final = "port on which the exporter serves /metrics and /wanted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class ExporterSettings:
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
     log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)
     heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)
-    host: str = setting("EXPORTER_HOST", "127.0.0.1", address, "address on which the exporter serves /metrics")
+    host: str = setting("EXPORTER_HOST", "127.0.0.1", address, "address on which the exporter listens")
     port: int = setting("EXPORTER_PORT", "9808", port, EXPORTER_PORT_ABOUT)
     seconds: float = setting(
         "EXPORTER_SECONDS", "10", seconds, "time between two looks of the exporter, however many scrape it, seconds"

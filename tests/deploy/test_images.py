@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 ROOT = container.ROOT
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
-OURS = ("ingress-1", "ingest", "handlers", "express", "housekeeping", "beat", "flower")
+OURS = ("ingress-1", "ingest", "handlers", "express", "housekeeping", "beat", "exporter", "flower")
+SERVERS = {"postgres", "redis"}
+MONITORING = {"prometheus", "grafana"}
 
 pytestmark = needs_checks
 needs_namespaces = pytest.mark.skipif(not container.IS_POSSIBLE, reason=container.REASON)
@@ -64,7 +66,7 @@ def test_compose_yaml_keeps_to_the_schema_of_compose() -> None:
 
 def test_every_service_waits_for_a_migration_that_succeeded() -> None:
     for name, service in services().items():
-        if name not in {"postgres", "redis", "migrate"}:
+        if name not in SERVERS | MONITORING | {"migrate"}:
             assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}, name
     assert services()["migrate"]["restart"] == "no"
 
@@ -79,7 +81,7 @@ def test_every_service_says_how_long_it_may_stop_and_how_its_health_is_seen() ->
 
 def test_every_service_of_ours_is_without_rights_on_a_read_only_root() -> None:
     for name, service in services().items():
-        if name not in {"postgres", "redis"}:
+        if name not in SERVERS:
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
             assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -104,10 +106,34 @@ def test_the_ingress_reaches_no_postgres_and_only_it_is_given_the_key() -> None:
 def test_every_service_has_its_image_from_the_containerfile() -> None:
     stages = container.read_stages()
     for name, service in services().items():
-        if name not in {"postgres", "redis"}:
+        if name not in SERVERS | MONITORING:
             assert service["build"]["target"] in stages, name
             assert (COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]).exists()
     assert set(container.TARGETS) <= set(stages)
+
+
+def test_monitoring_is_a_profile_with_our_rules_and_our_dashboard() -> None:
+    assert {name for name, it in services().items() if "profiles" in it} == MONITORING
+    for name in MONITORING:
+        mounts = [it.split(":") for it in services()[name]["volumes"] if it.startswith(".")]
+        assert all((COMPOSE.parent / source).exists() and mode == "ro" for source, _, mode in mounts)
+    (ours,) = read_yaml((COMPOSE.parent / "prometheus.yml").read_text())
+    (shipped,) = read_yaml((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    assert [it["job_name"] for it in ours["scrape_configs"]] == [it["job_name"] for it in shipped["scrape_configs"]]
+    assert {key: value for key, value in ours.items() if key != "scrape_configs"} == {
+        key: value for key, value in shipped.items() if key != "scrape_configs"
+    }
+    for job in ours["scrape_configs"]:
+        for target in job["static_configs"][0]["targets"]:
+            host, _, port = target.partition(":")
+            assert "metrics" in services()[host]["networks"]
+            assert port == services()[host]["environment"].get("INGRESS_METRICS_PORT", "9808")
+    folder = ROOT / "deploy" / "grafana" / "provisioning"
+    (source,) = read_yaml((folder / "datasources" / "prometheus.yml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+    (dashboards,) = read_yaml((folder / "dashboards" / "pipeline.yml").read_text())
+    shown = dashboards["providers"][0]["options"]["path"]
+    assert f"../grafana/pipeline.json:{shown}/pipeline.json:ro" in services()["grafana"]["volumes"]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +168,7 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
     servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY}
     servers |= {"FLOWER_USER": "somebody", "FLOWER_PASSWORD": "secret", "HANDLERS": "workers.handlers.example"}
     servers |= {"REDIS_PREFIX": "webhooks:", "PIPELINE_ENVIRONMENT": "test"}
+    servers |= {"INGRESS_METRICS_PORT": str(free_port())}
     port, flower_port = free_port(), free_port()
     with ExitStack() as stack:
         running = {}

@@ -33,6 +33,13 @@ def test_promtool_accepts_the_configuration_and_its_rules() -> None:
 
 
 @needs_promtool
+def test_promtool_accepts_the_configuration_of_compose(tmp_path: Path) -> None:
+    for file in (DEPLOY / "docker" / "prometheus.yml", RULES):
+        shutil.copy(file, tmp_path)
+    assert "SUCCESS" in promtool("check", "config", tmp_path / "prometheus.yml")
+
+
+@needs_promtool
 def test_each_alert_fires_on_its_fault_and_ends_with_it() -> None:
     promtool("test", "rules", CASES)
 

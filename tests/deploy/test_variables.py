@@ -11,8 +11,10 @@ from tests.deploy.container import CONTAINERFILE
 from tests.deploy.units import FOLDER, SERVICES, read_unit
 
 DEPLOY = ROOT / "deploy"
-NOT_OURS = re.compile(r"PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|POSTGRES_(USER|DB|PASSWORD)|REDISCLI_AUTH|REDIS_PASSWORD")
-"""Python's, pip's and the servers' own, and what compose.yaml makes URLs of."""
+NOT_OURS = re.compile(
+    r"PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|POSTGRES_(USER|DB|PASSWORD)|REDISCLI_AUTH|REDIS_PASSWORD|GRAFANA_PASSWORD|GF_[A-Z_]+"
+)
+"""Python's, pip's, the servers' and Grafana's own, and what compose.yaml makes URLs of."""
 READERS = {"ingress": "ingress", "workers": "workers", "flower": "Flower", "exporter": "exporter"}
 """Environment file: who SETTINGS.md says reads a variable."""
 
@@ -68,7 +70,9 @@ def test_the_manifests_of_kubernetes_set_nothing_unknown() -> None:
                 names |= {literal.partition("=")[0] for literal in generator["literals"]}
             pod = document.get("spec", {}).get("template", {}).get("spec", {})
             names |= {it["name"] for one in pod.get("containers", []) for it in one["env"]}
-    assert {"REDIS_URL", "SECRETS_KEY", "HANDLERS"} <= names
+            for patch in document.get("patches", []):
+                names |= set(re.findall(r"/env/-, value: \{name: ([A-Z_]+)", patch["patch"]))
+    assert {"REDIS_URL", "SECRETS_KEY", "HANDLERS", "INGRESS_METRICS_PORT"} <= names
     assert not unknown(names)
 
 

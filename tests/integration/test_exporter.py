@@ -53,10 +53,10 @@ class Exporter:
     def __init__(self, port: int, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.popen = popen
         self.log = log
-        self._url = f"http://127.0.0.1:{port}/metrics"
+        self.url = f"http://127.0.0.1:{port}/metrics"
 
     def text(self) -> str:
-        return httpx.get(self._url).text
+        return httpx.get(self.url).text
 
     def sample(self, name: str, *labels: str) -> float | None:
         """Return the value of one sample; None if it is not there."""
@@ -360,6 +360,7 @@ def test_what_it_reads_follows_indexes_whatever_waits(connection: Connection, te
             ("due_lanes", {"tenant": "", "handler": ""}),
             ("count_due", {"tenants": ["t00001"]}),
             ("count_kept", {}),
+            ("open_by_handler", {"runnable": ["h.one"]}),
         ):
             plan = plan_of(connection, query, parameters, queries=figures._QUERIES)
             assert not re.search(r"Seq Scan on (deliveries|events)\b", plan), plan

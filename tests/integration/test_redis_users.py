@@ -106,6 +106,7 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
         assert httpx.get(f"{flower}/broker").status_code == httpx.codes.OK
         exporter = f"http://127.0.0.1:{environ['EXPORTER_PORT']}/metrics"
         wait_for(lambda: "pipeline_redis_answers 1.0" in httpx.get(exporter).text, seconds=20)
+        assert set(httpx.get(exporter.replace("/metrics", "/wanted")).json()) == {"express", "handlers", "ingest"}
         assert "no worker answers" not in pipeline("doctor")
         assert "published" in pipeline("stats")
         assert "Redis belongs to" in pipeline("adopt")

@@ -112,6 +112,17 @@ def count_kept(connection: Connection) -> Kept:
     return found
 
 
+def count_by_handler(connection: Connection, *, runnable: Collection[str] | None) -> dict[str, int]:
+    """Count the deliveries of each handler that could run now or are under way, up to `BOUND` of each state.
+
+    Args:
+        connection: outside a transaction.
+        runnable: handlers whose due deliveries count; None: all.
+    """
+    parameters = {"runnable": None if runnable is None else sorted(runnable)}
+    return {row["handler"]: row["count"] for row in connection.execute(_QUERIES["open_by_handler"], parameters)}
+
+
 def list_silent_endpoints(connection: Connection) -> list[SilentEndpoint]:
     """Return the endpoints that have been silent for longest against what is usual, twenty at most."""
     with connection.cursor(row_factory=class_row(SilentEndpoint)) as cursor:

@@ -82,3 +82,34 @@ FROM unnest(%(tenants)s::text[], %(providers)s::text[]) AS it(tenant, provider) 
 -- name: begin_look
 SELECT set_config('statement_timeout', %(timeout)s, false), set_config('enable_seqscan', 'off', false),
        set_config('enable_bitmapscan', 'off', false), set_config('jit', 'off', false), extract(epoch FROM clock_timestamp())::float8 AS now;
+
+-- Open work for the handlers that somebody runs, up to 10,000 deliveries of each state; of what is due as many as its
+-- tenant's cap lets run, and nothing of a paused one.
+-- name: open_by_handler
+WITH RECURSIVE lane AS (
+    SELECT tenant, handler, event_id, position, 1 AS number
+    FROM next_ready('', '', '18446744073709551615', NULL)
+    UNION ALL
+    SELECT next.tenant, next.handler, next.event_id, next.position, lane.number + 1
+    FROM lane CROSS JOIN LATERAL next_ready(
+        lane.tenant, lane.handler,
+        CASE WHEN lane.event_id IS NULL THEN lane.position ELSE '18446744073709551615' END, NULL
+    ) AS next
+    WHERE lane.number < 1000
+), due AS (
+    SELECT found.handler FROM lane CROSS JOIN LATERAL (
+        SELECT d.handler FROM deliveries AS d
+        WHERE d.ready AND d.tenant = lane.tenant AND d.handler = lane.handler
+        ORDER BY d.tenant, d.handler, d.position, d.event_id LIMIT (
+            SELECT CASE WHEN t.paused_at IS NOT NULL THEN 0 ELSE t.max_in_flight END
+            FROM tenants AS t WHERE t.name = lane.tenant
+        )
+    ) AS found
+    WHERE lane.event_id IS NOT NULL AND (%(runnable)s::text[] IS NULL OR lane.handler = ANY (%(runnable)s::text[]))
+    LIMIT 10000
+), sent AS (
+    (SELECT handler FROM deliveries WHERE state = 'queued' ORDER BY lease_until LIMIT 10000)
+    UNION ALL
+    (SELECT handler FROM deliveries WHERE state = 'running' ORDER BY lease_until LIMIT 10000)
+)
+SELECT handler, count(*) AS count FROM (SELECT handler FROM due UNION ALL SELECT handler FROM sent) AS open GROUP BY handler;
