@@ -149,6 +149,11 @@ def folder(text: str) -> Path | None:
     return Path(text).expanduser().absolute() if text else None
 
 
+def file_path(text: str) -> Path | None:
+    """Parse the path of a file; it need not exist. None for an empty text."""
+    return folder(text)
+
+
 def port(text: str) -> int:
     """Parse a TCP port."""
     number = integer(at_least=1)(text)
@@ -300,6 +305,7 @@ ENVIRONMENT_ABOUT: Final = (
     "name of this environment, such as production: a Redis that serves one of another name, or another database, is "
     "refused"
 )
+ALERTS_ABOUT: Final = "file of the channels that are told of incidents, TOML; empty: nobody is told"
 SCHEMA_ABOUT: Final = (
     "schema of the pipeline's tables, which `pipeline migrate` creates; empty: where search_path points"
 )

@@ -18,6 +18,7 @@ from shared.identity import claim
 from shared.wire import NOTE_END, Names
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
+from workers.housekeeping.alerting import Alerter
 from workers.housekeeping.publishing import Publisher
 from workers.ingest.inbox_reader import InboxReader
 from workers.live_workers import LiveWorkers
@@ -186,6 +187,12 @@ class Process:
     def live(self) -> LiveWorkers:
         """Which workers live."""
         return LiveWorkers(self.redis, self.names)
+
+    @cached_property
+    def alerter(self) -> Alerter:
+        """What tells channels of incidents."""
+        url, schema = self._settings.database_url, self._settings.database_schema
+        return Alerter(self._settings.alerts, lambda: PostgresConnection(url, name="pipeline alerts", schema=schema))
 
     def announce(self, handlers: Handlers) -> Announced:
         """Tell the catalogue what the handlers of this worker ask for."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shared.settings import (
+    ALERTS_ABOUT,
     ENVIRONMENT_ABOUT,
     SCHEMA_ABOUT,
     SharedSettings,
     database_url,
     environment_name,
+    file_path,
     integer,
     schema_name,
     seconds,
     setting,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def module_names(text: str) -> tuple[str, ...]:
@@ -73,3 +79,10 @@ class WorkerSettings(SharedSettings):
     )
     dedup_days: int = setting("DEDUP_DAYS", "30", integer(at_least=1), "days in which the same event counts once")
     retention_days: int = setting("RETENTION_DAYS", "30", integer(at_least=1), "days that events are kept")
+    incident_quiet_seconds: float = setting(
+        "INCIDENT_QUIET_SECONDS",
+        "600",
+        seconds,
+        "time without another failure of its cause after which an incident is resolved, seconds",
+    )
+    alerts: Path | None = setting("ALERTS", "", file_path, ALERTS_ABOUT)

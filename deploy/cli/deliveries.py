@@ -71,7 +71,7 @@ def retry(
     state: Literal["dead", "cancelled"] = "cancelled" if cancelled else "dead"
     with database() as connection:
         lanes = manual.retry(connection, selection, state=state, dry_run=dry_run)
-        _report(lanes, "put back", dry_run=dry_run)
+        report_lanes(lanes, "put back", dry_run=dry_run)
 
 
 @command(app)
@@ -93,7 +93,7 @@ def cancel(
     """
     selection = _select(event_ids, tenant, handler, since, everything=everything)
     with database() as connection:
-        _report(manual.cancel(connection, selection, dry_run=dry_run), "cancelled", dry_run=dry_run)
+        report_lanes(manual.cancel(connection, selection, dry_run=dry_run), "cancelled", dry_run=dry_run)
 
 
 @command(app)
@@ -157,8 +157,11 @@ def _select(
     return Selection(event_ids=event_ids or None, tenant=tenant, handler=handler, since=since)
 
 
-def _report(batches: Iterable[manual.Lanes], done: str, *, dry_run: bool) -> None:
-    """Print how many of each lane, when all batches are through; those that are stay so if one fails."""
+def report_lanes(batches: Iterable[manual.Lanes], done: str, *, dry_run: bool) -> int:
+    """Print how many of each lane, when all batches are through, and return how many in all.
+
+    Those that are stay so if one fails.
+    """
     lanes: manual.Lanes = Counter()
     try:
         for batch in batches:
@@ -172,3 +175,4 @@ def _report(batches: Iterable[manual.Lanes], done: str, *, dry_run: bool) -> Non
             emit(rows, "tenant", "handler", "count")
         if not wants_json():
             print(f"{_deliveries(lanes.total(), dry_run=dry_run)} {done}")
+    return lanes.total()

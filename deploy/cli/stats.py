@@ -20,8 +20,8 @@ from shared.settings import load
 from shared.wire import Names
 from workers.housekeeping import publishing
 from workers.live_workers import read_live
+from workers.store import incidents, tenants
 from workers.store import stats as store
-from workers.store import tenants
 from workers.store.connect import Connection
 from workers.store.partitions import DAYS_AHEAD
 
@@ -42,6 +42,7 @@ class Figures:
     handlers: list[store.HandlerLoad] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
     refused: list[refusals.Refused] = field(default_factory=list)
+    incidents: int = 0
     missing: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -114,6 +115,7 @@ def _read_postgres(connection: Connection, figures: Figures) -> None:
         found[f"stored_last_{name}"] = store.count_received(connection, window)
         found[f"rejected_last_{name}"] = store.count_rejected(connection, window)
     found["registry_version"] = tenants.registry_version(connection)
+    found["open_incidents"] = figures.incidents = incidents.count_open(connection)
     days = figures.days = store.read_days(connection)
     found |= {"oldest_day": days.oldest, "newest_day": days.newest}
     figures.snapshots = store.list_old_snapshots(connection)
@@ -187,6 +189,8 @@ def _about_postgres(figures: Figures) -> Iterator[str]:
         yield f"registry   {_about_registry(figures.redis['registry_published'], found['registry_version'])}"
     for line in _about_days(figures.days):
         yield f"days       {line}"
+    if figures.incidents:
+        yield f"incidents  {figures.incidents} open: pipeline incidents list"
     for snapshot in figures.snapshots:
         yield f"postgres   {snapshot}"
     if figures.idle:

@@ -70,6 +70,7 @@ FIGURES: Final = {
         _gauge("tenants_waiting", "Tenants with due deliveries"),
         _gauge("dead_deliveries", "Dead deliveries that are kept, up to 10,000"),
         _gauge("rejected_events", "Rejected events that are kept, up to 10,000"),
+        _gauge("open_incidents", "Incidents that are open and not muted"),
         _counter("events", "What drains have made of events", "outcome"),
         _counter(
             "attempts", "Outcomes of deliveries; retried: the attempt failed, another follows", "handler", "outcome"

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from workers.dispatch.admission import QUEUED_SECONDS
-from workers.store import figures, stats, tallies, tenants
+from workers.store import figures, incidents, stats, tallies, tenants
 from workers.store.connect import TIMED_OUT, PostgresConnection
 from workers.store.identity import read_identity
 
@@ -157,6 +157,7 @@ def _add_kept(connection: Connection, families: Families, _: float) -> None:
     kept = figures.count_kept(connection)
     families.add("pipeline_dead_deliveries", kept.dead)
     families.add("pipeline_rejected_events", kept.rejected)
+    families.add("pipeline_open_incidents", incidents.count_open(connection))
 
 
 def _add_server(connection: Connection, families: Families, _: float) -> None:

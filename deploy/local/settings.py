@@ -11,6 +11,7 @@ from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
 from shared.settings import (
+    ALERTS_ABOUT,
     ENVIRONMENT_ABOUT,
     HEALTH_SECONDS_ABOUT,
     PREFIX_ABOUT,
@@ -18,6 +19,7 @@ from shared.settings import (
     database_url,
     environment_name,
     fernet_keys,
+    file_path,
     folder,
     integer,
     port,
@@ -91,6 +93,7 @@ class GivenSettings:
         "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
     )
     secrets_key: tuple[str, ...] | None = setting("SECRETS_KEY", "", optional(fernet_keys), "Fernet key(s)")
+    alerts: Path | None = setting("ALERTS", "", file_path, ALERTS_ABOUT)
     ingress_url: str | None = setting(
         "INGRESS_URL",
         "",

@@ -174,6 +174,7 @@ def test_everything_on_the_page_is_served_and_nothing_else(
         ("pipeline_tenant_due_deliveries", "globex"): 2,
         ("pipeline_dead_deliveries",): 1,
         ("pipeline_rejected_events",): 1,
+        ("pipeline_open_incidents",): 0,
         ("pipeline_inbox_entries", "inbox"): 1,
         ("pipeline_inbox_entries", "overflow"): 0,
         ("pipeline_queue_messages", "handlers"): 2,

@@ -26,6 +26,7 @@ TABLES: Final = (
     *("registered_handlers", "handler_catalogue"),
     *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
     *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
+    *("incidents", "incident_tenants", "incident_progress", "incident_notices", "alert_channels", "alert_messages"),
 )
 """What the application reads and writes; partitions are reached through these."""
 APPEND_ONLY: Final = ("audit",)

@@ -42,12 +42,14 @@ class Selection:
         tenant: of this tenant.
         handler: of this handler.
         since: of events received at this (aware) time or later.
+        incident: dead ones of this incident.
     """
 
     event_ids: Sequence[UUID] | None = None
     tenant: str | None = None
     handler: str | None = None
     since: datetime | None = None
+    incident: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

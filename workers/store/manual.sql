@@ -8,6 +8,7 @@ WHERE state = %(state)s
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
   AND (%(handler)s::text IS NULL OR handler = %(handler)s)
   AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+  AND (%(incident)s::bigint IS NULL OR incident = %(incident)s)
 GROUP BY tenant, handler ORDER BY tenant, handler;
 
 -- The fence is kept, so that nothing of an earlier run counts; attempts restart. What finished after `before` failed
@@ -21,6 +22,7 @@ WITH chosen AS MATERIALIZED (
       AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
       AND (%(handler)s::text IS NULL OR handler = %(handler)s)
       AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+      AND (%(incident)s::bigint IS NULL OR incident = %(incident)s)
     ORDER BY tenant, handler, event_id LIMIT %(most)s FOR UPDATE SKIP LOCKED
 ), taken AS (
     DELETE FROM deliveries_done AS d USING chosen AS c

@@ -6,12 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from shared import refusals
 from shared.identity import ForeignRedisError
-from shared.refusals import forget_old
 from workers.app import app, settings
+from workers.housekeeping import incidents as grouping
 from workers.housekeeping import sweeper
 from workers.process import LostRightError, SchemaMissingError
-from workers.store import catalogue, deliveries, recovery
+from workers.store import alerts, catalogue, deliveries, incidents, recovery
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.stats import list_old_snapshots
 from workers.store.tallies import roll_hours, roll_up
@@ -51,6 +52,12 @@ def tally() -> None:
     _do_each(_roll_up)
 
 
+@app.task(name="housekeeping.group", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
+def group() -> None:
+    """Group what has failed into incidents, and tell of them."""
+    _do_each(_group, _tell)
+
+
 @app.task(name="housekeeping.warn", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def warn() -> None:
     """Log which sessions have held a snapshot for long, and which handlers something waits for that no worker runs."""
@@ -68,9 +75,9 @@ def keep_days() -> None:
     """Make the partitions of the days ahead, drop those whose time is over, and forget drains that are gone.
 
     The marks of lanes are made anew, whatever may have made them wrong, or forgotten when they save nothing. Tallies of
-    minutes are added to their hours.
+    minutes are added to their hours. Old incidents and alerts are deleted.
     """
-    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks, _roll_hours, _forget_refusals)
+    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks, _roll_hours, _forget_refusals, _forget_incidents)
     this_process().note_end("keep_days")
 
 
@@ -157,7 +164,27 @@ def _roll_hours() -> None:
 
 def _forget_refusals() -> None:
     process = this_process()
-    forget_old(process.redis, process.names.refusals)
+    refusals.forget_old(process.redis, process.names.refusals)
+
+
+def _group() -> None:
+    process = this_process()
+    grouping.group(
+        process.postgres.connection,
+        read_refused=lambda: refusals.read(process.redis, process.names.refusals),
+        quiet_seconds=settings.incident_quiet_seconds,
+    )
+
+
+def _tell() -> None:
+    process = this_process()
+    process.alerter.tell(process.postgres.connection)
+
+
+def _forget_incidents() -> None:
+    connection = this_process().postgres.connection
+    incidents.drop_old(connection, retention_days=settings.retention_days)
+    alerts.drop_old(connection)
 
 
 def _renew_marks() -> None:
