@@ -7,7 +7,10 @@ stop Celery too. Redis may be away at any time, at the start included.
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 import time
+import uuid
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -23,7 +26,7 @@ from ingress.errors import RefusalLog
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics
 from ingress.settings import IngressSettings
-from shared import refusals, rights
+from shared import refusals, releases, rights
 from shared.durability import Verdict, assess
 from shared.registry import VERSION_FIELD
 from shared.wire import Names
@@ -72,6 +75,8 @@ class Watch:
         self._metrics = metrics
         self._untold = refusal_log.untold
         self._tell_at = 0.0
+        self._own = releases.describe(f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}")
+        self._say_at = 0.0
         self._is_full = False
         self._silence = "it has not been asked yet"
         """Why Redis does not answer; empty if it does."""
@@ -110,6 +115,8 @@ class Watch:
         self._is_over.set()
         if self._task is not None:
             await self._task
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self._redis.zrem(self._names.live_ingresses, self._own)
         await self._redis.aclose()
 
     async def _run(self) -> None:
@@ -135,6 +142,7 @@ class Watch:
                 self._endpoints.replace(cast("dict[bytes, bytes]", fields))
             await self._inbox.tenants.exchange(self._redis)
             await self._tell_refusals()
+            await self._say_live()
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -162,6 +170,14 @@ class Watch:
             self._untold.subtract(told)  # more may have come meanwhile
             for key in [key for key in told if not self._untold[key]]:
                 del self._untold[key]
+
+    async def _say_live(self) -> None:
+        """Say that this process lives, and of which release it is; a full Redis refuses that."""
+        if time.monotonic() < self._say_at:
+            return
+        self._say_at = time.monotonic() + releases.EVERY_SECONDS
+        with contextlib.suppress(ResponseError):
+            await self._redis.eval(releases.SAY, 1, self._names.live_ingresses, self._own)
 
     async def _check_rights(self) -> None:
         """See whether the user of Redis may do what the ingress does: at first, after an error, and now and then."""

@@ -55,6 +55,7 @@ class Names:
             a few badly filled messages.
         express_closed: set while nothing is sent to `express`, because nobody served it.
         live_workers, live_handlers: sorted sets; see `workers.live_workers`.
+        live_ingresses: a sorted set; see `shared.releases`.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -80,6 +81,7 @@ class Names:
         self.express_closed = f"{prefix}express:closed"
         self.live_workers = f"{prefix}workers:live"
         self.live_handlers = f"{prefix}handlers:live"
+        self.live_ingresses = f"{prefix}ingress:live"
 
 
 MOST_BELLS: Final = 8

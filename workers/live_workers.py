@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from shared import wire
+from shared.releases import RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +47,7 @@ class LiveWorker:
         queues: that it takes messages from.
         slots: processes that run tasks.
         code_version: of its handlers; empty if it runs none.
+        release: see `shared.releases`; empty if it does not say.
     """
 
     id: str
@@ -53,6 +55,7 @@ class LiveWorker:
     queues: tuple[str, ...]
     slots: int
     code_version: str
+    release: str = RELEASE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +137,7 @@ def _encode(worker: LiveWorker) -> str:
             "queues": worker.queues,
             "slots": worker.slots,
             "code": worker.code_version,
+            "release": worker.release,
         }
     )
 
@@ -142,5 +146,10 @@ def _decode(text: bytes) -> LiveWorker:
     said: dict[str, Any] = json.loads(text)
     queues: Sequence[str] = said["queues"]
     return LiveWorker(
-        id=said["id"], name=said["name"], queues=tuple(queues), slots=said["slots"], code_version=said["code"]
+        id=said["id"],
+        name=said["name"],
+        queues=tuple(queues),
+        slots=said["slots"],
+        code_version=said["code"],
+        release=said.get("release", ""),
     )

@@ -15,6 +15,7 @@ from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.doctor.finding import Finding, unknown, wrong
 from deploy.local.settings import GivenSettings
 from shared.registry import Cipher
+from shared.releases import read_ingresses
 from shared.settings import SettingError, load
 from workers.live_workers import Live, read_live
 from workers.store import catalogue, server
@@ -66,8 +67,11 @@ def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
 
 def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mapping[str, Callable[[], Finding]]:
     """Return the checks that need both servers, or the workers."""
-    live = _live(client)
-    workers = {"workers": lambda: deployment.workers(live)}
+    live, ingresses = _live(client), _ingresses(client)
+    workers = {
+        "workers": lambda: deployment.workers(live),
+        "releases": lambda: deployment.find_releases(live, ingresses),
+    }
     if connection is None:
         missing = ("identity", "clocks", "keys", "registry", "handlers")
         return workers | {thing: lambda thing=thing: unknown(thing, "Postgres was not reached") for thing in missing}
@@ -86,6 +90,13 @@ def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mappin
 def _live(client: redis.Redis) -> Live | None:
     try:
         return read_live(client, names())
+    except redis.RedisError:
+        return None
+
+
+def _ingresses(client: redis.Redis) -> list[str] | None:
+    try:
+        return read_ingresses(client, names())
     except redis.RedisError:
         return None
 

@@ -116,5 +116,6 @@ def _owned(old: Names) -> tuple[str, ...]:
     return (
         *(*old.streams, old.registry, old.identity, old.bell, old.inbox_bytes, old.inbox_rates, old.active_tenants),
         *(old.refusals, old.tasks_ended, old.handler_means, old.express_closed, old.live_workers, old.live_handlers),
+        old.live_ingresses,
         *(f"{old.prefix}{queue}" for queue in queues),
     )

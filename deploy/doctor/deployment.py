@@ -1,6 +1,7 @@
 """What the guarantees rest on beside the servers: clocks, keys, the published registry, and who runs."""
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ from deploy.doctor.finding import Finding, ok, unknown, wrong
 from shared import wire
 from shared.identity import ForeignRedisError
 from shared.registry import Cipher
+from shared.releases import RELEASE
 from workers.housekeeping import publishing
 from workers.live_workers import Live
 from workers.store import server, tenants
@@ -95,6 +97,18 @@ def workers(live: Live | None) -> Finding:
         advice = f"start one: celery -A workers.app worker --queues {','.join(missing)}"
         return wrong("workers", f"no worker serves {', '.join(missing)}: {advice}")
     return ok("workers", f"{len(live.workers)} live, and serve every queue")
+
+
+def find_releases(live: Live | None, ingresses: Sequence[str] | None) -> Finding:
+    """See that all processes are of one release."""
+    if live is None or ingresses is None:
+        return unknown("releases", "Redis does not tell which processes live")
+    counts = Counter(it or "an earlier one" for it in [*ingresses, *(worker.release for worker in live.workers)])
+    found = ", ".join(f"{count} of {release}" for release, count in sorted(counts.items()))
+    if set(counts) - {RELEASE}:
+        advice = "finish the deployment, or take it back; this command is of"
+        return wrong("releases", f"the processes are {found}: {advice} {RELEASE}")
+    return ok("releases", f"the processes are {found or 'none'}")
 
 
 def handlers(live: Live | None, registered: Sequence[Registered], waiting: Collection[str]) -> Finding:

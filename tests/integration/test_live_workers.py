@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from shared import wire
-from tests.ingress_process import wait_for
+from shared.releases import RELEASE, read_ingresses
+from tests.ingress_process import serving, wait_for
 from tests.integration.draining import post
 from tests.names import NAMES
 from workers.live_workers import LIVE_SECONDS, LiveWorker, LiveWorkers, read_live, say_gone, say_live
@@ -67,6 +68,16 @@ def start(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Start]:
         for each in (*process.children(recursive=True), process) if process.is_running() else ():
             each.kill()
         process.wait()
+
+
+def test_processes_say_of_which_release_they_are_until_they_end(client: Redis, redis_url: str) -> None:
+    say_live(client, NAMES, ONE, [])
+    (said,) = cast("list[bytes]", client.zrange(NAMES.live_workers, 0, -1))
+    client.zadd(NAMES.live_workers, {said.replace(b'"release"', b'"of_before"'): time.time()})
+    assert [it.release for it in read_live(client, NAMES).workers] == [RELEASE, ""]
+    with serving(redis_url, wait_until="/livez"):
+        wait_for(lambda: read_ingresses(client, NAMES) == [RELEASE], seconds=10)
+    assert read_ingresses(client, NAMES) == []
 
 
 def test_slots_are_those_of_live_workers_and_handlers_those_that_they_have(client: Redis) -> None:

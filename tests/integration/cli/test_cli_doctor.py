@@ -19,12 +19,14 @@ from cryptography.fernet import Fernet
 
 from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.local.servers import prepare_postgres
+from shared import releases
 from tests.conftest import running
 from tests.ingress_process import Valkey, own_valkey, wait_for
 from tests.integration.cli.conftest import Pipeline
 from tests.launching import free_port, spawn
 from tests.names import NAMES
 from tests.pgbouncer import needs_pgbouncer, pooling
+from workers.live_workers import LiveWorker, say_gone, say_live
 from workers.store.connect import connect
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ def test_what_is_well_is_told_in_a_line_each(healthy: Pipeline) -> None:
         "keys",
         "registry",
         "workers",
+        "releases",
         "handlers",
     ]
     assert list(findings) == expected
@@ -374,6 +377,23 @@ def test_queues_without_a_worker(healthy: Pipeline) -> None:
         findings = examine(healthy, REDIS_URL=other.url)
     assert wrong(findings) == ["registry", "workers"]
     assert "no worker serves ingest, handlers, express, housekeeping" in findings["workers"]["found"]
+
+
+def test_processes_of_two_releases(healthy: Pipeline, valkey: Valkey) -> None:
+    other = LiveWorker(id="x", name="ingest@old", queues=("ingest",), slots=1, code_version="", release="0.1.9")
+    with valkey.client() as client:
+        client.eval(releases.SAY, 1, NAMES.live_ingresses, releases.describe("one"))
+        found = examine(healthy)["releases"]
+        assert (found["state"], found["found"]) == ("ok", f"the processes are 2 of {releases.RELEASE}")
+        say_live(client, NAMES, other, [])
+        client.eval(releases.SAY, 1, NAMES.live_ingresses, '{"name": "two", "release": "9.0.0"}')
+        try:
+            findings = examine(healthy)
+        finally:
+            say_gone(client, NAMES, other)
+            client.delete(NAMES.live_ingresses)
+    assert wrong(findings) == ["releases"]
+    assert findings["releases"]["found"].startswith("the processes are 1 of 0.1.9, 2 of 0.2.0, 1 of 9.0.0: finish the")
 
 
 def test_handlers_that_nobody_runs(healthy: Pipeline, durable_postgres: Server) -> None:
