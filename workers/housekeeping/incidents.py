@@ -26,9 +26,6 @@ AT_ONCE: Final = 2000
 """Deliveries grouped in one transaction."""
 WAITING_ATTEMPTS: Final = 3
 """Failures after which a delivery that waits for another attempt is an incident: what mends itself before is none."""
-WAITING_MOST: Final = 2000
-"""Waiting deliveries that are looked at."""
-REJECTED_MOST: Final = 10_000
 REFUSED_COUNT: Final = 3
 REFUSED_SECONDS: Final = 60.0
 """Refusals are an incident from that many on, that long after the first one, if nothing valid has come since."""
@@ -90,12 +87,12 @@ def _of_delivery(it: incidents.Ungrouped) -> Failure:
 
 
 def _group_waiting(connection: Connection) -> None:
-    waiting = incidents.list_waiting(connection, attempts=WAITING_ATTEMPTS, most=WAITING_MOST)
+    waiting = incidents.list_waiting(connection, attempts=WAITING_ATTEMPTS)
     incidents.record(connection, [_of_delivery(it) for it in waiting], is_waiting=True)
 
 
 def _group_rejected(connection: Connection) -> None:
-    found = incidents.take_rejected(connection, most=REJECTED_MOST)
+    found = incidents.take_rejected(connection)
     failures = [
         Failure(
             kind="rejected",

@@ -121,20 +121,19 @@ def list_ungrouped(connection: Connection, *, most: int) -> list[Ungrouped]:
     return [Ungrouped(**row) for row in connection.execute(_SQL["list_ungrouped"], {"most": most})]
 
 
-def list_waiting(connection: Connection, *, attempts: int, most: int) -> list[Ungrouped]:
-    """Return deliveries that have failed `attempts` times or more and wait for another one, of the first `most`."""
-    return [Ungrouped(**row) for row in connection.execute(_SQL["list_waiting"], {"attempts": attempts, "most": most})]
+def list_waiting(connection: Connection, *, attempts: int) -> list[Ungrouped]:
+    """Return deliveries that have failed `attempts` times or more, of the 2,000 that are tried again first."""
+    return [Ungrouped(**row) for row in connection.execute(_SQL["list_waiting"], {"attempts": attempts})]
 
 
-def take_rejected(connection: Connection, *, most: int) -> list[Rejected]:
-    """Return the events that were rejected since the last call, at most `most` of each reason.
+def take_rejected(connection: Connection) -> list[Rejected]:
+    """Return the events that were rejected since the last call, of the latest 10,000 of each reason and the last hour.
 
     Args:
         connection: in a transaction, which also moves on what "the last call" means.
-        most: the latest of each reason among those received in the last hour.
     """
     (progress,) = connection.execute(_SQL["read_progress"]).fetchall()
-    rows = connection.execute(_SQL["list_rejected"], {**progress, "most": most}).fetchall()
+    rows = connection.execute(_SQL["list_rejected"], progress).fetchall()
     connection.execute(_SQL["move_progress"], {"until": progress["until"]})
     return [Rejected(**row) for row in rows]
 

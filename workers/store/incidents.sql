@@ -1,29 +1,32 @@
 -- Incidents: what is to be grouped, what it is grouped into, and what becomes of it. Whoever writes holds the lock.
 
--- In their transaction nothing is scanned that has an index: the planner takes dead deliveries without an incident for many,
--- as it does not know that grouped ones are dead and all others have none.
+-- In their transaction what has an index in the order that is asked for is read by it, whatever Postgres knows: the planner
+-- takes dead deliveries without an incident for many, since most deliveries have none.
 -- name: lock
-SELECT pg_advisory_xact_lock(hashtext('pipeline incidents')), set_config('enable_seqscan', 'off', true);
+SELECT pg_advisory_xact_lock(hashtext('pipeline incidents')),
+       set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
 
 -- name: lock_if_free
-SELECT pg_try_advisory_xact_lock(hashtext('pipeline incidents')) AS locked, set_config('enable_seqscan', 'off', true);
+SELECT pg_try_advisory_xact_lock(hashtext('pipeline incidents')) AS locked,
+       set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
 
 -- Dead deliveries that belong to no incident yet. What somebody retries this moment is not there any more.
 -- name: list_ungrouped
 SELECT event_id, handler, tenant, last_error AS error, finished_at AS at FROM deliveries_done
-WHERE state = 'dead' AND incident IS NULL LIMIT %(most)s FOR UPDATE SKIP LOCKED;
+WHERE state = 'dead' AND incident IS NULL ORDER BY incident, event_id LIMIT %(most)s FOR UPDATE SKIP LOCKED;
 
 -- name: mark_grouped
 UPDATE deliveries_done AS d SET incident = it.incident
 FROM unnest(%(event_ids)b::uuid[], %(handlers)s::text[], %(incidents)b::bigint[]) AS it(event_id, handler, incident)
 WHERE d.event_id = it.event_id AND d.handler = it.handler AND d.event_id BETWEEN %(first)s AND %(last)s;
 
--- A bounded sample of what waits for another attempt, those that have failed so often already, with the latest failure.
+-- A bounded sample of what waits for another attempt, those that have failed so often already, with the latest failure. The
+-- bound is a constant, so that the planner knows that sorting all that waits is no use.
 -- name: list_waiting
 SELECT d.event_id, d.handler, d.tenant, a.error, a.failed_at AS at
 FROM (
     SELECT event_id, handler, tenant, fence, attempt FROM deliveries
-    WHERE state = 'pending' AND NOT ready ORDER BY due_at LIMIT %(most)s
+    WHERE state = 'pending' AND NOT ready ORDER BY due_at LIMIT 2000
 ) AS d CROSS JOIN LATERAL (
     SELECT error, failed_at FROM attempts AS a
     WHERE a.event_id = d.event_id AND a.handler = d.handler AND a.fence = d.fence
@@ -43,7 +46,7 @@ SELECT e.id AS event_id, e.provider, e.tenant, r.name AS reason, e.stored_at AS 
 FROM reason AS r CROSS JOIN LATERAL (
     SELECT id, provider, tenant, stored_at FROM events
     WHERE state = 'rejected' AND reject_reason = r.name AND id >= uuid_at(now() - interval '1 hour')
-    ORDER BY id DESC LIMIT %(most)s
+    ORDER BY id DESC LIMIT 10000
 ) AS e
 WHERE r.name IS NOT NULL AND e.stored_at > %(since)s AND e.stored_at <= %(until)s;
 
