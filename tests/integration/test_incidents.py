@@ -84,7 +84,7 @@ def test_ten_thousand_deaths_of_one_cause_are_one_incident_after_a_look_or_two(c
         (it,) = look(connection)
     assert (it["kind"], it["subject"], it["cause"]) == ("failure", "acme.grant", "LookupError: no user <n>")
     assert (it["count"], it["state"], len(it["samples"])) == (10_000, "open", 5)
-    assert it["example"].startswith("LookupError: no user 1")
+    assert it["example"].startswith("LookupError: no user ")
     assert [(t["tenant"], t["count"]) for t in incidents.list_tenants(connection, it["id"], limit=9)] == [
         ("acme", 5000),
         ("globex", 5000),
@@ -153,6 +153,25 @@ def test_it_is_resolved_when_its_cause_was_quiet_and_its_handler_has_succeeded_s
     (it,) = look(connection)
     assert (it["state"], it["resolved_by"]) == ("resolved", None)
     assert [kind for _, kind, _ in notices(connection)] == ["opened", "resolved"]
+
+
+def test_what_was_quiet_for_a_week_is_resolved_though_nothing_has_succeeded(connection: Connection) -> None:
+    die(connection)
+    look(connection)
+    pass_by(connection, 6 * 86_400)
+    assert look(connection)[0]["state"] == "open"
+    pass_by(connection, 86_401)
+    assert look(connection)[0]["state"] == "resolved"
+
+
+def test_the_latest_deaths_are_grouped_before_a_heap_of_old_ones(connection: Connection) -> None:
+    die(connection, grouping.AT_ONCE, ago=timedelta(hours=3), error="ValueError: old {}")
+    (latest,) = die(connection)
+    group_dead(connection, seconds=0)
+    (row,) = connection.execute("SELECT incident FROM deliveries_done WHERE event_id = %s", [latest]).fetchall()
+    assert row["incident"] is not None
+    (left,) = connection.execute("SELECT count(*) AS n FROM deliveries_done WHERE incident IS NULL").fetchall()
+    assert left["n"] == 1
 
 
 def test_it_is_not_resolved_while_it_goes_on(connection: Connection) -> None:

@@ -260,11 +260,14 @@ def notify(connection: Connection, incident: int, kind: str, tenants: Sequence[s
 
 
 def resolve_quiet(connection: Connection, *, quiet: timedelta) -> int:
-    """Resolve what has been quiet for so long, a handler's when it has succeeded since; return how many.
+    """Resolve what has been quiet for so long, a handler's when it has succeeded since or after a week.
 
     Args:
         connection: in a transaction that holds the lock.
         quiet: for how long; twice as long after each time that it came back, 32 times at the most.
+
+    Returns:
+        How many.
     """
     rows = connection.execute(_SQL["list_quiet"], {"quiet": quiet, "most": _AT_ONCE}).fetchall()
     return sum(resolve(connection, row["id"], who=None) for row in rows)

@@ -10,10 +10,11 @@ SELECT pg_advisory_xact_lock(hashtext('pipeline incidents')),
 SELECT pg_try_advisory_xact_lock(hashtext('pipeline incidents')) AS locked,
        set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
 
--- Dead deliveries that belong to no incident yet. What somebody retries this moment is not there any more.
+-- Dead deliveries that belong to no incident yet, the latest first. What somebody retries this moment is left out.
 -- name: list_ungrouped
 SELECT event_id, handler, tenant, last_error AS error, finished_at AS at FROM deliveries_done
-WHERE state = 'dead' AND incident IS NULL ORDER BY incident, event_id LIMIT %(most)s FOR UPDATE SKIP LOCKED;
+WHERE state = 'dead' AND incident IS NULL
+ORDER BY incident DESC NULLS FIRST, event_id DESC LIMIT %(most)s FOR UPDATE SKIP LOCKED;
 
 -- name: mark_grouped
 UPDATE deliveries_done AS d SET incident = it.incident
@@ -132,12 +133,13 @@ INSERT INTO incident_notices (incident, kind, tenants) VALUES (%(incident)s, %(k
 -- name: mark_told
 UPDATE incidents SET told_at = clock_timestamp() WHERE id = %(incident)s;
 
--- Quiet for long enough, twice as long after each time that it came back; a handler must have succeeded since.
+-- Quiet for long enough, twice as long after each time that it came back; a handler must have succeeded since, unless
+-- it was quiet for a week: perhaps nobody runs it any more.
 -- name: list_quiet
 SELECT id FROM incidents AS i
 WHERE state = 'open' AND last_seen < now() - %(quiet)s::interval
   AND last_seen < now() - %(quiet)s::interval * power(2, least(reopened, 5))
-  AND (kind <> 'failure' OR successes < (
+  AND (kind <> 'failure' OR last_seen < now() - interval '7 days' OR successes < (
       SELECT coalesce(sum(t.count), 0) FROM totals AS t
       WHERE t.figure = 'attempts' AND t.handler = i.subject AND t.outcome = 'succeeded'
   ))
