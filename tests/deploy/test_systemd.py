@@ -19,7 +19,7 @@ from deploy.health import DUTIES, assess
 from shared.heartbeat import read_beats
 from tests.conftest import SECRETS_KEY
 from tests.deploy.sandbox import sandboxed
-from tests.deploy.units import FOLDER, SERVICES, in_this_environment, read_unit
+from tests.deploy.units import FOLDER, LASTING, SERVICES, in_this_environment, read_unit
 from tests.launching import free_port
 from workers.registration import DEFAULT_TIMEOUT
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt-get install systemd"
 )
-LASTING = [path for path in SERVICES if path.name != "webhook-migrate@.service"]
 
 
 def name_of(path: Path) -> str:

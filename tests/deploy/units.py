@@ -12,6 +12,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "systemd"
 SERVICES: Final = sorted(FOLDER.glob("*.service"))
+LASTING: Final = [path for path in SERVICES if path.name != "webhook-migrate@.service"]
 _INSTALLED: Final = re.compile(r"/opt/webhook-pipeline/(ingress|workers)/bin")
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 TENANT: Final = "pair"
-WORKERS: Final = ("ingest", "handlers", "housekeeping", "beat")
+WORKERS: Final = ("handlers", "ingest", "housekeeping", "beat")
 INGRESSES: Final = ("ingress 1", "ingress 2")
 
 
