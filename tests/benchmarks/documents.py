@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks import fairness, report
+from tests.benchmarks import fairness, fleet, report
 from tests.benchmarks.processes import ROOT
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ SERVERS: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "b
 def update_all(root: Path = ROOT) -> list[Path]:
     """Replace the blocks; return the files that are new."""
     full, growth, fair = report.read_json("full"), report.read_json("growth"), report.read_json("fairness")
+    many = report.read_json("fleet")
     grown = farthest(full, growth)
     readme, performance = root / "README.md", root / "deploy" / "PERFORMANCE.md"
     blocks = (
@@ -31,6 +32,7 @@ def update_all(root: Path = ROOT) -> list[Path]:
         (performance, "figures", performance_block(full, grown) if full.get("rounds") else None),
         (performance, "fairness", fairness_block(fair) if fair else None),
         (root / "deploy" / "SCALING.md", "figures", scaling_block(growth or full, grown)),
+        (root / "deploy" / "SCALING.md", "fleet", fleet_block(many) if many else None),
     )
     return [path for path, name, block in blocks if block and replace(path, name, block)]
 
@@ -97,6 +99,21 @@ def fairness_summary(fair: Results) -> str:
         f'`make bench ARGS="fairness"`, {fair["events"]:,} events a row: a quiet tenant\'s p99 beside floods ÷ alone'
     )
     return f"{about}: {'; '.join(parts)}."
+
+
+def fleet_block(many: Results) -> str:
+    """Return what an event costs in a fleet, against one of each process."""
+    pairs = len(next(iter(many["turns"].values()))["fleet"])
+    about = (
+        f'`make bench ARGS="fleet"`, {pairs} pairs for each load, {many["cores"]} cores, load {many["load"]:.1f} '
+        "when it began: CPU of an event in the fleet ÷ with one of each."
+    )
+    tables = (
+        f"Load: {load} ({' and '.join(f'{rate:,} /s' for rate in rates)})\n\n"
+        f"{report.markdown(fleet.rows_of(many, load), fleet.HEADINGS)}"
+        for load, rates in fleet.LOADS.items()
+    )
+    return "\n\n".join([f"{about} {fleet.summary(many)}", *tables])
 
 
 def _about(full: Results) -> str:
