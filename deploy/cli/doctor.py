@@ -69,6 +69,7 @@ def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mappin
     """Return the checks that need both servers, or the workers."""
     live, ingresses = _live(client), _ingresses(client)
     workers = {
+        "redis rights": lambda: deployment.redis_rights(client, names()),
         "workers": lambda: deployment.workers(live),
         "releases": lambda: deployment.find_releases(live, ingresses),
     }

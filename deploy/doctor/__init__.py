@@ -3,7 +3,7 @@
 - `finding`: what a check returns.
 - `redis_server`: version and role, durability, eviction, memory.
 - `postgres_server`: version, pooler, encoding, rights, the role of handlers, durability, replicas, old snapshots, days.
-- `deployment`: clocks, keys, the published registry, workers, releases, and handlers that nobody runs.
+- `deployment`: rights in Redis, clocks, keys, the published registry, workers, releases, and handlers that nobody runs.
 
 Nothing here changes anything.
 """

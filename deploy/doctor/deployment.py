@@ -8,7 +8,7 @@ from typing import Final
 import redis
 
 from deploy.doctor.finding import Finding, ok, unknown, wrong
-from shared import wire
+from shared import rights, wire
 from shared.identity import ForeignRedisError
 from shared.registry import Cipher
 from shared.releases import RELEASE
@@ -61,6 +61,22 @@ def identity(connection: Connection, client: redis.Redis, names: wire.Names, env
         )
         return unknown("identity", f"{own}: Postgres does not tell its system identifier to this role: {advice}")
     return ok("identity", own)
+
+
+def redis_rights(client: redis.Redis, names: wire.Names) -> Finding:
+    """See that the user of Redis may run what ingress and workers do; that each duty's own user may, it says itself."""
+    commands = [*rights.of_ingress(names), *rights.of_worker(names, QUEUES)]
+    try:
+        reply = client.eval(rights.LIST_MISSING, 0, *rights.pack(commands))
+    except redis.ResponseError as error:
+        if not rights.is_refusal(error):
+            raise
+        missing: Sequence[str] = ("EVAL",)
+    else:
+        missing = rights.read_missing(reply)
+    if missing:
+        return wrong("redis rights", f"the user of REDIS_URL may not run {_listed([*missing])}: {rights.ADVICE}")
+    return ok("redis rights", "the user of REDIS_URL may run all that ingress and workers do")
 
 
 def keys(connection: Connection, cipher: Cipher | None) -> Finding:

@@ -104,6 +104,7 @@ def test_what_is_well_is_told_in_a_line_each(healthy: Pipeline) -> None:
         "clocks",
         "keys",
         "registry",
+        "redis rights",
         "workers",
         "releases",
         "handlers",
@@ -155,6 +156,18 @@ def test_where_config_is_forbidden_it_is_unknown(healthy: Pipeline, valkey: Valk
     findings = examine(healthy, REDIS_URL=valkey.url.replace("//:test@", "//limited:secret@"))
     assert findings["redis durability"]["state"] == "unknown"
     assert wrong(findings) == []
+
+
+def test_a_user_of_redis_with_few_rights(healthy: Pipeline, valkey: Valkey) -> None:
+    few = valkey.url.replace("//:test@", "//few:secret@")
+    with valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", "-xack", "-lpush")
+        findings = examine(healthy, REDIS_URL=few)
+        assert wrong(findings) == ["redis rights"]
+        said = findings["redis rights"]["found"]
+        assert "XACK inbox" in said or "LPUSH ingest" in said
+        client.execute_command("ACL", "SETUSER", "few", "+xack", "+lpush", "-eval")
+        assert "may not run EVAL" in examine(healthy, REDIS_URL=few)["redis rights"]["found"]
 
 
 def test_a_replica_of_redis(healthy: Pipeline) -> None:
@@ -321,6 +334,13 @@ def test_connections_that_run_out(durable_postgres: Server, monkeypatch: pytest.
     monkeypatch.setattr(postgres_server, "FULL", 0.0)
     with connect(durable_postgres.url, name="test") as connection:
         assert postgres_server.connections(connection).state == "wrong"
+
+
+def test_an_old_postgres(durable_postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_server, "OLDEST_POSTGRES", 990_000)
+    with connect(durable_postgres.url, name="test") as connection:
+        found = postgres_server.version(connection)
+    assert (found.state, "is older than 99: upgrade it" in found.found) == ("wrong", True)
 
 
 def test_clocks_that_disagree() -> None:
