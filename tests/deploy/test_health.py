@@ -98,7 +98,7 @@ def test_a_killed_process_is_gone_until_its_successor_has_started(folder: Path, 
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
 def test_with_redis_dead_or_silent_and_postgres_away_nobody_is_unhealthy(folder: Path, fault: signal.Signals) -> None:
     # A silent Redis holds a process up for 10 seconds a command, as long as its sockets wait: measured 11, while a
     # worker starts 20, and 30 beside other tests. HEALTH_SECONDS is 60 by default.

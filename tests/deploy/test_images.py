@@ -147,6 +147,7 @@ def images() -> Iterator[Images]:
 
 
 @needs_namespaces
+@pytest.mark.long  # the packages of three images are installed first
 @pytest.mark.timeout(400)
 def test_an_image_holds_what_its_lock_file_says_and_no_build_tools(images: Images) -> None:
     for target in container.TARGETS:
@@ -160,6 +161,7 @@ def test_an_image_holds_what_its_lock_file_says_and_no_build_tools(images: Image
 
 
 @needs_namespaces
+@pytest.mark.long  # the packages of three images are installed first
 @pytest.mark.timeout(400)
 def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigterm_in_its_time(
     images: Images, redis_url: str, database_url: str, tmp_path: Path
@@ -205,6 +207,7 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
 
 
 @needs_namespaces
+@pytest.mark.long  # the packages of three images are installed first
 @pytest.mark.timeout(400)
 def test_the_migration_of_the_image_says_what_is_wrong_and_fails_when_it_cannot_be_done(
     images: Images, tmp_path: Path

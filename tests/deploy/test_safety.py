@@ -29,6 +29,7 @@ def locked(name: str) -> set[tuple[str, str]]:
 
 
 @needs_checks
+@pytest.mark.long  # half a minute of CPU
 def test_the_bill_of_materials_of_each_deployment_names_every_package_of_its_lock_file(tmp_path: Path) -> None:
     command = ["make", "--no-print-directory", "sbom", f"DIST={tmp_path}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -115,7 +115,14 @@ def test_a_tenant_of_a_thousand_handlers_takes_no_more_turns_than_one_of_one(
     assert abs(queue.tenants.count("many") - queue.tenants.count("one")) <= 20
 
 
-@pytest.mark.parametrize("case", [(1, 0, 512, 1), (4, 0, 1, 300), (4, 0, 2048, 1), (4, 0, 1, 2048)])
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1, 0, 512, 1),
+        (4, 0, 1, 300),
+        *(pytest.param(it, marks=pytest.mark.long) for it in [(4, 0, 2048, 1), (4, 0, 1, 2048)]),
+    ],
+)
 def test_no_lane_starves_beside_lanes_that_share_a_handler(
     connection: Connection, add_deliveries: AddDeliveries, case: tuple[int, int, int, int]
 ) -> None:

@@ -160,7 +160,7 @@ def test_whatever_stands_in_a_field_the_entry_is_stored_and_its_neighbours_go_th
     assert client.xpending(NAMES.inbox, wire.INBOX_GROUP)["pending"] == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from([*GOOD, b"other"]), st.binary(max_size=60)), min_size=1, max_size=8))
 def test_arbitrary_bytes_in_any_fields_end_stored(
     client: Redis, connection: Connection, changes: list[dict[bytes, bytes]]
