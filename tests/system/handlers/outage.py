@@ -1,7 +1,9 @@
-"""A handler whose two other sides are away while a table says so."""
+"""A handler whose two other sides are away while a file says so."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.system.handlers.effects import write
@@ -11,11 +13,14 @@ if TYPE_CHECKING:
     from workers import Delivery
 
 
-@handler("outage.grant", event="outage.event", schedule=(0.1,), max_attempts=2)
+OUTAGE = Path(os.environ["PIPELINE_HOME"], "outage")
+
+
+@handler("outage.grant", event="outage.event", max_attempts=1)
 def grant(event: GenericEvent, delivery: Delivery) -> None:
     """Fail for one of two causes, each time in other words; else take effect."""
     number = event.json()["number"]
-    if delivery.connection.execute("SELECT since FROM outage").fetchone():
+    if OUTAGE.exists():
         if number % 2:
             raise LookupError(f"no account {number} of 'customer {number}' at 10.0.{number % 250}.1:5432")
         raise ConnectionError(f"HTTP 503 after {number} ms from https://{delivery.tenant}.example/{number}")
