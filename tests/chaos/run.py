@@ -77,6 +77,7 @@ class Result:
         ended: when it ended.
         quiet: seconds until everything was handled after the end of the load.
         injections: in order.
+        attempts: faults that found no victim; they may have disturbed what they looked at.
         sent: every request.
         total: account of all requests.
         by_fault: accounts of the requests sent between a fault's beginning and its recovery.
@@ -92,6 +93,7 @@ class Result:
     ended: float = 0.0
     quiet: float = 0.0
     injections: list[Injection] = field(default_factory=list)
+    attempts: list[Injection] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     total: Account
     by_fault: dict[str, Account] = field(default_factory=dict)
@@ -218,18 +220,18 @@ class _Session:
     async def _inject(self, faults: Sequence[Fault], chance: random.Random) -> bool:
         """Inject at once or shortly after each other, then wait for the recovery; say whether any found its victim."""
 
-        async def one(fault: Fault, wait: float, mine: random.Random) -> Injection | None:
+        async def one(fault: Fault, wait: float, mine: random.Random) -> tuple[Injection, bool]:
             await asyncio.sleep(wait)
-            injection = Injection(name=fault.name, began=time.time())
+            injection, has_hit = Injection(name=fault.name, began=time.time()), True
             try:
                 await fault.inject(self._stack, mine)
             except Missed as why:
                 self.result.missed.append(f"{fault.name}: {why}")
-                return None
+                has_hit = False
             except Exception as error:  # noqa: BLE001 - whatever a fault met belongs in the report
                 self.result.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
             injection.ended = time.time()
-            return injection
+            return injection, has_hit
 
         made = await asyncio.gather(
             *(
@@ -237,9 +239,10 @@ class _Session:
                 for number, fault in enumerate(faults)
             )
         )
-        injections = [injection for injection in made if injection is not None]
-        if injections:
-            await self._recover(injections)
+        await self._recover([injection for injection, _ in made])
+        injections = [injection for injection, has_hit in made if has_hit]
+        self.result.injections += injections
+        self.result.attempts += [injection for injection, has_hit in made if not has_hit]
         return bool(injections)
 
     async def _recover(self, injections: Sequence[Injection]) -> None:
@@ -256,7 +259,6 @@ class _Session:
                 self._load.rate = min(self._plan.rate, self._load.rate * 2)
                 break
             await asyncio.sleep(0.2)
-        self.result.injections += injections
 
 
 async def _account(stack: Stack, load: Load, result: Result) -> None:
@@ -269,6 +271,7 @@ async def _account(stack: Stack, load: Load, result: Result) -> None:
             result.by_fault[injection.name] = _sum(result.by_fault[injection.name], account)
         else:
             result.by_fault[injection.name] = account
+    windows += [(one.began - 0.2, one.recovered or one.ended + SLOWEST) for one in result.attempts]
     result.waits = await _look_at_waits(stack, load.sent, windows)
     epoch = "extract(epoch FROM %s)::float8 AS at"
     stored = await stack.query(f"SELECT {epoch % 'stored_at'} FROM events")
