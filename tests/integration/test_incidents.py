@@ -395,11 +395,11 @@ def test_old_incidents_are_deleted_with_what_belongs_to_them(connection: Connect
 
 
 def test_dead_deliveries_without_an_incident_are_found_by_an_index(connection: Connection) -> None:
-    die(connection, 20_000)
+    die(connection, 4000)
     group_dead(connection, seconds=60)
     connection.execute(
         "INSERT INTO deliveries_done (event_id, handler, tenant, state, attempt, fence, created_at)"
-        " SELECT gen_random_uuid(), 'acme.grant', 'acme', 'succeeded', 1, 1, now() FROM generate_series(1, 20000)"
+        " SELECT gen_random_uuid(), 'acme.grant', 'acme', 'succeeded', 1, 1, now() FROM generate_series(1, 4000)"
     )
     connection.execute("ANALYZE deliveries_done")
     with connection.transaction():
