@@ -66,6 +66,8 @@ def identity(connection: Connection, client: redis.Redis, names: wire.Names, env
 def redis_rights(client: redis.Redis, names: wire.Names) -> Finding:
     """See that the user of Redis may run what ingress and workers do; that each duty's own user may, it says itself."""
     commands = [*rights.of_ingress(names), *rights.of_worker(names, QUEUES)]
+    # Redis allows a pattern of channels only to whose ACL has that very pattern; a user of many rights has a wider one
+    commands = [it for it in commands if it[0] != "PSUBSCRIBE"]
     try:
         reply = client.eval(rights.LIST_MISSING, 0, *rights.pack(commands))
     except redis.ResponseError as error:

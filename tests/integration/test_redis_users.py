@@ -14,6 +14,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from deploy.doctor.deployment import redis_rights
 from shared import rights
 from shared.registry import Cipher
 from shared.wire import Names
@@ -151,6 +152,13 @@ def test_every_right_that_is_taken_away_is_named(valkey: Valkey, user: str) -> N
             if not re.search(rf"\b{re.escape(name)}\b", said):
                 unnoticed.append((rule, said))
     assert unnoticed == []
+
+
+def test_the_doctor_finds_nothing_missing_with_the_user_of_commands(valkey: Valkey) -> None:
+    with Redis.from_url(url(valkey, "webhook-pipeline")) as client:
+        assert redis_rights(client, NAMES).state == "ok"
+    with Redis.from_url(url(valkey, "webhook-exporter")) as client:
+        assert redis_rights(client, NAMES).state == "wrong"
 
 
 def test_a_worker_that_lacks_a_right_ends_with_one_line_that_names_it(valkey: Valkey, database_url: str) -> None:
