@@ -1,5 +1,7 @@
 """Step 4: append to the inbox, all that waits in one round trip (group commit), and ring the doorbell with it.
 
+Where the broker is another Redis, the doorbell is a call of its own after the round trip (`ingress.doorbell`).
+
 Guarantees: an event counts as stored only when Redis has confirmed its own XADD; every caller has an answer within the
 timeout; Redis may go and come back at any time. While one round trip is under way, arriving events collect for the
 next: no timer, no added latency at rest. Redis away, slow or full, or too much waiting for it, is answered with False.
@@ -24,6 +26,7 @@ from typing import Final
 from hiredis import ReplyError, pack_command
 from redis.exceptions import RedisError
 
+from ingress.doorbell import Doorbell
 from ingress.errors import INBOX_UNAVAILABLE, Refusal
 from ingress.limits import Tenant, Tenants
 from ingress.metrics import Metrics
@@ -40,6 +43,7 @@ log: Final = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 0.05
 """Pause between reconnection attempts, so that a burst of requests does not become a burst of connections."""
+_OF_THE_SERVER: Final = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "MOVED", "NOAUTH", "WRONGPASS", "NOPERM")
 QUIET_SECONDS: Final = 0.005
 """After a doorbell: events that come so soon share the next one, which is rung whether or not others follow. A doorbell
 costs Redis and the ingress more than an event, and a drain that has just been called is not there sooner."""
@@ -70,7 +74,8 @@ class Inbox:
     """
 
     def __init__(self, settings: IngressSettings, metrics: Metrics) -> None:
-        self._pool = make_pool(settings.redis_url, settings.inbox_timeout)
+        self._pool = make_pool(settings.inbox_url, settings.inbox_timeout, prefix=settings.redis_prefix)
+        self._doorbell = Doorbell(settings, metrics) if settings.broker_url != settings.inbox_url else None
         self._settings = settings
         self._names = Names(settings.redis_prefix)
         self._metrics = metrics
@@ -101,6 +106,8 @@ class Inbox:
         self._is_stopping = True
         self._has_work.set()
         await self._task
+        if self._doorbell is not None:
+            await self._doorbell.stop()
 
     def append(self, envelope: Envelope, limits: Limits) -> Stored | Refusal:
         """Queue one entry of a tenant with these limits.
@@ -184,16 +191,24 @@ class Inbox:
                 raise TimeoutError
         commands = [_pack(*batch.count)] if batch.counted else []
         commands += [command for command, _ in batch.entries]
-        if batch.rings:
+        if batch.entries and self._settings.wait_replicas:
+            milliseconds = max(1, int((batch.deadline - self._loop.time()) * 900))  # the reply must come in time, too
+            commands.append(_pack("WAIT", self._settings.wait_replicas, milliseconds))
+        if batch.rings and self._doorbell is None:
             keys, arguments = ring_arguments(self._names)
             commands.append(_pack("EVAL", RING, len(keys), *keys, *arguments))
-        await self._connection.exchange(b"".join(commands), batch.replies, count=len(commands))
+        if commands:
+            await self._connection.exchange(b"".join(commands), batch.replies, count=len(commands))
+        if batch.rings and self._doorbell is not None:
+            self._doorbell.ring()
+            self._quiet_ends = self._loop.time() + QUIET_SECONDS
 
     def _finish(self, batch: _Batch, error: Exception | None) -> None:
         """Answer each entry by its own reply: a failure later takes nothing back."""
         expected = [list] * bool(batch.counted) + [bytes] * len(batch.entries) + [int] * batch.rings
         waiting = iter(batch.entries)
-        refused: ReplyError | None = None
+        refused = self._take_shortage(batch)
+        is_replicated = refused is None
         for reply, kind in zip(batch.replies, expected, strict=False):
             is_done = isinstance(reply, kind)
             if not is_done and not isinstance(reply, ReplyError):
@@ -201,7 +216,7 @@ class Inbox:
                 break
             if kind is bytes:
                 refused = refused if is_done else reply  # type: ignore[assignment] # the line before the last
-                _answer(next(waiting)[1], is_stored=is_done)
+                _answer(next(waiting)[1], is_stored=is_done and is_replicated)
             elif kind is list:
                 self.tenants.finish_counting(batch.counted, reply, self._loop.time())
             elif is_done:
@@ -221,6 +236,17 @@ class Inbox:
         self._metrics.flush_entries.observe(len(batch.entries))
         self._metrics.flush_seconds.observe(self._loop.time() - batch.started)
         self._log_change(error or refused)
+
+    def _take_shortage(self, batch: _Batch) -> ReplyError | None:
+        """Take the reply of WAIT from among the others; return why the batch is not replicated, None if it is."""
+        wanted, place = self._settings.wait_replicas, bool(batch.counted) + len(batch.entries)
+        if not batch.entries or not wanted:
+            return None
+        reached = batch.replies.pop(place) if len(batch.replies) > place else 0
+        if isinstance(reached, ReplyError):
+            return reached
+        is_enough = isinstance(reached, int) and reached >= wanted
+        return None if is_enough else ReplyError(f"{reached} of {wanted} replicas confirmed it in time")
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -244,7 +270,7 @@ def _answer(stored: Stored, *, is_stored: bool) -> None:
 
 def _is_of_the_server(error: ReplyError) -> bool:
     """Return whether Redis refuses for what it has become (a replica, unknown user), not for what was sent."""
-    return str(error).startswith(("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM"))
+    return str(error).startswith(_OF_THE_SERVER)
 
 
 def _pack(*arguments: str | bytes | int) -> bytes:

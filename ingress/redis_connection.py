@@ -1,4 +1,4 @@
-"""One connection to Redis, from the moment it is ready for commands.
+"""Connections to Redis: one from the moment it is ready for commands, and plain clients.
 
 redis-py makes the connection, for it knows URLs, TLS, users and databases, and then has no part in it any more: its
 `read_response` is a coroutine for each reply, and costs more than all the rest of an event. Here a chunk of bytes
@@ -9,13 +9,15 @@ connection.
 """
 
 import asyncio
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from hiredis import ProtocolError, Reader
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+
+from shared.redis_client import Primary, find_several
 
 _NOTHING: Final = object()
 
@@ -80,20 +82,46 @@ class RedisConnection(asyncio.Protocol):
             self._done.set_exception(ConnectionResetError(reason))
 
 
-def make_pool(redis_url: str, timeout: float) -> ConnectionPool:
+class _PrimaryConnection(Connection):
+    """A connection to whoever is the primary when it is made."""
+
+    def __init__(self, *, primary: Primary, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._primary = primary
+
+    async def _connect(self) -> None:
+        self.host, self.port = await asyncio.to_thread(self._primary.find)
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+
+class _PrimaryTlsConnection(_PrimaryConnection, SSLConnection):
+    """The same over TLS."""
+
+
+def make_pool(redis_url: str, timeout: float, *, prefix: str, reply_timeout: float | None = None) -> ConnectionPool:
     """Return what makes connections, one attempt each: redis-py's own retries would write an entry twice.
 
-    Replies have no timeout here: the inbox keeps it, over the whole round trip.
+    The inbox needs no timeout of replies: it keeps its own, over the whole round trip.
     """
+    how: dict[str, Any] = {}
+    if primary := find_several(redis_url, prefix):
+        redis_url, is_tls = primary.url, primary.url.startswith("rediss:")
+        how = {"primary": primary, "connection_class": _PrimaryTlsConnection if is_tls else _PrimaryConnection}
     pool = ConnectionPool.from_url(
         redis_url,
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=None,
+        socket_timeout=reply_timeout,
         socket_connect_timeout=timeout,
         decode_responses=False,
+        **how,
     )
     pool.connection_kwargs["protocol"] = 2  # whatever the URL says: nothing but replies may come
     return pool
+
+
+def make_client(redis_url: str, timeout: float, *, prefix: str) -> Redis:
+    """Return a client for what is not in a hurry; each reply must come within `timeout` seconds."""
+    return Redis.from_pool(make_pool(redis_url, timeout, prefix=prefix, reply_timeout=timeout))
 
 
 async def connect(pool: ConnectionPool) -> RedisConnection:

@@ -82,6 +82,12 @@ class IngressSettings(SharedSettings):
     inbox_timeout: float = setting(
         "INBOX_TIMEOUT", "0.8", under_a_second, "time in which Redis must confirm an event, seconds, below 1"
     )
+    wait_replicas: int = setting(
+        "INBOX_WAIT_REPLICAS",
+        "0",
+        integer(),
+        "replicas that must have received an event before it is acknowledged; too few within INBOX_TIMEOUT: 503",
+    )
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
     inbox_high_water: float = setting(
         "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"

@@ -13,9 +13,6 @@ import time
 import uuid
 from typing import Any, Final, cast
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,6 +22,7 @@ from ingress.endpoints import Endpoints
 from ingress.errors import RefusalLog
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics
+from ingress.redis_connection import make_client
 from ingress.settings import IngressSettings
 from shared import refusals, releases, rights
 from shared.durability import Verdict, assess
@@ -53,14 +51,7 @@ class Watch:
         metrics: Metrics,
         refusal_log: RefusalLog,
     ) -> None:
-        self._redis: Redis = Redis.from_url(
-            settings.redis_url,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=settings.inbox_timeout,
-            socket_connect_timeout=settings.inbox_timeout,
-            protocol=2,
-            decode_responses=False,
-        )
+        self._redis = make_client(settings.inbox_url, settings.inbox_timeout, prefix=settings.redis_prefix)
         self._names = Names(settings.redis_prefix)
         self._high_water = settings.inbox_high_water
         self._meant = settings.inbox_durability
@@ -68,6 +59,7 @@ class Watch:
         self._appendfsync: str | None = None
         self._config_due = 0.0
         self._run_id: str | None = None
+        self._needs = rights.of_ingress(self._names, rings=settings.broker_url == settings.inbox_url)
         self._missing_rights: tuple[str, ...] = ()
         self._rights_due = 0.0
         self._endpoints = endpoints
@@ -149,6 +141,7 @@ class Watch:
                 log.exception("unexpected error in the watch", extra={"code": "internal_error"})
             reason = str(error) or type(error).__name__
             self._rights_due = 0.0
+            await self._redis.connection_pool.disconnect()  # after a failover, connecting finds the new primary
             if reason != self._silence:
                 log.warning("Redis does not answer: %s", reason)
         else:
@@ -185,7 +178,7 @@ class Watch:
         if now < self._rights_due:
             return
         try:
-            reply = await self._redis.eval(rights.LIST_MISSING, 0, *rights.pack(rights.of_ingress(self._names)))
+            reply = await self._redis.eval(rights.LIST_MISSING, 0, *rights.pack(self._needs))
             missing = rights.read_missing(reply)
         except ResponseError as error:
             if not rights.is_refusal(error):

@@ -32,12 +32,17 @@ ADVICE: Final = "give it the rights that deploy/REDIS_USERS.md lists for its dut
 class MissingRightsError(Exception):
     """The user of Redis may not do what this process must; the text is one line that names it."""
 
-    def __init__(self, missing: Collection[str]) -> None:
-        super().__init__(f"the user of REDIS_URL may not run {', '.join(missing)}: {ADVICE}")
+    def __init__(self, missing: Collection[str], variable: str = "REDIS_URL") -> None:
+        super().__init__(f"the user of {variable} may not run {', '.join(missing)}: {ADVICE}")
 
 
-def require(client: Any, commands: Collection[Command]) -> None:
+def require(client: Any, commands: Collection[Command], *, variable: str) -> None:
     """Check that the user of this client may run all of these commands.
+
+    Args:
+        client: of Redis.
+        commands: with their arguments.
+        variable: that names its URL, for the error.
 
     Raises:
         MissingRightsError: it may not.
@@ -50,7 +55,7 @@ def require(client: Any, commands: Collection[Command]) -> None:
             raise
         missing = ("EVAL",)
     if missing:
-        raise MissingRightsError(missing)
+        raise MissingRightsError(missing, variable)
 
 
 def pack(commands: Collection[Command]) -> list[str]:
@@ -78,8 +83,8 @@ def _shown(command: list[str]) -> list[str]:
     return command[: 3 if has_subcommand else 2]
 
 
-def of_ingress(names: Names) -> list[Command]:
-    """Return what the ingress does: append, count, ring, and read the registry."""
+def of_ingress(names: Names, *, rings: bool = True) -> list[Command]:
+    """Return what the ingress does at the inbox: append, count, read the registry; and ring, if the broker is there."""
     return [
         *(("XADD", stream, "*", "v", 1) for stream in names.streams),
         *(("XLEN", stream) for stream in names.streams),
@@ -98,31 +103,47 @@ def of_ingress(names: Names) -> list[Command]:
         ("HSET", names.refusals, "t", 1),
         ("HGET", names.registry, "version"),
         ("HGETALL", names.registry),
-        *_ring(names),
+        *(_ring(names) if rings else ()),
         ("TIME",),
         ("INFO",),
     ]
 
 
 def of_worker(names: Names, queues: Collection[str]) -> list[Command]:
-    """Return what a worker of these queues does: take messages as kombu does, and its duty."""
-    needs = [*_kombu(names), *_admit(names), ("GET", names.identity), ("SET", names.identity, 1)]
+    """Return what a worker of these queues does where inbox and broker are one Redis."""
+    return [*of_worker_at_broker(names, queues), *of_worker_at_inbox(names, queues)]
+
+
+def of_worker_at_broker(names: Names, queues: Collection[str]) -> list[Command]:
+    """Return what a worker of these queues does at the broker: take messages as kombu does, admit, ring."""
+    needs = [*_kombu(names), *_admit(names), *_identify(names)]
     if {INGEST_QUEUE, HOUSEKEEPING_QUEUE} & set(queues):
-        needs += [
-            ("HSET", names.tasks_ended, "t", 1),
-            *_ring(names),
-            *(("XLEN", stream) for stream in names.streams),
-            ("DEL", names.inbox_bytes),
-        ]
+        needs += [("HSET", names.tasks_ended, "t", 1), *_ring(names)]
+    if INGEST_QUEUE in queues:
+        needs.append(("DEL", names.bell))
+    if set(queues) & {HANDLERS_QUEUE, EXPRESS_QUEUE}:
+        needs.append(("HSET", names.handler_means, "t", 1))
+    if HOUSEKEEPING_QUEUE in queues:
+        needs += _tidy(names)
+    return needs
+
+
+def of_worker_at_inbox(names: Names, queues: Collection[str]) -> list[Command]:
+    """Return what a worker of these queues does at the inbox."""
+    needs = [*_identify(names)]
+    if {INGEST_QUEUE, HOUSEKEEPING_QUEUE} & set(queues):
+        needs += [*(("XLEN", stream) for stream in names.streams), ("DEL", names.inbox_bytes)]
         for stream in names.streams:
             needs += [("EXISTS", stream), ("XGROUP", "CREATE", stream, INBOX_GROUP, 0, "MKSTREAM")]
     if INGEST_QUEUE in queues:
         needs += _drain(names)
-    if set(queues) & {HANDLERS_QUEUE, EXPRESS_QUEUE}:
-        needs += [("HSET", names.handler_means, "t", 1)]
     if HOUSEKEEPING_QUEUE in queues:
         needs += _sweep(names)
     return needs
+
+
+def _identify(names: Names) -> Iterator[Command]:
+    yield from (("GET", names.identity), ("SET", names.identity, 1))
 
 
 def _ring(names: Names) -> Iterator[Command]:
@@ -184,6 +205,9 @@ def _sweep(names: Names) -> Iterator[Command]:
         yield from (("XINFO", "CONSUMERS", stream, INBOX_GROUP), ("XGROUP", "DELCONSUMER", stream, INBOX_GROUP, "c"))
     yield from (("HGET", names.registry, 1), ("HSET", names.registry, 1, 1), ("DEL", names.registry))
     yield from (("HGETALL", names.refusals), ("HDEL", names.refusals, "t"))
+
+
+def _tidy(names: Names) -> Iterator[Command]:
     yield from (("LRANGE", names.handlers_queue, 0, -1), ("LRANGE", names.express_queue, 0, -1))
     yield from (("LINDEX", names.express_queue, -1), ("SET", names.express_closed, 1))
     yield ("LMOVE", names.express_queue, names.handlers_queue, "RIGHT", "LEFT")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from shared.redis_url import CLUSTER, optional_broker_url, optional_redis_url, without_blanks
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ _AROUND: Final = " \t\r\n\f\v\u00a0\ufeff\u200b"
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _ENVIRONMENT: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{1,63}:")
+_HASH_TAG: Final = re.compile(r"^[^{]*\{[^}]+\}")
 
 
 FERNET_KEY_BYTES: Final = 32
@@ -162,82 +164,6 @@ def port(text: str) -> int:
     return number
 
 
-REDIS_OPTIONS: Final = frozenset({"client_name", "health_check_interval", "socket_keepalive"})
-"""Options of a Redis URL that redis-py and kombu both know, with numbers and booleans as text."""
-REDIS_TLS_OPTIONS: Final = frozenset(
-    f"ssl_{name}"
-    for name in (
-        *("ca_certs", "ca_path", "ca_data", "certfile", "keyfile", "password"),
-        *("cert_reqs", "check_hostname", "ciphers"),
-    )
-)
-"""The same, of a `rediss://` URL only."""
-REDIS_OWN_OPTIONS: Final = frozenset(
-    {"socket_timeout", "socket_connect_timeout", "socket_read_size", "retry_on_timeout", "max_connections"}
-)
-"""Options that are accepted and left out: timeouts, retries and pools are the pipeline's own."""
-_NO: Final = {"0", "f", "false", "n", "no"}
-
-
-def redis_url(text: str) -> str:
-    """Check a Redis URL and return it in the one form that redis-py and kombu understand alike.
-
-    The database is the URL's path, user and password stand before the host; of a `unix://` URL the database stays an
-    option. Options that redis-py knows and kombu does not, or the other way round, are refused: the ingress would
-    acknowledge what no worker can reach. The error repeats no part that may hold a password.
-    """
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("a URL such as redis://host:6379/0 is expected")
-    parts = urlsplit(_without_blanks(text))
-    if parts.fragment or parts.netloc.count("@") > 1:
-        raise ValueError("characters such as # and @ in a password must be escaped (%23, %40)")
-    is_unix = parts.scheme == "unix"
-    if is_unix and not parts.path.strip("/"):
-        raise ValueError("a URL such as unix:///run/redis.sock?db=0 is expected")
-    query = dict(parse_qsl(parts.query))
-    user = unquote(parts.username or "") or query.pop("username", "")
-    password = unquote(parts.password or "") or query.pop("password", "")
-    database = query.pop("db", "") or ("0" if is_unix else parts.path.strip("/") or "0")
-    if not database.isdecimal():
-        raise ValueError(f"the database after the host is a number such as 0, not {database!r}")
-    options = _redis_options(query, has_tls=parts.scheme == "rediss")
-    credentials = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
-    if is_unix:
-        options.pop("socket_keepalive", None)  # a socket of the file system has none
-        return f"unix://{credentials}{parts.path}?{urlencode({'db': database} | options)}"
-    try:
-        host, number = parts.hostname or "localhost", parts.port
-    except ValueError as error:
-        raise ValueError(f"{error}; a URL such as redis://host:6379/0 is expected") from None
-    place = (f"[{host}]" if ":" in host else host) + (f":{number}" if number else "")
-    tail = f"?{urlencode(options)}" if options else ""
-    return f"{parts.scheme}://{credentials}{place}/{int(database)}{tail}"
-
-
-def _redis_options(query: dict[str, str], *, has_tls: bool) -> dict[str, str]:
-    """Return the options that are passed on, in the spelling that both clients read alike."""
-    known = REDIS_OPTIONS | (REDIS_TLS_OPTIONS if has_tls else frozenset())
-    options: dict[str, str] = {}
-    for name, value in query.items():
-        if name in REDIS_OWN_OPTIONS:
-            continue
-        if name not in known:
-            hint = "; it needs rediss://" if name in REDIS_TLS_OPTIONS else f"; known are {', '.join(sorted(known))}"
-            raise ValueError(f"the option {name!r} is not known to every part of the pipeline{hint}")
-        match name:
-            case "health_check_interval":
-                options[name] = str(integer()(value))
-            case "socket_keepalive" | "ssl_check_hostname":
-                options[name] = "false" if value.lower() in _NO else "true"
-            case "ssl_cert_reqs":
-                options[name] = value.lower().removeprefix("cert_")
-                if options[name] not in {"none", "optional", "required"}:
-                    raise ValueError(f"ssl_cert_reqs is none, optional or required, not {value!r}")
-            case _:
-                options[name] = value
-    return options
-
-
 def redis_prefix(text: str) -> str:
     """Parse the prefix of names in Redis; empty for none."""
     if text and not _PREFIX.fullmatch(text):
@@ -256,7 +182,7 @@ def database_url(text: str) -> str:
     """Check the form of a Postgres URL; never repeat it in an error, it may hold a password."""
     if not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("a URL such as postgresql://user:password@host:5432/database is expected")
-    return _without_blanks(text)
+    return without_blanks(text)
 
 
 def schema_name(text: str) -> str:
@@ -264,14 +190,6 @@ def schema_name(text: str) -> str:
     if text and (not _SCHEMA.fullmatch(text) or text.startswith("pg_") or text == "information_schema"):
         raise ValueError(f"up to 63 of a-z, 0-9 and _ are expected, no digit and no pg_ at the start, not {text!r}")
     return text
-
-
-def _without_blanks(url: str) -> str:
-    """Return a URL, unless something in it can be in no URL; `urlsplit` would drop a line break without a word."""
-    for place, sign in enumerate(url, 1):
-        if sign.isspace() or not sign.isprintable():
-            raise ValueError(f"character {place} is {sign!r}, which no URL may hold: take it out or escape it")
-    return url
 
 
 def fernet_keys(text: str) -> tuple[str, ...]:
@@ -311,14 +229,61 @@ SCHEMA_ABOUT: Final = (
 )
 
 
+REDIS_ABOUT: Final = (
+    "Redis >= 7 or Valkey >= 8, for inbox and broker: redis://host:6379/0, rediss://, unix:///path?db=0 or "
+    "redis+sentinel://host:26379,host:26379/mymaster"
+)
+INBOX_ABOUT: Final = (
+    "Redis of acknowledged events and the registry, if not that of REDIS_URL; durable; may be redis+cluster://, too"
+)
+BROKER_ABOUT: Final = "Redis of Celery's queues, if not that of REDIS_URL; what it loses costs time only; no cluster"
+
+
+def redis_servers(redis: str, inbox: str, broker: str, *, prefix: str) -> tuple[str, str]:
+    """Return the URLs of the inbox and of the broker.
+
+    Args:
+        redis: REDIS_URL, checked, or empty; the others likewise.
+        inbox: INBOX_URL.
+        broker: BROKER_URL.
+        prefix: REDIS_PREFIX.
+
+    Raises:
+        SettingError: one has no server, or one that it cannot use.
+    """
+    if not broker and redis.startswith(CLUSTER):
+        raise SettingError("BROKER_URL is not set: REDIS_URL is a Redis Cluster, which Celery cannot use")
+    inbox, broker = inbox or redis, broker or redis
+    if not (inbox and broker):
+        raise SettingError("REDIS_URL is not set: name a Redis, or two in INBOX_URL and BROKER_URL")
+    if inbox.startswith(CLUSTER) and not _HASH_TAG.search(prefix):
+        raise SettingError(
+            "REDIS_PREFIX is wrong: in a Redis Cluster all names must be in one slot, so it has a hash tag, such as "
+            "{webhooks}:"
+        )
+    return inbox, broker
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedSettings:
+class RedisSettings:
+    """Which Redis; `inbox_url` and `broker_url` are never empty."""
+
+    redis_url: str = setting("REDIS_URL", "", optional_redis_url, REDIS_ABOUT)
+    inbox_url: str = setting("INBOX_URL", "", optional_redis_url, INBOX_ABOUT)
+    broker_url: str = setting("BROKER_URL", "", optional_broker_url, BROKER_ABOUT)
+    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
+
+    def __post_init__(self) -> None:
+        """Let both be the Redis of REDIS_URL, unless they have one of their own."""
+        inbox, broker = redis_servers(self.redis_url, self.inbox_url, self.broker_url, prefix=self.redis_prefix)
+        object.__setattr__(self, "inbox_url", inbox)
+        object.__setattr__(self, "broker_url", broker)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedSettings(RedisSettings):
     """What ingress and workers must agree on."""
 
-    redis_url: str = setting(
-        "REDIS_URL", None, redis_url, "Redis >= 7 or Valkey >= 8: redis://host:6379/0, rediss:// or unix:///path?db=0"
-    )
-    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
     log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)
     otlp_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", http_url, OTLP_ABOUT)

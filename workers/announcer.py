@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import bootsteps
 from celery.worker import state
-from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.redis_client import open_client
 from workers.live_workers import EVERY_SECONDS, LiveWorker, say_gone, say_live
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Announcer(bootsteps.StartStopStep):
         self._id = uuid.uuid4().hex
         self._code_version = handlers.code_version
         self._registrations = [(it.name, it.digest) for it in handlers]
-        self._redis = Redis.from_url(type(self).redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._redis = open_client(type(self).redis_url, seconds=1.0)
         self._timers: list[Any] = []
         self._said: LiveWorker | None = None
         self._announcement: Any = None

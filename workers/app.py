@@ -48,7 +48,7 @@ try:
 except (SettingError, UnfitDatabaseError, RegistrationError) as refusal:
     sys.exit(f"workers: {refusal}")
 
-app = Celery("pipeline", broker=broker_url(settings.redis_url), include=["workers.tasks"], amqp=PatientAMQP)
+app = Celery("pipeline", broker=broker_url(settings.broker_url), include=["workers.tasks"], amqp=PatientAMQP)
 app.conf.update(
     # Before these, Celery looks at CELERY_BROKER_URL and BROKER_URL, which belong to other apps of whoever sets them:
     # the workers would listen where neither the ingress nor admission sends to.
@@ -71,7 +71,7 @@ app.conf.update(
         "queue_order_strategy": "priority",
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
-        **broker_options(settings.redis_url, settings.redis_prefix),
+        **broker_options(settings.broker_url, settings.redis_prefix),
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -108,7 +108,7 @@ app.steps["consumer"].add(heartbeat.HeartbeatTimer)
 
 
 class _FreeSlotTimer(free_slots.FreeSlotTimer):
-    redis_url = settings.redis_url
+    redis_url = settings.broker_url
     prefix = settings.redis_prefix
     stuck_seconds = settings.stuck_seconds
 

@@ -25,7 +25,7 @@ from kombu.utils.objects import cached_property
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own name
 
 from shared import rights
-from shared.settings import REDIS_OPTIONS
+from shared.redis_url import REDIS_OPTIONS, SENTINEL_OPTIONS
 from workers.heartbeat import beat
 
 if TYPE_CHECKING:
@@ -50,9 +50,12 @@ seen to wait for ever for a child that it had not told to end: it lived, and did
 
 
 def broker_url(redis_url: str) -> str:
-    """Return the URL for Celery, of one that `shared.settings.redis_url` has checked; see also `broker_options`."""
+    """Return the URL for Celery, of one that `shared.redis_url` has checked; see also `broker_options`."""
     parts = urlsplit(redis_url)
     query = {name: value for name, value in parse_qsl(parts.query) if name not in REDIS_OPTIONS}
+    if parts.scheme == "redis+sentinel":
+        credentials, at, hosts = parts.netloc.rpartition("@")
+        return ";".join(f"sentinel://{credentials}{at}{host}/{query['db']}" for host in hosts.split(","))
     if parts.scheme == "rediss":
         return parts._replace(query=urlencode({"ssl_cert_reqs": "required"} | query)).geturl()
     if parts.scheme == "unix":
@@ -64,10 +67,14 @@ def broker_url(redis_url: str) -> str:
 
 def broker_options(redis_url: str, prefix: str) -> dict[str, Any]:
     """Return the options of a Redis URL that kombu takes from its transport options instead, and the names' prefix."""
-    options: dict[str, Any] = {
-        name: value for name, value in parse_qsl(urlsplit(redis_url).query) if name in REDIS_OPTIONS
-    }
+    parts = urlsplit(redis_url)
+    query = dict(parse_qsl(parts.query))
+    options: dict[str, Any] = {name: value for name, value in query.items() if name in REDIS_OPTIONS}
     options["global_keyprefix"] = prefix
+    if parts.scheme == "redis+sentinel":
+        options["master_name"] = parts.path.strip("/")
+        user = {name.removeprefix("sentinel_"): query[name] for name in SENTINEL_OPTIONS if name in query}
+        options["sentinel_kwargs"] = {"socket_timeout": 1, "socket_connect_timeout": 1, **user}
     if "health_check_interval" in options:
         options["health_check_interval"] = int(options["health_check_interval"])
     if "socket_keepalive" in options:

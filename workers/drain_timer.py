@@ -13,13 +13,15 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import bootsteps
-from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import wire
+from shared.redis_client import open_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from redis import Redis
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class DrainTimer(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Start the timer."""
         if wire.INGEST_QUEUE in consumer.app.amqp.queues.consume_from:
-            self._redis = self._redis or Redis.from_url(self.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+            self._redis = self._redis or open_client(self.redis_url, seconds=1.0, prefix=self.names.prefix)
             self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._look, (consumer,))
 
     def stop(self, consumer: Any) -> None:

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import bootsteps
 from celery.worker import state
-from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.redis_client import open_client
 from workers.broker import END_SECONDS, end_within
 from workers.heartbeat import set_stuck
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from redis import Redis
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class FreeSlotTimer(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Start the timer; what was seen before a lost connection counts no more."""
-        self._redis = self._redis or Redis.from_url(self.redis_url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._redis = self._redis or open_client(self.redis_url, seconds=1.0)
         self._idle_since, self._given = None, {}
         self._timer = consumer.timer.call_repeatedly(self.stuck_seconds / LOOKS, self._look, (consumer,))
 

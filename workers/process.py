@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import rights
 from shared.identity import claim
+from shared.redis_client import open_client
 from shared.wire import NOTE_END, Names
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.queue import CeleryQueue, HandlerDurations
@@ -29,13 +29,17 @@ from workers.store.migrate import find_misfit
 from workers.store.session import HandlerSession, find_function
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from redis import Redis
 
     from workers.registration import Handlers
     from workers.settings import WorkerSettings
     from workers.store.catalogue import Announced
 
 
+REDIS_SECONDS: Final = 5.0
+"""In which a connection to Redis, and each reply, must come."""
 SCHEMA_SECONDS: Final = 10.0
 """Between two looks whether the database was migrated by another version."""
 
@@ -89,7 +93,8 @@ class Process:
         try:
             yield self
         except RedisError as error:
-            self.redis.connection_pool.disconnect()
+            for client in (self.inbox_redis, self.broker_redis):
+                client.connection_pool.disconnect()
             if rights.is_refusal(error):
                 raise LostRightError(name_refusal(self._settings, error, queues=self.queues)) from None
             raise
@@ -113,7 +118,7 @@ class Process:
     def note_end(self, task: str) -> None:
         """Note that a task has ended well, for the exporter. A Redis that refuses to is no reason to fail."""
         with suppress(RedisError):
-            self.redis.eval(NOTE_END, 1, self.names.tasks_ended, task)
+            self.broker_redis.eval(NOTE_END, 1, self.names.tasks_ended, task)
 
     def require_schema(self) -> bool:
         """See that this version can work with the database as it is migrated; return whether it looked.
@@ -155,9 +160,17 @@ class Process:
         return Names(self._settings.redis_prefix)
 
     @cached_property
-    def redis(self) -> Redis:
-        """Redis, beside Celery's own connections."""
-        return Redis.from_url(self._settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0)
+    def inbox_redis(self) -> Redis:
+        """The Redis of the inbox and the registry."""
+        settings = self._settings
+        return open_client(settings.inbox_url, seconds=REDIS_SECONDS, prefix=settings.redis_prefix)
+
+    @cached_property
+    def broker_redis(self) -> Redis:
+        """The Redis of the queues, beside Celery's own connections; the same client if it is the same Redis."""
+        if self._settings.broker_url == self._settings.inbox_url:
+            return self.inbox_redis
+        return open_client(self._settings.broker_url, seconds=REDIS_SECONDS)
 
     @property
     def identity(self) -> str:
@@ -171,22 +184,22 @@ class Process:
     @cached_property
     def inbox(self) -> InboxReader:
         """The inbox, read by this process."""
-        return InboxReader(self.redis, names=self.names, consumer=self.consumer)
+        return InboxReader(self.inbox_redis, broker=self.broker_redis, names=self.names, consumer=self.consumer)
 
     @cached_property
     def publisher(self) -> Publisher:
         """What publishes the registry."""
-        return Publisher(self.redis, self.names, environment=self._settings.environment)
+        return Publisher(self.inbox_redis, self.names, environment=self._settings.environment)
 
     @cached_property
     def queue(self) -> CeleryQueue:
         """The queue of handler tasks."""
-        return CeleryQueue(self.redis, self.names)
+        return CeleryQueue(self.broker_redis, self.names)
 
     @cached_property
     def live(self) -> LiveWorkers:
         """Which workers live."""
-        return LiveWorkers(self.redis, self.names)
+        return LiveWorkers(self.broker_redis, self.names)
 
     @cached_property
     def alerter(self) -> Alerter:
@@ -202,7 +215,7 @@ class Process:
     @cached_property
     def handler_durations(self) -> HandlerDurations:
         """Recent durations of handlers."""
-        return HandlerDurations(self.redis, self.names)
+        return HandlerDurations(self.broker_redis, self.names)
 
 
 def require_rights(settings: WorkerSettings, *, queues: Collection[str]) -> None:
@@ -212,8 +225,17 @@ def require_rights(settings: WorkerSettings, *, queues: Collection[str]) -> None
         MissingRightsError: it may not.
         redis.RedisError: Redis is away.
     """
-    with Redis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
-        rights.require(client, rights.of_worker(Names(settings.redis_prefix), queues))
+    names = Names(settings.redis_prefix)
+    needs = {
+        "BROKER_URL": rights.of_worker_at_broker(names, queues),
+        "INBOX_URL": rights.of_worker_at_inbox(names, queues),
+    }
+    servers = _servers(settings)
+    if len(servers) == 1:
+        needs = {"REDIS_URL": [command for commands in needs.values() for command in commands]}
+    for variable, url in servers.items():
+        with open_client(url, seconds=REDIS_SECONDS, prefix=settings.redis_prefix) as client:
+            rights.require(client, needs[variable], variable=variable)
 
 
 def name_refusal(settings: WorkerSettings, error: Exception, *, queues: Collection[str]) -> str:
@@ -241,5 +263,13 @@ def require_fit_servers(settings: WorkerSettings) -> None:
         is_migrated = find_function(connection, settings.database_schema) is not None
     if is_migrated and settings.handler_database_url:
         HandlerSession(settings.handler_database_url, schema=settings.database_schema).check()
-    with Redis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as client:
-        claim(client, Names(settings.redis_prefix), identity)
+    for url in _servers(settings).values():
+        with open_client(url, seconds=REDIS_SECONDS, prefix=settings.redis_prefix) as client:
+            claim(client, Names(settings.redis_prefix), identity)
+
+
+def _servers(settings: WorkerSettings) -> Mapping[str, str]:
+    """Return the URLs of the Redis that are used, by the variable that names each."""
+    if settings.inbox_url == settings.broker_url:
+        return {"REDIS_URL": settings.inbox_url}
+    return {"INBOX_URL": settings.inbox_url, "BROKER_URL": settings.broker_url}

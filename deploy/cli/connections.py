@@ -18,6 +18,7 @@ import redis
 from deploy.cli.errors import explain
 from deploy.local.settings import GivenSettings, StackSettings
 from deploy.local.state import Stack, running_homes, running_stack
+from shared.redis_client import open_client
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from shared.wire import Names
@@ -25,6 +26,7 @@ from workers.housekeeping.publishing import Publisher
 from workers.store import audit
 from workers.store.connect import Connection, connect
 
+REDIS_SECONDS: Final = 2.0
 READ_SECONDS: Final = 30
 """Time that a statement of a command that only reads may take."""
 
@@ -42,15 +44,25 @@ def database_schema() -> str:
     return _stack("DATABASE_URL").database_schema
 
 
-def redis_url() -> str:
-    """Return the URL of Redis."""
-    return load(GivenSettings).redis_url or _stack("REDIS_URL").redis_url
+def redis_urls() -> tuple[str, str]:
+    """Return the URLs of the Redis of the inbox and of the broker."""
+    given = load(GivenSettings)
+    if given.redis_url or given.inbox_url or given.broker_url:
+        return given.redis_servers
+    stack = _stack("REDIS_URL")
+    return stack.inbox_url, stack.broker_url
+
+
+def redis_variables() -> dict[str, str]:
+    """Return the variables that name them to other processes."""
+    inbox, broker = redis_urls()
+    return {"REDIS_URL": inbox} if inbox == broker else {"INBOX_URL": inbox, "BROKER_URL": broker}
 
 
 def names() -> Names:
     """Return the names in Redis."""
     given = load(GivenSettings)
-    if given.redis_prefix or given.redis_url:
+    if given.redis_prefix or given.redis_url or given.inbox_url:
         return Names(given.redis_prefix)
     return Names(_stack("REDIS_URL").redis_prefix)
 
@@ -127,13 +139,18 @@ def registry_change() -> Iterator[Connection]:
     with database() as connection:
         yield connection
         try:
-            with redis_client() as client:
+            with inbox_client() as client:
                 Publisher(client, names(), environment=environment()).publish(connection)
         except redis.RedisError as error:
             print(f"pipeline: changed, but not published yet: {explain(error)}", file=sys.stderr)
             print("pipeline: the sweeper publishes it as soon as Redis answers", file=sys.stderr)
 
 
-def redis_client() -> redis.Redis:
-    """Return a client of Redis, to be closed by `with`; it waits about two seconds at most."""
-    return redis.Redis.from_url(redis_url(), socket_timeout=2, socket_connect_timeout=2)
+def inbox_client() -> redis.Redis:
+    """Return a client of the inbox's Redis, to be closed by `with`; it waits about two seconds at most."""
+    return open_client(redis_urls()[0], seconds=REDIS_SECONDS, prefix=names().prefix)
+
+
+def broker_client() -> redis.Redis:
+    """Return the same of the Redis of the queues."""
+    return open_client(redis_urls()[1], seconds=REDIS_SECONDS)

@@ -2,17 +2,28 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import psycopg
 import redis
 import typer
 
-from deploy.cli.connections import cipher, database, database_schema, environment, names, redis_client
+from deploy.cli.connections import (
+    broker_client,
+    cipher,
+    database,
+    database_schema,
+    environment,
+    inbox_client,
+    names,
+    redis_urls,
+)
 from deploy.cli.errors import explain
 from deploy.cli.output import emit, wants_json
 from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.doctor.finding import Finding, unknown, wrong
+from deploy.doctor.redis_server import BROKER_THINGS
 from deploy.local.settings import GivenSettings
 from shared.registry import Cipher
 from shared.releases import read_ingresses
@@ -43,8 +54,11 @@ def doctor() -> None:
 
 def _examine() -> Iterator[Finding]:
     with ExitStack() as stack:
-        client, connection = stack.enter_context(redis_client()), None
+        client, connection = stack.enter_context(inbox_client()), None
+        broker, is_one = stack.enter_context(broker_client()), len(set(redis_urls())) == 1
         yield from _examine_redis(client)
+        if not is_one:
+            yield from _run({thing: partial(redis_server.examine_broker, broker, thing) for thing in BROKER_THINGS})
         try:
             connection = stack.enter_context(database(read_only=True))
         except (psycopg.Error, SettingError) as error:
@@ -53,7 +67,7 @@ def _examine() -> Iterator[Finding]:
         else:
             url = load(GivenSettings).handler_database_url
             yield from _run(postgres_server.checks(connection, handler_database_url=url, schema=database_schema()))
-        yield from _run(_of_deployment(connection, client))
+        yield from _run(_of_deployment(connection, client, broker))
 
 
 def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
@@ -65,11 +79,13 @@ def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
         yield from (unknown(thing, "Redis was not reached") for thing in redis_server.THINGS)
 
 
-def _of_deployment(connection: Connection | None, client: redis.Redis) -> Mapping[str, Callable[[], Finding]]:
+def _of_deployment(
+    connection: Connection | None, client: redis.Redis, broker: redis.Redis
+) -> Mapping[str, Callable[[], Finding]]:
     """Return the checks that need both servers, or the workers."""
-    live, ingresses = _live(client), _ingresses(client)
+    live, ingresses = _live(broker), _ingresses(client)
     workers = {
-        "redis rights": lambda: deployment.redis_rights(client, names()),
+        "redis rights": lambda: deployment.redis_rights(client, names(), has_broker=len(set(redis_urls())) == 1),
         "workers": lambda: deployment.workers(live),
         "releases": lambda: deployment.find_releases(live, ingresses),
     }

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter
-from deploy.cli.connections import database, names, redis_client
+from deploy.cli.connections import database, inbox_client, names
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_events
 from deploy.cli.output import command, console, emit, wants_json
@@ -201,7 +201,7 @@ def _span(span: timedelta) -> str:
 def _not_stored(event_id: UUID) -> str:
     """Return the line for an id that Postgres does not know; it may still be in the inbox."""
     try:
-        with redis_client() as client:
+        with inbox_client() as client:
             waiting = sum(client.xlen(stream) for stream in names().streams)
     except (redis.RedisError, SettingError):
         return f"no event {event_id} is stored (and Redis did not say what waits in the inbox)"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from deploy.cli.arguments import DryRun, HandlerName, InFlight, rate
-from deploy.cli.connections import database, database_url, names, redis_client, redis_url
+from deploy.cli.connections import broker_client, database, database_url, names, redis_variables
 from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say
 from deploy.local.settings import inherited
@@ -211,7 +211,7 @@ def _require_no_worker(name: str) -> None:
 
 
 def _read_live() -> Live:
-    with redis_client() as client:
+    with broker_client() as client:
         return read_live(client, names())
 
 
@@ -228,7 +228,7 @@ def _load_handlers() -> Handlers:
 
 def load_events() -> WorkerSettings:
     """Import the modules that EVENTS names, those in the current folder too; return the settings."""
-    found = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
+    found = {"DATABASE_URL": database_url(), "REDIS_PREFIX": names().prefix} | redis_variables()
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -11,7 +11,7 @@ import redis
 import typer
 
 from deploy.cli.arguments import duration
-from deploy.cli.connections import database, environment, names, redis_client
+from deploy.cli.connections import broker_client, database, environment, inbox_client, names
 from deploy.cli.errors import CommandError
 from deploy.cli.output import say
 from shared.identity import claim
@@ -36,7 +36,7 @@ if redis.call('XLEN', KEYS[1]) + redis.call('XLEN', KEYS[2]) > 0 then return 0 e
 redis.call('DEL', unpack(KEYS))
 return 1
 """
-"""KEYS both streams, then all other names. Returns 1 if they are gone, 0 if an event has come meanwhile."""
+"""KEYS both streams, then other names of the inbox. Returns 1 if they are gone, 0 if an event has come meanwhile."""
 
 
 def rename(
@@ -57,22 +57,25 @@ def rename(
     new, old = names(), Names(former_prefix)
     if new.prefix == old.prefix:
         raise CommandError(f"REDIS_PREFIX is {new.prefix or 'empty'}, as --from is: set it to the new prefix")
-    with redis_client() as client:
+    with inbox_client() as client, broker_client() as broker:
         if published_version(client, old) is None and not client.exists(*old.streams):
             say({"moved": 0}, "nothing to move: the old names do not exist")
             return
         with database() as connection:
             own = read_identity(connection, environment())
-            claim(client, old, own)
+            for server in (client, broker):
+                claim(server, old, own)
+                claim(server, new, own)
             Publisher(client, new, environment=environment()).publish(connection)
-        moved = _move_until_quiet(client, old, new, quiet.total_seconds())
+        moved = _move_until_quiet(client, broker, old, new, quiet.total_seconds())
     say({"moved": moved}, f"{moved} events moved; nobody uses the old names, and they are gone")
 
 
-def _move_until_quiet(client: redis.Redis, old: Names, new: Names, quiet_seconds: float) -> int:
+def _move_until_quiet(client: redis.Redis, broker: redis.Redis, old: Names, new: Names, quiet_seconds: float) -> int:
     """Move what comes; return how many events it were, when the old names are unused and removed."""
     source, target = (
-        InboxReader(client, names=each, consumer=f"rename:{os.getpid()}:{uuid.uuid4().hex}") for each in (old, new)
+        InboxReader(client, broker=broker, names=each, consumer=f"rename:{os.getpid()}:{uuid.uuid4().hex}")
+        for each in (old, new)
     )
     streams = {old.inbox: new.inbox, old.overflow: new.overflow}
     moved, last_moved, last_told = 0, time.monotonic(), float("-inf")
@@ -80,7 +83,8 @@ def _move_until_quiet(client: redis.Redis, old: Names, new: Names, quiet_seconds
         count, now = _move(client, source, target, streams), time.monotonic()
         moved, last_moved = moved + count, now if count else last_moved
         is_quiet = now - last_moved >= quiet_seconds and _unused_seconds(client, old) >= quiet_seconds
-        if is_quiet and client.eval(_FORGET, len(_owned(old)), *_owned(old)):
+        if is_quiet and client.eval(_FORGET, len(_at_inbox(old)), *_at_inbox(old)):
+            broker.delete(*_at_broker(old))
             return moved
         if now - last_told >= TELL_SECONDS:
             print(f"pipeline: {moved} events moved; waiting until no process uses the old names", file=sys.stderr)
@@ -110,12 +114,19 @@ def _unused_seconds(client: redis.Redis, old: Names) -> float:
     return float("inf") if idle is None else float(idle)
 
 
-def _owned(old: Names) -> tuple[str, ...]:
-    """Return the names that are the pipeline's own; `unacked` may be another app's too, and is left to kombu."""
-    queues = (INGEST_QUEUE, HANDLERS_QUEUE, EXPRESS_QUEUE, HOUSEKEEPING_QUEUE)
+def _at_inbox(old: Names) -> tuple[str, ...]:
+    """Return the names at the inbox, the streams first."""
     return (
         *(*old.streams, old.registry, old.identity, old.bell, old.inbox_bytes, old.inbox_rates, old.active_tenants),
-        *(old.refusals, old.tasks_ended, old.handler_means, old.express_closed, old.live_workers, old.live_handlers),
-        old.live_ingresses,
+        *(old.refusals, old.live_ingresses),
+    )
+
+
+def _at_broker(old: Names) -> tuple[str, ...]:
+    """Return the names at the broker; `unacked` may be another app's too, and is left to kombu."""
+    queues = (INGEST_QUEUE, HANDLERS_QUEUE, EXPRESS_QUEUE, HOUSEKEEPING_QUEUE)
+    return (
+        *(old.tasks_ended, old.handler_means, old.express_closed, old.live_workers, old.live_handlers),
+        *(old.identity, old.bell),
         *(f"{old.prefix}{queue}" for queue in queues),
     )

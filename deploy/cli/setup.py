@@ -6,13 +6,14 @@ import typer
 from cryptography.fernet import Fernet
 
 from deploy.cli.connections import (
+    broker_client,
     database,
     database_schema,
     database_url,
     environment,
+    inbox_client,
     names,
-    redis_client,
-    redis_url,
+    redis_variables,
     secrets_key,
 )
 from deploy.cli.errors import CommandError
@@ -33,7 +34,7 @@ def env(
 
     An environment variable wins, then the stack that runs in PIPELINE_HOME.
     """
-    values = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url()}
+    values = {"DATABASE_URL": database_url()} | redis_variables()
     further = {
         "DATABASE_SCHEMA": database_schema(),
         "REDIS_PREFIX": names().prefix,
@@ -116,9 +117,10 @@ def adopt() -> None:
     Until then workers refuse a Redis that belongs to another database or environment. Stop those of the other one
     first: what is in the inbox from now on goes to this one. The registry is published anew.
     """
-    with database() as connection, redis_client() as client:
+    with database() as connection, inbox_client() as client, broker_client() as broker:
         own, named = read_identity(connection, environment()), names()
         held = client.set(named.identity, own, get=True)
+        broker.set(named.identity, own)
         former = held.decode("utf-8", "replace") if isinstance(held, bytes) else None
         Publisher(client, named, environment=environment()).publish_if_stale(connection)
     change = "it did already" if former == own else f"before, to {former or 'nobody'}"

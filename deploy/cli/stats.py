@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import redis
 import typer
 
-from deploy.cli.connections import database, names, redis_client
+from deploy.cli.connections import broker_client, database, inbox_client, names
 from deploy.cli.errors import explain
 from deploy.cli.output import console, emit, wants_json
 from deploy.local.settings import RetentionSettings
@@ -83,8 +83,8 @@ def stats(
 
 def _read() -> Figures:
     figures = Figures()
-    with figures.reach(), redis_client() as client:
-        figures.redis = _read_redis(client, names())
+    with figures.reach(), inbox_client() as client, broker_client() as broker:
+        figures.redis = _read_redis(client, broker, names())
         figures.refused = refusals.read(client, names().refusals)
         figures.redis["refused"] = [asdict(it) for it in figures.refused]
     with figures.reach(), database(read_only=True) as connection:
@@ -92,9 +92,9 @@ def _read() -> Figures:
     return figures
 
 
-def _read_redis(client: redis.Redis, named: Names) -> dict[str, Any]:
+def _read_redis(client: redis.Redis, broker: redis.Redis, named: Names) -> dict[str, Any]:
     """Return what Redis holds: the inbox and its oldest entry's age, Celery's messages, live workers, the registry."""
-    live = read_live(client, named)
+    live = read_live(broker, named)
     return {
         "handler_slots": live.handler_slots,
         "express_slots": live.express_slots,
@@ -103,8 +103,8 @@ def _read_redis(client: redis.Redis, named: Names) -> dict[str, Any]:
         "inbox_oldest_seconds": _oldest_seconds(client, named.inbox),
         "overflow_length": client.xlen(named.overflow),
         "overflow_oldest_seconds": _oldest_seconds(client, named.overflow),
-        "handler_messages": client.llen(named.handlers_queue),
-        "express_messages": client.llen(named.express_queue),
+        "handler_messages": broker.llen(named.handlers_queue),
+        "express_messages": broker.llen(named.express_queue),
         "registry_published": publishing.published_version(client, named),
     }
 

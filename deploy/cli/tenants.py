@@ -8,7 +8,7 @@ import redis
 import typer
 
 from deploy.cli.arguments import InFlight, TenantName, rate, size
-from deploy.cli.connections import database, names, redis_client, registry_change
+from deploy.cli.connections import broker_client, database, names, registry_change
 from deploy.cli.output import command, emit, say
 from shared import registry
 from shared.settings import SettingError
@@ -77,7 +77,7 @@ def show(name: TenantName) -> None:
 def _live_handlers() -> Collection[str] | None:
     """Return the handlers that some worker runs; None where Redis does not tell."""
     try:
-        with redis_client() as client:
+        with broker_client() as client:
             return read_live(client, names()).handlers
     except (redis.RedisError, SettingError):
         return None

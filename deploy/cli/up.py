@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Final
 
-import redis
 import typer
 
 from deploy.cli.errors import CommandError
@@ -24,6 +23,7 @@ from deploy.cli.waiting import follow
 from deploy.local.console import Console
 from deploy.local.settings import GivenSettings, StackSettings, inherited
 from deploy.local.state import Stack
+from shared.redis_client import open_client
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
 from shared.wire import Names
@@ -81,7 +81,7 @@ def _prepare(stack: Stack, console: Console) -> None:
         ensure_partitions(connection)
         _check_key(connection, cipher)
         is_new = _make_demo(connection, cipher)
-        with redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client:
+        with open_client(stack.inbox_url, seconds=5, prefix=stack.redis_prefix) as client:
             Publisher(client, Names(stack.redis_prefix), environment=stack.environment).publish(connection)
     console.good(f"database: {len(applied)} migrations applied" if applied else "database: up to date")
     if is_new:
@@ -133,7 +133,7 @@ def _wait_for_handlers(stack: Stack) -> None:
     ends = time.monotonic() + ANNOUNCED_SECONDS
     with (
         connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection,
-        redis.Redis.from_url(stack.redis_url, socket_timeout=5) as client,
+        open_client(stack.broker_url, seconds=5) as client,
     ):
         while time.monotonic() < ends:
             live = read_live(client, Names(stack.redis_prefix)).handlers

@@ -63,9 +63,16 @@ def identity(connection: Connection, client: redis.Redis, names: wire.Names, env
     return ok("identity", own)
 
 
-def redis_rights(client: redis.Redis, names: wire.Names) -> Finding:
-    """See that the user of Redis may run what ingress and workers do; that each duty's own user may, it says itself."""
-    commands = [*rights.of_ingress(names), *rights.of_worker(names, QUEUES)]
+def redis_rights(client: redis.Redis, names: wire.Names, *, has_broker: bool = True) -> Finding:
+    """See that the user of Redis may run what ingress and workers do; that each duty's own user may, it says itself.
+
+    Args:
+        client: of the inbox.
+        names: in Redis.
+        has_broker: the broker is there, too.
+    """
+    at_worker = rights.of_worker if has_broker else rights.of_worker_at_inbox
+    commands = [*rights.of_ingress(names, rings=has_broker), *at_worker(names, QUEUES)]
     # Redis allows a pattern of channels only to whose ACL has that very pattern; a user of many rights has a wider one
     commands = [it for it in commands if it[0] != "PSUBSCRIBE"]
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import redis
@@ -11,6 +12,20 @@ from deploy.local.settings import OLDEST_REDIS
 from shared.durability import Durability, assess
 
 THINGS: Final = ("redis version", "redis role", "redis durability", "redis eviction", "redis memory")
+
+
+BROKER_THINGS: Final = ("broker version", "broker role")
+
+
+def examine_broker(client: redis.Redis, thing: str) -> Finding:
+    """Return what was found of one of `BROKER_THINGS`, where the broker is another Redis.
+
+    Raises:
+        redis.RedisError: it is away.
+    """
+    facts: Mapping[str, Any] = client.info()
+    found = version(facts) if thing == "broker version" else _role(facts, "BROKER_URL")
+    return replace(found, thing=thing)
 
 
 def examine_redis(client: redis.Redis, *, meant: Durability, high_water: float) -> Iterator[Finding]:
@@ -45,9 +60,9 @@ def version(facts: Mapping[str, Any]) -> Finding:
     return ok("redis version", found)
 
 
-def _role(facts: Mapping[str, Any]) -> Finding:
+def _role(facts: Mapping[str, Any], variable: str = "REDIS_URL") -> Finding:
     if facts.get("role") != "master":
-        return wrong("redis role", f"REDIS_URL names a {facts.get('role')}, which takes no events: name its primary")
+        return wrong("redis role", f"{variable} names a {facts.get('role')}, which takes no events: name its primary")
     if facts.get("aof_last_write_status", "ok") != "ok":
         return wrong("redis role", "Redis cannot write its append-only file and refuses all writes: is its disk full?")
     return ok("redis role", "primary, takes writes")

@@ -65,8 +65,9 @@ def run(settings: ExporterSettings, is_over: threading.Event) -> None:
     """
     configure(settings.log_level, settings.log_format)
     redis = RedisFigures(
-        settings.redis_url,
+        settings.inbox_url,
         Names(settings.redis_prefix),
+        broker_url=settings.broker_url,
         meant=settings.inbox_durability,
         read_identity=lambda: postgres.identity,
     )
@@ -94,7 +95,11 @@ def run(settings: ExporterSettings, is_over: threading.Event) -> None:
             "set EXPORTER_PORT"
         ) from None
     wanted = Wanted(
-        settings.redis_url, Names(settings.redis_prefix), settings.database_url, schema=settings.database_schema
+        settings.inbox_url,
+        Names(settings.redis_prefix),
+        settings.database_url,
+        schema=settings.database_schema,
+        broker_url=settings.broker_url,
     )
     server.set_app(serve_wanted(wanted, otherwise=server.get_app()))  # type: ignore[arg-type]
     for source in sources:

@@ -1,14 +1,14 @@
-"""What the exporter reads from Redis, in two round trips: the inbox, the queues, memory, durability, what ran last."""
+"""What the exporter reads from Redis: of the inbox, memory and durability; of the broker, queues and what ran last."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from redis import Redis
 from redis.exceptions import ResponseError
 
 from shared.durability import Durability, assess
 from shared.identity import require_own
+from shared.redis_client import open_client
 from shared.refusals import Refused, parse
 from shared.registry import VERSION_FIELD
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, HOUSEKEEPING_QUEUE, INGEST_QUEUE, Names
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENDPOINTS: Final = 20
 """Refused endpoints that have series of their own, for each code: those that have been refused for longest."""
+READ_SECONDS: Final = 2.0
 OLDEST: Final = """
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 return first and first[1] or false
@@ -36,18 +37,23 @@ class RedisFigures:
         redis_url: str,
         names: Names,
         *,
+        broker_url: str | None = None,
         meant: Durability,
         read_identity: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Connect at first use.
 
         Args:
-            redis_url: of Redis.
+            redis_url: of the inbox.
             names: in Redis.
+            broker_url: of the queues, if they are elsewhere.
             meant: INBOX_DURABILITY.
             read_identity: returns the identity of the database whose figures are served; None while it is not known.
         """
-        self._redis = Redis.from_url(redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
+        self._redis = open_client(redis_url, seconds=READ_SECONDS, prefix=names.prefix)
+        self._broker = self._redis
+        if broker_url not in {None, redis_url}:
+            self._broker = open_client(str(broker_url), seconds=READ_SECONDS)
         self._names = names
         self._queues = {
             INGEST_QUEUE: names.ingest_queue,
@@ -80,35 +86,41 @@ class RedisFigures:
         pipeline.time()
         pipeline.info("memory", "persistence")
         pipeline.hget(self._names.registry, VERSION_FIELD)
-        pipeline.hgetall(self._names.tasks_ended)
-        pipeline.hlen(self._names.unacked)
         pipeline.hgetall(self._names.refusals)
-        for queue in self._queues.values():
-            pipeline.llen(queue)
         for stream in self._streams.values():
             pipeline.xlen(stream)
             pipeline.eval_ro(OLDEST, 1, stream)
-        owner, (seconds, micros), facts, version, ended, held, refusals, *rest = pipeline.execute()
+        owner, (seconds, micros), facts, version, refusals, *streams = pipeline.execute()
         if identity is not None:
             require_own(owner, identity)
         now = seconds + micros / 1e6
-        lengths, streams = rest[: len(self._queues)], rest[len(self._queues) :]
-        for queue, length in zip(self._queues, lengths, strict=True):
-            families.add("pipeline_queue_messages", length, queue)
         for name, length, oldest in zip(self._streams, streams[::2], streams[1::2], strict=True):
             families.add("pipeline_inbox_entries", length, name)
             age = now - int(oldest.partition(b"-")[0]) / 1000 if oldest else 0.0
             families.add("pipeline_inbox_oldest_seconds", max(0.0, age), name)
-        families.add("pipeline_held_messages", held)
         families.add("pipeline_registry_version", int(version or 0), "redis")
-        for task, at in sorted(ended.items()):
-            families.add("pipeline_task_age_seconds", max(0.0, now - float(at)), task.decode())
         self.refused = parse(refusals, now=now)
         for it in self.refused[:ENDPOINTS]:
             families.add("pipeline_refused_requests", it.count, it.tenant, it.provider, it.code)
         if others := self.refused[ENDPOINTS:]:
             families.add("pipeline_refused_requests", sum(it.count for it in others), *[OTHERS] * 3)
         self._add_memory(families, facts)
+        self._add_broker(families)
+
+    def _add_broker(self, families: Families) -> None:
+        pipeline = self._broker.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.hgetall(self._names.tasks_ended)
+        pipeline.hlen(self._names.unacked)
+        for queue in self._queues.values():
+            pipeline.llen(queue)
+        (seconds, micros), ended, held, *lengths = pipeline.execute()
+        now = seconds + micros / 1e6
+        for queue, length in zip(self._queues, lengths, strict=True):
+            families.add("pipeline_queue_messages", length, queue)
+        families.add("pipeline_held_messages", held)
+        for task, at in sorted(ended.items()):
+            families.add("pipeline_task_age_seconds", max(0.0, now - float(at)), task.decode())
 
     def _add_memory(self, families: Families, facts: dict[str, Any]) -> None:
         families.add("pipeline_redis_used_bytes", facts.get("used_memory", 0))

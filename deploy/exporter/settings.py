@@ -10,8 +10,8 @@ from shared.settings import (
     ENVIRONMENT_ABOUT,
     HEARTBEAT_DIR_ABOUT,
     LOG_FORMAT_ABOUT,
-    PREFIX_ABOUT,
     SCHEMA_ABOUT,
+    RedisSettings,
     address,
     database_url,
     environment_name,
@@ -19,8 +19,6 @@ from shared.settings import (
     log_format,
     log_level,
     port,
-    redis_prefix,
-    redis_url,
     schema_name,
     seconds,
     setting,
@@ -33,11 +31,9 @@ EXPORTER_PORT_ABOUT: Final = "port on which the exporter serves /metrics and /wa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExporterSettings:
+class ExporterSettings(RedisSettings):
     """Settings of the exporter."""
 
-    redis_url: str = setting("REDIS_URL", None, redis_url, "Redis")
-    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     database_url: str = setting("DATABASE_URL", None, database_url, "Postgres")
     database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)

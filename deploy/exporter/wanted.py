@@ -5,7 +5,7 @@ are deliveries; one ingest process for each `ENTRIES` events of the inbox. Anyth
 
 Guarantees: each figure is a whole number from 0 to `MOST`, never null, and as of the request. A server that does not
 answer leaves its figures as they were last, and at 1 at the least: nothing is stopped unseen. However many ask, there
-is one look at a time, on two connections that stay open.
+is one look at a time, on connections that stay open.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.redis_client import open_client
 from workers.dispatch.admission import ASSUMED_SECONDS
 from workers.live_workers import read_live
 from workers.store import figures
@@ -41,6 +41,7 @@ ENTRIES: Final = 5_000
 HANDLERS_PER_EXPRESS: Final = 4
 MOST: Final = 1_000
 STATEMENT_SECONDS: Final = 2.0
+REDIS_SECONDS: Final = 2.0
 
 
 def handler_processes(counts: Mapping[str, int], means: Mapping[str, float]) -> int:
@@ -62,9 +63,20 @@ def bounded(number: int) -> int:
 class Wanted:
     """Looks when it is asked, on connections of its own."""
 
-    def __init__(self, redis_url: str, names: Names, database_url: str, *, schema: str) -> None:
-        """Connect at first use."""
-        self._redis = Redis.from_url(redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
+    def __init__(
+        self, redis_url: str, names: Names, database_url: str, *, schema: str, broker_url: str | None = None
+    ) -> None:
+        """Connect at first use.
+
+        Args:
+            redis_url: of the inbox.
+            names: in Redis.
+            database_url: of Postgres.
+            schema: of the pipeline's tables.
+            broker_url: of the queues, if they are elsewhere.
+        """
+        self._redis = open_client(redis_url, seconds=REDIS_SECONDS, prefix=names.prefix)
+        self._broker = open_client(broker_url or redis_url, seconds=REDIS_SECONDS)
         self._names = names
         self._postgres = PostgresConnection(database_url, name="pipeline wanted", schema=schema)
         self._lock = threading.Lock()
@@ -85,6 +97,7 @@ class Wanted:
     def close(self) -> None:
         """Close both connections; the next look opens others."""
         self._redis.close()
+        self._broker.close()
         self._postgres.close()
 
     def _look(self) -> None:
@@ -110,7 +123,7 @@ class Wanted:
 
     def _count_deliveries(self) -> dict[str, int]:
         """Count by handler; while handler workers live, only what they can run."""
-        runnable = read_live(self._redis, self._names).handlers or None
+        runnable = read_live(self._broker, self._names).handlers or None
         figures.begin_look(self._postgres.connection, seconds=STATEMENT_SECONDS)
         return figures.count_by_handler(self._postgres.connection, runnable=runnable)
 
@@ -118,7 +131,7 @@ class Wanted:
         names = sorted(handlers)
         if not names:
             return {}
-        values: Any = self._redis.hmget(self._names.handler_means, names)
+        values: Any = self._broker.hmget(self._names.handler_means, names)
         return {name: float(value) for name, value in zip(names, values, strict=True) if value is not None}
 
 

@@ -25,6 +25,8 @@ from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Stack, StackError, locked, make_data_dir, read_stack, write_stack
 from deploy.local.supervisor import Supervisor, run_blocking
 from shared.durability import assess
+from shared.redis_client import open_client
+from shared.settings import redis_servers
 from workers.store.connect import connect
 
 SERVERS_SECONDS: Final = 60.0
@@ -95,7 +97,8 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     """
     stack, servers = await run_blocking(lambda: _plan(this))
     supervisor.on_change = lambda members: write_stack(this.settings.home, replace(stack, members=tuple(members)))
-    given = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url, "REDIS_PREFIX": stack.redis_prefix}
+    given = {"DATABASE_URL": stack.database_url, "REDIS_PREFIX": stack.redis_prefix}
+    given |= {"INBOX_URL": stack.inbox_url, "BROKER_URL": stack.broker_url}
     environ = {**this.environ, **given, "SECRETS_KEY": stack.secrets_key}
     environ["HANDLERS"] = environ.get("HANDLERS", "").strip() or EXAMPLE_HANDLERS
     await supervisor.start(*servers)
@@ -163,14 +166,18 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
     if given.database_url is None:
         with this.console.waiting("preparing Postgres"):
             servers.append(prepare_postgres(home, port=own.postgres_port, password=own.postgres_password))
-    if given.redis_url is None:
+    if not (given.redis_url or (given.inbox_url and given.broker_url)):
         servers.append(prepare_valkey(home, port=own.valkey_port, password=own.valkey_password))
     urls = {server.name: server.url for server in servers}
+    prefix = given.redis_prefix or own.redis_prefix
+    redis_url = given.redis_url or urls.get("valkey", "")
+    inbox, broker = redis_servers(redis_url, given.inbox_url, given.broker_url, prefix=prefix)
     stack = Stack(
         database_url=given.database_url or urls["postgres"],
         database_schema=given.database_schema,
-        redis_url=given.redis_url or urls["valkey"],
-        redis_prefix=given.redis_prefix or own.redis_prefix,
+        inbox_url=inbox,
+        broker_url=broker,
+        redis_prefix=prefix,
         environment=given.environment,
         secrets_key=",".join(given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
@@ -185,15 +192,20 @@ def _check_servers(stack: Stack, this: Run) -> None:
     with connect(stack.database_url, name="pipeline up", schema=stack.database_schema) as connection:
         if connection.info.server_version < OLDEST_POSTGRES:
             raise StackError("DATABASE_URL is a Postgres older than 15: upgrade it, or unset the variable")
-    with redis.Redis.from_url(stack.redis_url, socket_timeout=5, socket_connect_timeout=5) as client:
-        facts, appendfsync = client.info(), None
-        with contextlib.suppress(redis.ResponseError):
-            appendfsync = client.config_get("appendfsync").get("appendfsync")
-    version = facts.get("valkey_version") or facts.get("redis_version", "0")
-    if int(version.partition(".")[0]) < OLDEST_REDIS:
-        raise StackError(f"REDIS_URL is a Redis {version}, older than 7: upgrade it, or unset the variable")
-    verdict = assess(facts, appendfsync, meant=this.given.inbox_durability)
-    for unknown in verdict.texts("unknown"):
-        this.console.bad(f"REDIS_URL: {unknown}")
-    if faults := verdict.texts("wrong"):
-        raise StackError(f"REDIS_URL: {'; '.join(faults)}. If that is meant, set INBOX_DURABILITY, such as to any")
+    is_one = stack.inbox_url == stack.broker_url
+    urls = {"REDIS_URL" if is_one else "INBOX_URL": stack.inbox_url}
+    for variable, url in (urls if is_one else urls | {"BROKER_URL": stack.broker_url}).items():
+        with open_client(url, seconds=5, prefix=stack.redis_prefix) as client:
+            facts, appendfsync = client.info(), None
+            with contextlib.suppress(redis.ResponseError):
+                appendfsync = client.config_get("appendfsync").get("appendfsync")
+        version = facts.get("valkey_version") or facts.get("redis_version", "0")
+        if int(version.partition(".")[0]) < OLDEST_REDIS:
+            raise StackError(f"{variable} is a Redis {version}, older than 7: upgrade it, or unset the variable")
+        if variable == "BROKER_URL":
+            break  # its messages are hints
+        verdict = assess(facts, appendfsync, meant=this.given.inbox_durability)
+        for unknown in verdict.texts("unknown"):
+            this.console.bad(f"{variable}: {unknown}")
+        if faults := verdict.texts("wrong"):
+            raise StackError(f"{variable}: {'; '.join(faults)}. If that is meant, set INBOX_DURABILITY, such as to any")

@@ -10,11 +10,15 @@ from deploy.exporter.settings import EXPORTER_PORT_ABOUT
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
 from ingress.settings import share
 from shared.durability import DURABILITY_ABOUT, Durability, durability
+from shared.redis_url import optional_broker_url, optional_redis_url
 from shared.settings import (
     ALERTS_ABOUT,
+    BROKER_ABOUT,
     ENVIRONMENT_ABOUT,
     HEALTH_SECONDS_ABOUT,
+    INBOX_ABOUT,
     PREFIX_ABOUT,
+    REDIS_ABOUT,
     SCHEMA_ABOUT,
     database_url,
     environment_name,
@@ -24,7 +28,7 @@ from shared.settings import (
     integer,
     port,
     redis_prefix,
-    redis_url,
+    redis_servers,
     schema_name,
     seconds,
     setting,
@@ -85,7 +89,9 @@ class GivenSettings:
     handler_database_url: str = setting(
         "HANDLER_DATABASE_URL", "", lambda text: text and database_url(text), "Postgres, as the role of handlers"
     )
-    redis_url: str | None = setting("REDIS_URL", "", optional(redis_url), "Redis")
+    redis_url: str = setting("REDIS_URL", "", optional_redis_url, REDIS_ABOUT)
+    inbox_url: str = setting("INBOX_URL", "", optional_redis_url, INBOX_ABOUT)
+    broker_url: str = setting("BROKER_URL", "", optional_broker_url, BROKER_ABOUT)
     redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
@@ -100,6 +106,11 @@ class GivenSettings:
         optional(lambda text: text.rstrip("/")),
         "where `pipeline send` posts, such as http://host:8000",
     )
+
+    @property
+    def redis_servers(self) -> tuple[str, str]:
+        """The URLs of inbox and broker; SettingError if one has none."""
+        return redis_servers(self.redis_url, self.inbox_url, self.broker_url, prefix=self.redis_prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

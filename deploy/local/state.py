@@ -35,7 +35,8 @@ class Stack:
     """What a running stack tells the other commands."""
 
     database_url: str
-    redis_url: str
+    inbox_url: str
+    broker_url: str
     secrets_key: str
     ingress_url: str
     flower_url: str

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 def test_a_connection_keeps_its_streams_in_the_two_attributes_that_are_taken(redis_url: str) -> None:
     async def take() -> list[object]:
-        made: AbstractConnection = make_pool(redis_url, 1.0).make_connection()
+        made: AbstractConnection = make_pool(redis_url, 1.0, prefix="").make_connection()
         await made.connect()
         assert isinstance(made._writer, asyncio.StreamWriter)
         assert isinstance(made._reader, asyncio.StreamReader)
         await made.disconnect()
 
         replies: list[object] = []
-        connection = await connect(make_pool(redis_url, 1.0))
+        connection = await connect(make_pool(redis_url, 1.0, prefix=""))
         async with asyncio.timeout(5):
             await connection.exchange(b"PING\r\n", replies, count=1)
         connection.close()

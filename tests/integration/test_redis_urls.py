@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kombu.exceptions import OperationalError
 
-from shared.settings import redis_url
+from shared.redis_url import redis_url
 from tests.ingress_process import (
     Process,
     Valkey,

@@ -130,7 +130,7 @@ def _text(value: Any) -> Any:
 
 def refusal(client: Redis, user: str) -> str:
     try:
-        rights.require(client, NEEDS[user])
+        rights.require(client, NEEDS[user], variable="REDIS_URL")
     except rights.MissingRightsError as error:
         return str(error)
     return ""
@@ -140,7 +140,7 @@ def refusal(client: Redis, user: str) -> str:
 def test_every_right_that_is_taken_away_is_named(valkey: Valkey, user: str) -> None:
     rules = LINES[user]
     with valkey.client() as admin, Redis.from_url(url(valkey, user)) as client:
-        rights.require(client, NEEDS[user])
+        rights.require(client, NEEDS[user], variable="REDIS_URL")
         unnoticed = []
         for rule in rules:
             if rule[0] not in "+~%&" or rule in OF_THE_CONNECTION:

@@ -190,7 +190,7 @@ class Stack:
     def further(self, *argv: str, environ: Mapping[str, str] | None = None) -> Iterator[psutil.Process]:
         """Run one more process of Python beside the stack for the block, such as a second ingress or worker."""
         settings = json.loads((self.home / "stack.json").read_text())
-        of_the_stack = ("database_url", "redis_url", "redis_prefix", "secrets_key")
+        of_the_stack = ("database_url", "inbox_url", "broker_url", "redis_prefix", "secrets_key")
         servers = {name.upper(): settings[name] for name in of_the_stack}
         with (self.home / "further.log").open("ab") as output:
             process = subprocess.Popen(
@@ -259,7 +259,7 @@ class Stack:
     @contextmanager
     def redis(self) -> Iterator[redis.Redis]:
         """Return a client of the stack's Redis; its names begin with `PREFIX`."""
-        url = json.loads((self.home / "stack.json").read_text())["redis_url"]
+        url = json.loads((self.home / "stack.json").read_text())["inbox_url"]
         with redis.Redis.from_url(url) as client:
             yield client
 

@@ -293,7 +293,8 @@ def test_what_a_killed_run_left_is_ended_before_the_next_starts() -> None:
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         born = psutil.Process(orphan.pid).create_time()
         state = {
-            **dict.fromkeys(("database_url", "redis_url", "secrets_key", "ingress_url", "flower_url"), "x"),
+            **dict.fromkeys(("database_url", "inbox_url", "broker_url"), "x"),
+            **dict.fromkeys(("secrets_key", "ingress_url", "flower_url"), "x"),
             "members": [{"name": "ingress", "pid": orphan.pid, "started_at": born}],
         }
         (home / "stack.json").write_text(json.dumps(state))

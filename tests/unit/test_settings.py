@@ -11,7 +11,9 @@ from cryptography.fernet import Fernet
 from deploy.flower.settings import FlowerSettings
 from deploy.local.settings import GivenSettings, StackSettings
 from ingress.settings import IngressSettings
-from shared.settings import SettingError, describe, load, redis_url
+from shared.redis_url import redis_url
+from shared.settings import RedisSettings, SettingError, describe, load
+from workers.broker import broker_options, broker_url
 from workers.settings import WorkerSettings
 
 GIVEN = {
@@ -44,6 +46,13 @@ def test_what_is_unset_has_its_default() -> None:
         ("REDIS_URL", "rediss://:hidden@localhost/0?ssl_min_version=771"),
         ("REDIS_URL", "rediss://:hidden@localhost/0?ssl_cert_reqs=sometimes"),
         ("REDIS_URL", "unix://:hidden@"),
+        ("REDIS_URL", "redis+sentinel://:hidden@one,two"),
+        ("REDIS_URL", "redis+sentinel://:hidden@one,two/mymaster/0"),
+        ("REDIS_URL", "redis+sentinel://:hidden@one,two:many/mymaster"),
+        ("REDIS_URL", "redis+sentinel://:hid#den@one,two/mymaster"),
+        ("INBOX_URL", "redis+cluster://:hidden@one,two/1"),
+        ("INBOX_URL", "redis+cluster://:hidden@one,two?timeout=3"),
+        ("BROKER_URL", "redis+cluster://:hidden@one,two"),
         ("DATABASE_URL", "postgresql://user:hidden\r@localhost/db"),
         ("DATABASE_URL", "mysql://user:hidden@localhost/db"),
         ("SECRETS_KEY", "hidden"),
@@ -102,7 +111,9 @@ def test_carriage_returns_and_what_nobody_sees_around_a_value_are_ignored(variab
 @pytest.mark.parametrize("settings", [WorkerSettings, IngressSettings, StackSettings, FlowerSettings, GivenSettings])
 @pytest.mark.parametrize("empty", ["", " ", "\r"])
 def test_an_empty_value_counts_as_unset(settings: type[Any], empty: str) -> None:
-    blank = {described.variable: empty for described in describe(settings) if described.default != "(required)"}
+    needed = {"REDIS_URL"} if issubclass(settings, RedisSettings) else set()  # that or two others
+    optional = {it.variable for it in describe(settings) if it.default != "(required)"}
+    blank = dict.fromkeys(optional - needed, empty)
     assert load(settings, GIVEN | blank) == load(settings, {name: GIVEN[name] for name in GIVEN if name not in blank})
 
 
@@ -121,8 +132,53 @@ def test_an_empty_value_counts_as_unset(settings: type[Any], empty: str) -> None
         ("rediss://host/0?ssl_check_hostname=0", "rediss://host/0?ssl_check_hostname=false"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0"),
         ("unix:///run/redis.sock?db=3&password=b", "unix://:b@/run/redis.sock?db=3"),
+        ("redis+sentinel://:a%40b@one:1,two/name?db=2", "redis+sentinel://:a%40b@one:1,two/name?db=2"),
+        (
+            "redis+sentinel://one/name/?password=x&sentinel_password=y",
+            "redis+sentinel://:x@one/name?sentinel_password=y&db=0",
+        ),
+        ("redis+cluster://user:x@one:1,[::1]:2", "redis+cluster://user:x@one:1,[::1]:2/"),
+        ("rediss+cluster://one/?ssl_ca_certs=/ca", "rediss+cluster://one/?ssl_ca_certs=%2Fca"),
     ],
 )
 def test_every_client_is_given_the_same_form_of_a_redis_url(given: str, meant: str) -> None:
     assert redis_url(given) == meant
     assert redis_url(meant) == meant
+
+
+def test_inbox_and_broker_are_one_redis_unless_they_are_named() -> None:
+    one, two = "redis://one:1/0", "redis://two:2/0"
+    both = load(WorkerSettings, GIVEN | {"REDIS_URL": one})
+    assert (both.inbox_url, both.broker_url) == (one, one)
+    apart = load(WorkerSettings, GIVEN | {"REDIS_URL": one, "BROKER_URL": two})
+    assert (apart.inbox_url, apart.broker_url) == (one, two)
+    named = load(WorkerSettings, GIVEN | {"REDIS_URL": "", "INBOX_URL": two, "BROKER_URL": one})
+    assert (named.inbox_url, named.broker_url) == (two, one)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"REDIS_URL": "", "INBOX_URL": "redis://one"}, "REDIS_URL is not set"),
+        ({"REDIS_URL": "redis+cluster://one"}, "BROKER_URL is not set: REDIS_URL is a Redis Cluster"),
+        ({"INBOX_URL": "redis+cluster://one"}, "REDIS_PREFIX is wrong: in a Redis Cluster"),
+        ({"INBOX_URL": "redis+cluster://one", "REDIS_PREFIX": "webhooks{}:"}, "REDIS_PREFIX is wrong"),
+    ],
+)
+def test_a_redis_that_a_part_cannot_use_is_refused_in_one_line(given: dict[str, str], line: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load(IngressSettings, GIVEN | given)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prefix_with_a_hash_tag_may_be_in_a_cluster() -> None:
+    given = {"INBOX_URL": "redis+cluster://one", "REDIS_PREFIX": "{webhooks}:"}
+    assert load(IngressSettings, GIVEN | given).inbox_url == "redis+cluster://one/"
+
+
+def test_celery_and_flower_are_given_sentinels_as_they_know_them() -> None:
+    url = redis_url("redis+sentinel://:x@one:1,two:2/name?db=3&sentinel_password=y")
+    assert broker_url(url) == "sentinel://:x@one:1/3;sentinel://:x@two:2/3"
+    options = broker_options(url, "webhooks:")
+    assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("name", "y")

@@ -9,6 +9,7 @@ created at the beginning of the stream, whenever it is found missing. While Redi
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -194,15 +195,17 @@ class Received:
 class InboxReader:
     """One consumer of the inbox."""
 
-    def __init__(self, client: Redis, *, names: wire.Names, consumer: str) -> None:
+    def __init__(self, client: Redis, *, names: wire.Names, consumer: str, broker: Redis | None = None) -> None:
         """Make a reader.
 
         Args:
-            client: returns bytes, not text.
+            client: of the inbox; returns bytes, not text.
+            broker: where the doorbell is, if not there.
             names: in Redis.
             consumer: unique per process, ever: entries that it holds are only taken over when they are idle.
         """
         self._client = client
+        self._broker = client if broker is None else broker
         self._names = names
         self._streams = names.streams
         self._consumer = consumer
@@ -228,6 +231,9 @@ class InboxReader:
         Raises:
             ForeignRedisError: this inbox belongs to another database or environment; nothing was touched.
         """
+        if self._broker is not self._client:
+            with suppress(RedisError):  # the bell falls silent by itself
+                self._broker.delete(self._names.bell)
         keys = (*self._streams, self._names.bell, self._names.identity)
         arguments = (
             wire.INBOX_GROUP,
@@ -248,7 +254,7 @@ class InboxReader:
     def ring(self) -> None:
         """Ask for another drain."""
         keys, arguments = wire.ring_arguments(self._names)
-        self._client.eval(wire.RING, len(keys), *keys, *arguments)
+        self._broker.eval(wire.RING, len(keys), *keys, *arguments)
 
     def read(self, count: int, *, most_bytes: int = READ_BYTES) -> list[Received]:
         """Take entries that no drain has had yet; returns at once.

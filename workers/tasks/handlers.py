@@ -115,7 +115,7 @@ def announce_handlers() -> bool:
 
 
 class _Announcer(Announcer):
-    redis_url = settings.redis_url
+    redis_url = settings.broker_url
     names = wire.Names(settings.redis_prefix)
     list_handlers = staticmethod(list_handlers)
     announce = staticmethod(announce_handlers)

@@ -107,11 +107,11 @@ def _do_each(*steps: Callable[[], object]) -> None:
 
 def _ring_for_what_waits() -> None:
     process = this_process()
-    if any(process.redis.xlen(stream) for stream in process.names.streams):
+    if any(process.inbox_redis.xlen(stream) for stream in process.names.streams):
         process.inbox.ring()
     else:
         # an ingress that died in a batch has counted entries that never came
-        process.redis.delete(process.names.inbox_bytes)
+        process.inbox_redis.delete(process.names.inbox_bytes)
 
 
 def _publish() -> None:
@@ -164,14 +164,14 @@ def _roll_hours() -> None:
 
 def _forget_refusals() -> None:
     process = this_process()
-    refusals.forget_old(process.redis, process.names.refusals)
+    refusals.forget_old(process.inbox_redis, process.names.refusals)
 
 
 def _group() -> None:
     process = this_process()
     grouping.group(
         process.postgres.connection,
-        read_refused=lambda: refusals.read(process.redis, process.names.refusals),
+        read_refused=lambda: refusals.read(process.inbox_redis, process.names.refusals),
         quiet_seconds=settings.incident_quiet_seconds,
     )
 

@@ -40,7 +40,7 @@ def drain_without_doorbell() -> None:
 
 
 class _DrainTimer(DrainTimer):
-    redis_url = settings.redis_url
+    redis_url = settings.inbox_url
     names = wire.Names(settings.redis_prefix)
     drain = staticmethod(drain_without_doorbell)
     limit_seconds = DRAIN_LIMIT_SECONDS

@@ -21,7 +21,7 @@ from deploy.local.state import Stack, locked, write_stack
 home = Path(sys.argv[1])
 home.mkdir(parents=True)
 with locked(home):
-    urls = dict(redis_url="redis://r/0", secrets_key="x", ingress_url="http://i", flower_url="http://f")
+    urls = dict(inbox_url="redis://r/0", broker_url="redis://r/0", secrets_key="x", ingress_url="http://i", flower_url="http://f")
     write_stack(home, Stack(database_url=f"postgresql://{home.name}/x", **urls))
     print("holds", flush=True)
     sys.stdin.read()
