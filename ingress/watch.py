@@ -59,7 +59,9 @@ class Watch:
         self._appendfsync: str | None = None
         self._config_due = 0.0
         self._run_id: str | None = None
-        self._needs = rights.of_ingress(self._names, rings=settings.broker_url == settings.inbox_url)
+        self._needs = rights.of_ingress(
+            self._names, rings=settings.broker_url == settings.inbox_url, waits=settings.wait_replicas > 0
+        )
         self._missing_rights: tuple[str, ...] = ()
         self._rights_due = 0.0
         self._endpoints = endpoints

@@ -76,9 +76,8 @@ class Primary:
 
     def _ask_node(self, client: Redis) -> tuple[str, int] | None:
         ranges: Any = client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
-        for (first, last), servers in ranges.items():
-            if int(first) <= self._slot <= int(last):
-                host, port = servers["primary"][:2]
+        for first, last, (host, port, *_), *_ in ranges:
+            if first <= self._slot <= last:
                 return host or client.connection_pool.connection_kwargs["host"], int(port)
         return None
 

@@ -83,8 +83,14 @@ def _shown(command: list[str]) -> list[str]:
     return command[: 3 if has_subcommand else 2]
 
 
-def of_ingress(names: Names, *, rings: bool = True) -> list[Command]:
-    """Return what the ingress does at the inbox: append, count, read the registry; and ring, if the broker is there."""
+def of_ingress(names: Names, *, rings: bool = True, waits: bool = False) -> list[Command]:
+    """Return what the ingress does at the inbox: append, count, read the registry.
+
+    Args:
+        names: in Redis.
+        rings: the broker is there, too.
+        waits: for replicas.
+    """
     return [
         *(("XADD", stream, "*", "v", 1) for stream in names.streams),
         *(("XLEN", stream) for stream in names.streams),
@@ -104,6 +110,7 @@ def of_ingress(names: Names, *, rings: bool = True) -> list[Command]:
         ("HGET", names.registry, "version"),
         ("HGETALL", names.registry),
         *(_ring(names) if rings else ()),
+        *([("WAIT", 0, 1)] if waits else ()),
         ("TIME",),
         ("INFO",),
     ]

@@ -1,0 +1,185 @@
+"""Sentinels and a cluster: after a failover, events are acknowledged and handled again with nobody's help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from shared.redis_client import open_client
+from shared.redis_url import redis_url
+from shared.registry import PUBLISH, Cipher, encode, field_of
+from shared.wire import Names
+from tests.conftest import SECRETS_KEY
+from tests.ingress_process import SECRET, Process, endpoint, own_valkey, serving, wait_for
+from tests.moveris import completed
+from tests.redis_failover import cluster, watched
+from workers.store import tenants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from workers.store.connect import Connection
+
+AGAIN_SECONDS = 10
+PREFIX = "{webhooks}:"
+NAMES = Names(PREFIX)
+
+
+def publish(url: str) -> None:
+    """Publish one endpoint as the workers do."""
+    one = endpoint()
+    with open_client(redis_url(url), seconds=5, prefix=PREFIX) as client:
+        fields = (field_of(one.provider, one.tenant), encode(one))
+        assert client.eval(PUBLISH, 1, NAMES.registry, 1, *fields) == 1
+
+
+def length(url: str) -> int:
+    with open_client(redis_url(url), seconds=5, prefix=PREFIX) as client:
+        return int(client.xlen(NAMES.inbox))
+
+
+def answers_again(ingress: Process, *, seconds: float = AGAIN_SECONDS) -> float:
+    """Return the seconds until an event is acknowledged."""
+    return wait_for(lambda: ingress.post(completed()).status_code == 200, seconds=seconds)
+
+
+def test_events_are_acknowledged_again_when_sentinels_have_made_the_replica_the_primary() -> None:
+    with watched() as servers:
+        publish(servers.url)
+        with serving(servers.url, REDIS_PREFIX=PREFIX) as ingress:
+            assert ingress.post(completed()).status_code == 200
+            servers.primary().kill()
+            assert ingress.post(completed()).status_code == 503
+            answers_again(ingress)
+            assert length(servers.url) >= 1
+
+
+def test_events_are_acknowledged_again_when_a_cluster_has_replaced_the_node_of_the_inbox() -> None:
+    with cluster() as servers, own_valkey() as broker:
+        publish(servers.url)
+        settings: dict[str, Any] = {"INBOX_URL": servers.url, "BROKER_URL": broker.url, "REDIS_PREFIX": PREFIX}
+        with serving("", **settings) as ingress, broker.client() as client:
+            assert ingress.post(completed()).status_code == 200
+            wait_for(lambda: client.llen(NAMES.ingest_queue) == 1, seconds=10)
+            servers.owner(NAMES.inbox).kill()
+            assert ingress.post(completed()).status_code == 503
+            answers_again(ingress)
+            assert length(servers.url) >= 1
+
+
+def test_an_event_that_too_few_replicas_have_received_is_not_acknowledged() -> None:
+    with watched() as servers:
+        publish(servers.url)
+        (replica,) = (it for it in servers.nodes if it is not servers.primary())
+        with serving(servers.url, REDIS_PREFIX=PREFIX, INBOX_WAIT_REPLICAS="1") as ingress:
+            assert ingress.post(completed()).status_code == 200
+            assert replica.popen is not None
+            replica.popen.send_signal(signal.SIGSTOP)
+            refused = ingress.post(completed())
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "inbox_unavailable")
+            assert "retry-after" in refused.headers
+            assert "1 replicas confirmed it in time" in ingress.log.read_text()
+            replica.popen.send_signal(signal.SIGCONT)
+            answers_again(ingress)
+
+
+@pytest.fixture
+def start_workers(database_url: str, connection: Connection, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Start the workers and beat with these settings; they must live until the test is over."""
+    tenants.add_tenant(connection, "acme")
+    tenants.add_endpoint(
+        connection,
+        tenant="acme",
+        provider="moveris",
+        scheme="moveris",
+        label="first",
+        ciphertext=Cipher([SECRETS_KEY]).encrypt(SECRET),
+    )
+    with ExitStack() as stack:
+        running: dict[str, psutil.Popen] = {}
+
+        def start(**settings: str) -> None:
+            environ = os.environ | {"DATABASE_URL": database_url, "HANDLERS": "workers.handlers.example"} | settings
+            celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
+            queues = ("ingest", "handlers", "housekeeping")
+            commands = {name: [*celery, "worker", "-Q", name, "-c", "1", "-n", f"{name}@%h"] for name in queues}
+            commands["beat"] = [*celery, "beat", "--schedule", str(tmp_path / "beat")]
+            for name, command in commands.items():
+                log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
+                running[name] = psutil.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+                stack.callback(running[name].wait)
+                stack.callback(os.killpg, running[name].pid, signal.SIGKILL)
+
+        yield start
+        for name, process in running.items():
+            assert process.poll() is None, (tmp_path / f"{name}.log").read_text()[-3000:]
+
+
+def handled(connection: Connection) -> set[str]:
+    rows = connection.execute("SELECT event_id FROM deliveries_done WHERE state = 'succeeded'")
+    return {str(row["event_id"]) for row in rows}
+
+
+def post_for(ingress: Process, seconds: float) -> tuple[set[str], int]:
+    """Post one event after the other; return the ids of those that were acknowledged, and how many were not."""
+    ids, refused, ends = set(), 0, time.monotonic() + seconds
+    while time.monotonic() < ends:
+        answer = ingress.post(completed())
+        if answer.status_code == 200:
+            ids.add(answer.json()["id"])
+        else:
+            assert answer.status_code == 503
+            refused += 1
+        time.sleep(0.01)
+    return ids, refused
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_no_worker_ends_when_sentinels_fail_over_and_all_that_the_replica_had_is_handled(
+    start_workers: Callable[..., None], connection: Connection
+) -> None:
+    with watched() as servers:
+        settings = {"REDIS_URL": servers.url, "REDIS_PREFIX": PREFIX, "INBOX_WAIT_REPLICAS": "1"}
+        start_workers(**settings)
+        with serving(servers.url, **settings) as ingress:
+            acknowledged, _ = post_for(ingress, 3)
+            for _ in range(2):
+                former = servers.primary()
+                former.kill()
+                wait_for(lambda gone=former: servers.primary() is not gone, seconds=20)  # type: ignore[misc]
+                former.start()
+                answers_again(ingress, seconds=60)  # Sentinels take ten seconds to make the killed one a replica
+                more, _ = post_for(ingress, 3)
+                acknowledged |= more
+                wait_for(servers.is_whole, seconds=60)
+            wait_for(lambda: handled(connection) >= acknowledged, seconds=60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_no_worker_ends_when_a_cluster_fails_over_and_all_that_the_replica_had_is_handled(
+    start_workers: Callable[..., None], connection: Connection
+) -> None:
+    with cluster() as servers, own_valkey() as broker:
+        settings = {"INBOX_URL": servers.url, "BROKER_URL": broker.url, "REDIS_PREFIX": PREFIX}
+        settings["INBOX_WAIT_REPLICAS"] = "1"
+        start_workers(**settings)
+        with serving("", **settings) as ingress:
+            acknowledged, _ = post_for(ingress, 3)
+            former = servers.owner(NAMES.inbox)
+            former.kill()
+            wait_for(lambda: servers.owner(NAMES.inbox) is not former, seconds=20)
+            former.start()
+            answers_again(ingress, seconds=60)  # Sentinels take ten seconds to make the killed one a replica
+            more, _ = post_for(ingress, 3)
+            acknowledged |= more
+            wait_for(lambda: handled(connection) >= acknowledged, seconds=60)
