@@ -19,7 +19,7 @@ from shared.wire import Names
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import SECRET, Process, endpoint, own_valkey, serving, wait_for
 from tests.moveris import completed
-from tests.redis_failover import cluster, watched
+from tests.redis_failover import Cluster, Node, cluster, watched
 from workers.store import tenants
 
 if TYPE_CHECKING:
@@ -46,6 +46,14 @@ def length(url: str) -> int:
         return int(client.xlen(NAMES.inbox))
 
 
+def kill_owner(servers: Cluster) -> Node:
+    """Kill the node of the inbox, and return it."""
+    node = servers.owner(NAMES.inbox)
+    assert node is not None
+    node.kill()
+    return node
+
+
 def answers_again(ingress: Process, *, seconds: float = AGAIN_SECONDS) -> float:
     """Return the seconds until an event is acknowledged."""
     return wait_for(lambda: ingress.post(completed()).status_code == 200, seconds=seconds)
@@ -69,7 +77,7 @@ def test_events_are_acknowledged_again_when_a_cluster_has_replaced_the_node_of_t
         with serving("", **settings) as ingress, broker.client() as client:
             assert ingress.post(completed()).status_code == 200
             wait_for(lambda: client.llen(NAMES.ingest_queue) == 1, seconds=10)
-            servers.owner(NAMES.inbox).kill()
+            kill_owner(servers)
             assert ingress.post(completed()).status_code == 503
             answers_again(ingress)
             assert length(servers.url) >= 1
@@ -175,9 +183,8 @@ def test_no_worker_ends_when_a_cluster_fails_over_and_all_that_the_replica_had_i
         start_workers(**settings)
         with serving("", **settings) as ingress:
             acknowledged, _ = post_for(ingress, 3)
-            former = servers.owner(NAMES.inbox)
-            former.kill()
-            wait_for(lambda: servers.owner(NAMES.inbox) is not former, seconds=20)
+            former = kill_owner(servers)
+            wait_for(lambda: servers.owner(NAMES.inbox) is not None, seconds=20)
             former.start()
             answers_again(ingress, seconds=60)  # Sentinels take ten seconds to make the killed one a replica
             more, _ = post_for(ingress, 3)
