@@ -133,7 +133,7 @@ def fail_over(servers: Watched, load: Load, *, behind_seconds: float) -> Failove
     (replica,) = (it for it in servers.nodes if it is not primary)
     assert replica.popen is not None
     load.resume()
-    time.sleep(1.0)
+    time.sleep(0.5)
     if behind_seconds:
         replica.popen.send_signal(signal.SIGSTOP)
         time.sleep(behind_seconds)
