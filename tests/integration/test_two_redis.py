@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from workers.store.connect import Connection
 
-OF_THE_INBOX = {NAMES.inbox, NAMES.registry, NAMES.identity, NAMES.active_tenants}
+OF_THE_INBOX = {NAMES.inbox, NAMES.registry, NAMES.identity, NAMES.active_tenants, NAMES.live_ingresses}
 OF_THE_BROKER = {NAMES.tasks_ended, NAMES.identity, NAMES.handler_means, NAMES.live_workers, NAMES.live_handlers}
 QUEUES = ("ingest", "handlers", "housekeeping")
 
