@@ -43,7 +43,7 @@ class Buildah:
     """buildah with a store of its own."""
 
     def __init__(self, home: Path) -> None:
-        self._command = ["buildah", "--root", f"{home}/root", "--runroot", f"{home}/run", "--storage-driver", "vfs"]
+        self._command = ["buildah", "--root", f"{home}/root", "--runroot", f"{home}/run", "--storage-driver", "overlay"]
 
     def __call__(self, *arguments: str | Path) -> str:
         done = subprocess.run(self.command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False)
