@@ -1,6 +1,7 @@
 """What crosses the wire between ingress, workers and deploy, and nothing else.
 
 - `envelope`: the inbox entry. `registry`: tenants, endpoints and secrets, as Redis holds them.
+- `redis_url`, `redis_client`: which Redis a URL names, and clients that find it again after a failover.
 - `wire`: names in Redis, Celery's messages, the doorbell.
 - `settings`, `logs`, `heartbeat`, `durability`: what the processes of both read, log, show and ask of Redis.
 - `traces`, `otlp`: the spans of an event, where a collector is named.

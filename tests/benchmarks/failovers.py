@@ -136,6 +136,8 @@ def fail_over(servers: Watched, load: Load, *, behind_seconds: float) -> Failove
     time.sleep(0.5)
     if behind_seconds:
         replica.popen.send_signal(signal.SIGSTOP)
+        with primary.client() as client:
+            client.execute_command("CLIENT KILL TYPE replica")
         time.sleep(behind_seconds)
     killed_at = time.monotonic()
     primary.kill()
@@ -170,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--failovers", type=int, default=100)
     parser.add_argument("--wait", type=int, default=1, help="INBOX_WAIT_REPLICAS")
-    parser.add_argument("--behind", type=float, default=0.0, help="seconds for which the replica stands still before")
+    parser.add_argument("--behind", type=float, default=0.0, help="seconds for which the replica is cut off before")
     parser.add_argument("--rate", type=float, default=200.0, help="events a second")
     given = parser.parse_args()
     done = []
