@@ -73,8 +73,8 @@ def test_it_is_short() -> None:
     assert len(README.splitlines()) < 200
 
 
-def test_every_test_that_it_names_exists() -> None:
-    named = re.findall(r"`(test_\w+)`", README)
+def test_every_test_that_it_and_the_page_of_guarantees_name_exists() -> None:
+    named = re.findall(r"`(test_\w+)`", README + (ROOT / "deploy" / "GUARANTEES.md").read_text())
     assert named
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name in named if f"def {name}(" not in sources and f"/{name}.py" not in sources] == []
