@@ -67,7 +67,7 @@ def test_events_stored_before_the_first_announcement_get_their_deliveries_and_no
     say(connection, handler(event="greeting"), handler("acme.other", event="parting"))
     say(connection, handler("acme.later", event="greeting"))
     backfill(connection)
-    assert made(connection) == [(before, "acme.by-hand"), *((it, "acme.run") for it in early)]
+    assert set(made(connection)) == {(before, "acme.by-hand"), *((it, "acme.run") for it in early)}
     backfill(connection)
     assert len(made(connection)) == 4
 

@@ -230,7 +230,7 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
     lists, counts = Queries("event_history.sql"), Queries("stats.sql")
     by_hand = Queries("manual.sql")
     ids = [row["id"] for row in connection.execute("SELECT id FROM events LIMIT 50")]
-    selection = {"event_ids": None, "tenant": "t7", "handler": None, "since": None}
+    selection = {"event_ids": None, "tenant": "t7", "handler": None, "since": None, "incident": None}
     after = {"after_tenant": "", "after_handler": "", "after_id": UUID(int=0)}
     for query, values in (
         (lists["list_events"], narrow),
