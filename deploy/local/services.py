@@ -109,7 +109,9 @@ def _worker(name: str, processes: int, environ: Mapping[str, str], *options: str
             *("--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", *options),
         ],
         environ=environ,
-        is_ready=lambda: _pongs(environ["BROKER_URL"], environ.get("REDIS_PREFIX", ""), node),
+        is_ready=lambda: _pongs(
+            environ.get("BROKER_URL") or environ["REDIS_URL"], environ.get("REDIS_PREFIX", ""), node
+        ),
         kill_signal=signal.SIGQUIT,  # Celery's cold shutdown: what runs is given up and comes again
         patience=4.5,
     )
