@@ -167,6 +167,9 @@ def _admit(names: Names) -> Iterator[Command]:
             ("ZREM", live, "w"),
             ("ZRANGE", live, 0, 1),
         )
+    seen, activity = names.seen_workers, names.worker_activity
+    yield from (("ZADD", seen, 1, "w"), ("ZRANGEBYSCORE", seen, 0, 1), ("ZREM", seen, "w"))
+    yield from (("HSET", activity, "w", 1), ("HDEL", activity, "w"))
     yield from (("EXISTS", names.express_closed), ("HMGET", names.handler_means, "t"))
 
 

@@ -56,6 +56,7 @@ class Names:
         express_closed: set while nothing is sent to `express`, because nobody served it.
         live_workers, live_handlers: sorted sets; see `workers.live_workers`.
         live_ingresses: a sorted set; see `shared.releases`.
+        seen_workers, worker_activity: a sorted set and a hash; see `workers.seen_workers`.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -82,6 +83,8 @@ class Names:
         self.live_workers = f"{prefix}workers:live"
         self.live_handlers = f"{prefix}handlers:live"
         self.live_ingresses = f"{prefix}ingress:live"
+        self.seen_workers = f"{prefix}workers:seen"
+        self.worker_activity = f"{prefix}workers:activity"
 
 
 MOST_BELLS: Final = 8

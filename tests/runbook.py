@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 RUNBOOK = (Path(__file__).parents[1] / "deploy" / "RUNBOOK.md").read_text()
-STARTS_A_PROCESS = re.compile(r"celery |python -m ")
+STARTS_A_PROCESS = re.compile(r"celery |python -m |kill ")
+"""Or ends one: tests/deploy/test_health.py has that."""
 
 
 def commands(section: str) -> list[str]:

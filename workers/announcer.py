@@ -1,8 +1,8 @@
 """Announces a worker: that it lives, in Redis, and what its handlers ask for, in the catalogue.
 
-The main process says every two seconds that it lives. It has no connection to Postgres, so that an outage holds up no
-message: a process of its pool announces the handlers, at the start and then every 5 s, and while Postgres is away it
-is asked again and again.
+The main process says every two seconds that it lives, and what it does. It has no connection to Postgres, so that an
+outage holds up no message: a process of its pool announces the handlers, at the start and then every 5 s, and while
+Postgres is away it is asked again and again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from shared.redis_client import open_client
 from workers.live_workers import EVERY_SECONDS, LiveWorker, say_gone, say_live
+from workers.seen_workers import Activity, forget, say_activity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class Announcer(bootsteps.StartStopStep):
         self._said: LiveWorker | None = None
         self._announcement: Any = None
         self._again_at = 0.0
+        self._taken, self._taken_at = 0, time.monotonic()
 
     def start(self, consumer: Any) -> None:
         """Say that the worker lives, and go on to do so."""
@@ -79,6 +81,7 @@ class Announcer(bootsteps.StartStopStep):
         if is_ending and self._said is not None:
             try:
                 say_gone(self._redis, self.names, self._said)
+                forget(self._redis, self.names, self._said.name)
             except (RedisError, OSError) as error:
                 log.info("Redis was not told that this worker ends: %s", error)
 
@@ -99,8 +102,19 @@ class Announcer(bootsteps.StartStopStep):
                 say_gone(self._redis, self.names, self._said)
             say_live(self._redis, self.names, worker, self._registrations)
             self._said = worker
+            say_activity(self._redis, self.names, worker.name, self._activity(consumer, worker))
         except (RedisError, OSError) as error:
             log.info("Redis was not told that this worker lives: %s", error)
+
+    def _activity(self, consumer: Any, worker: LiveWorker) -> Activity:
+        if consumer.taken != self._taken:
+            self._taken, self._taken_at = consumer.taken, time.monotonic()
+        return Activity(
+            queues=worker.queues,
+            slots=worker.slots,
+            busy=len(state.active_requests),
+            fetched_seconds=time.monotonic() - self._taken_at,
+        )
 
     def _announce(self, consumer: Any) -> None:
         """Have a process of the pool announce the handlers, unless one is at it or it was done a moment ago."""

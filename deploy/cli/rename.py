@@ -127,6 +127,6 @@ def _at_broker(old: Names) -> tuple[str, ...]:
     queues = (INGEST_QUEUE, HANDLERS_QUEUE, EXPRESS_QUEUE, HOUSEKEEPING_QUEUE)
     return (
         *(old.tasks_ended, old.handler_means, old.express_closed, old.live_workers, old.live_handlers),
-        *(old.identity, old.bell),
+        *(old.seen_workers, old.worker_activity, old.identity, old.bell),
         *(f"{old.prefix}{queue}" for queue in queues),
     )

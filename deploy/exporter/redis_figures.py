@@ -1,4 +1,4 @@
-"""What the exporter reads from Redis: of the inbox, memory and durability; of the broker, queues and what ran last."""
+"""What the exporter reads from Redis: memory, durability and the inbox; of the broker queues, workers and last runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from shared.redis_client import open_client
 from shared.refusals import Refused, parse
 from shared.registry import VERSION_FIELD
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, HOUSEKEEPING_QUEUE, INGEST_QUEUE, Names
+from workers.seen_workers import read_seen
 from workers.store.tallies import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from deploy.exporter.figures import Families
+    from workers.seen_workers import SeenWorker
 
 ENDPOINTS: Final = 20
 """Refused endpoints that have series of their own, for each code: those that have been refused for longest."""
@@ -106,6 +108,7 @@ class RedisFigures:
             families.add("pipeline_refused_requests", sum(it.count for it in others), *[OTHERS] * 3)
         self._add_memory(families, facts)
         self._add_broker(families)
+        self._add_workers(families, read_seen(self._broker, self._names))
 
     def _add_broker(self, families: Families) -> None:
         pipeline = self._broker.pipeline(transaction=False)
@@ -121,6 +124,18 @@ class RedisFigures:
         families.add("pipeline_held_messages", held)
         for task, at in sorted(ended.items()):
             families.add("pipeline_task_age_seconds", max(0.0, now - float(at)), task.decode())
+
+    def _add_workers(self, families: Families, seen: Sequence[SeenWorker]) -> None:
+        """Add the workers of each duty, as sums: restarts of them add no series."""
+        for duty in self._queues:
+            workers = [it for it in seen if duty in it.activity.duties]
+            live = [it.activity for it in workers if not it.is_lost]
+            waits = [it.fetched_seconds for it in live if it.busy < it.slots]
+            families.add("pipeline_workers", len(live), duty)
+            families.add("pipeline_worker_slots", sum(it.slots for it in live), duty)
+            families.add("pipeline_worker_busy_slots", sum(min(it.busy, it.slots) for it in live), duty)
+            families.add("pipeline_worker_fetch_age_seconds", max(waits, default=0.0), duty)
+            families.add("pipeline_workers_lost", len(workers) - len(live), duty)
 
     def _add_memory(self, families: Families, facts: dict[str, Any]) -> None:
         families.add("pipeline_redis_used_bytes", facts.get("used_memory", 0))

@@ -17,6 +17,7 @@ import pytest
 
 from deploy.health import assess
 from shared.heartbeat import Beat, Heartbeat, read_beats
+from tests import runbook
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import own_valkey, wait_for
 from tests.launching import free_port
@@ -95,6 +96,18 @@ def test_a_killed_process_is_gone_until_its_successor_has_started(folder: Path, 
         assert ask("ingest", folder) == (1, f"unhealthy: ingest@{socket.gethostname()} is gone (process {process.pid})")
         with started("ingest", folder, redis_url):
             wait_for(lambda: ask("all", folder)[0] == 0, seconds=10)
+
+
+def test_the_command_of_the_runbook_ends_the_worker_that_hangs_and_no_other(folder: Path, redis_url: str) -> None:
+    (line,) = runbook.commands("PipelineWorkerGone")
+    with started("ingest", folder, redis_url) as other, started("housekeeping", folder, redis_url) as hung:
+        hung.send_signal(signal.SIGSTOP)
+        wait_for(lambda: ask("all", folder)[0] == 1, seconds=PATIENCE + 20)
+        environ = {"PATH": f"{Path(PIPELINE).parent}:{os.environ['PATH']}", "HEARTBEAT_DIR": str(folder)}
+        environ |= {"HEALTH_SECONDS": str(PATIENCE)}
+        subprocess.run(["sh", "-ec", line], env=environ, check=True)
+        assert hung.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
 
 
 @pytest.mark.timeout(240)

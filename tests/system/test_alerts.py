@@ -77,15 +77,16 @@ def test_a_worker_that_is_killed_and_not_started_again_is_told_until_it_is_back(
 ) -> None:
     with stack.held_down("ingest", by=signal.SIGKILL):
         stack.pipeline("send", "watched", "--event=effect.anyone")
-        log.info("told after %.0f s", watching.wait_for({"PipelineNotDraining"}, seconds=SOON))
-    log.info("ended after %.0f s", watching.wait_for_end({"PipelineNotDraining"}, seconds=SOON))
+        log.info("told after %.0f s", watching.wait_for({"PipelineNotDraining", "PipelineWorkerGone"}, seconds=SOON))
+    over = watching.wait_for_end({"PipelineNotDraining", "PipelineWorkerGone"}, seconds=SOON)
+    log.info("ended after %.0f s", over)
 
 
 @contextmanager
 def started(stack: Stack, line: str) -> Iterator[None]:
     """Run a command of the runbook that starts a process, until the block ends."""
     settings = json.loads((stack.home / "stack.json").read_text())
-    of_the_stack = ("database_url", "redis_url", "redis_prefix", "secrets_key")
+    of_the_stack = ("database_url", "inbox_url", "broker_url", "redis_prefix", "secrets_key")
     servers = {name.upper(): settings[name] for name in of_the_stack}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (stack.home / "by-hand.log").open("ab") as log:
@@ -103,9 +104,21 @@ def started(stack: Stack, line: str) -> Iterator[None]:
 def run(stack: Stack, *lines: str) -> None:
     """Run other commands of the runbook, in one shell."""
     settings = json.loads((stack.home / "stack.json").read_text())
-    environ = {**stack.environ, "REDIS_URL": settings["redis_url"]}
+    environ = {**stack.environ, "REDIS_URL": settings["inbox_url"]}
     text = "\n".join([runbook.commands("")[-1], *lines])
     subprocess.run(["sh", "-ec", text], env=environ, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.long
+def test_an_ingress_that_is_killed_is_told_until_the_command_of_the_runbook_has_started_another(
+    stack: Stack, watching: Prometheus
+) -> None:
+    (line,) = runbook.commands("PipelineIngressDown")
+    with stack.held_down("ingress", by=signal.SIGKILL):
+        log.info("told after %.0f s", watching.wait_for({"PipelineIngressDown"}, seconds=SOON))
+        with started(stack, line):
+            log.info("ended after %.0f s", watching.wait_for_end({"PipelineIngressDown"}, seconds=SOON))
+            stack.endpoint("watched").deliver(b"{}")
 
 
 @pytest.mark.long
@@ -139,7 +152,7 @@ def test_each_fault_that_pages_is_told_within_a_minute_and_ended_by_what_the_run
             # a minute in which no handler ends is what this one is about
             log.info("handlers: %.0f s more", it.wait_for({"PipelineHandlersStopped"}, seconds=SOON))
             for section in (*stopped, "PipelineHandlersStopped"):
-                for line in runbook.commands(section):
+                for line in filter(runbook.STARTS_A_PROCESS.match, runbook.commands(section)):
                     down.enter_context(started(stack, line))
             log.info("workers, end: %.0f s", it.wait_for_end({*stopped, "PipelineHandlersStopped"}, seconds=SOON))
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import replace
@@ -131,6 +132,26 @@ def test_the_session_that_holds_a_snapshot_is_ended(
         session.execute("SELECT 1")
     session.close()
     connection.execute("SELECT 1")
+
+
+def test_the_session_that_holds_a_lock_and_does_nothing_is_ended_and_who_waits_goes_on(
+    pipeline: Pipeline, connection: Connection, database_url: str
+) -> None:
+    (line,) = (it for it in runbook.commands("PipelineNotDraining") if it.startswith("psql"))
+    with connect(database_url, name="other") as idle, connect(database_url, name="drain") as waiting:
+        for session in (connection, idle):
+            session.execute("BEGIN")
+        idle.execute("LOCK TABLE events")
+        thread = threading.Thread(target=waiting.execute, args=("SELECT count(*) FROM events",))
+        thread.start()
+        blocked = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_for(lambda: bool(connection.execute(blocked).fetchall()), seconds=30)
+        run(line, pipeline)
+        thread.join(30)
+        assert not thread.is_alive()
+        with pytest.raises(psycopg.OperationalError):
+            idle.execute("SELECT 1")
+        connection.execute("COMMIT")
 
 
 @needs_redis_cli
