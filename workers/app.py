@@ -98,6 +98,7 @@ app.conf.update(
         "sweep": {"task": "housekeeping.sweep", "schedule": 1.0, "options": {"expires": 10}},
         "tally": {"task": "housekeeping.tally", "schedule": 5.0, "options": {"expires": 10}},
         "group": {"task": "housekeeping.group", "schedule": 5.0, "options": {"expires": 10}},
+        "jobs": {"task": "housekeeping.work_on_jobs", "schedule": 1.0, "options": {"expires": 10}},
         "warn": {"task": "housekeeping.warn", "schedule": 60.0, "options": {"expires": 30}},
         "keep": {"task": "housekeeping.keep_days", "schedule": 600.0, "options": {"expires": 60}},
     },

@@ -87,6 +87,16 @@ InFlight = Annotated[
     ),
 ]
 Provider = Annotated[str, typer.Option(help="Name of the provider, as in the URL.")]
+Until = Annotated[
+    datetime | None, typer.Option(parser=past, metavar="TIME", help="Received before then: 30m, 2h, or a date or time.")
+]
+ProviderFilter = Annotated[str | None, typer.Option("--provider", help="Only of events of this provider.")]
+TypeFilter = Annotated[str | None, typer.Option("--type", help="Only of events of this type.")]
+ErrorFilter = Annotated[str | None, typer.Option("--error", help="Only those whose last error has this text in it.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the audit.")]
+Rate = Annotated[
+    float | None, typer.Option("--rate", parser=rate, metavar="RATE", help="At most 100/s, 300/m or 5000/h.")
+]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be changed.")]
 Label = Annotated[

@@ -1,7 +1,6 @@
 """The commands `pipeline deliveries …`."""
 
-from collections import Counter
-from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -10,19 +9,36 @@ from uuid import UUID
 import typer
 from rich.console import Console
 
-from deploy.cli.arguments import DryRun, HandlerFilter, HandlerName, Limit, Since, TenantFilter, past
+from deploy.cli.arguments import (
+    DryRun,
+    ErrorFilter,
+    HandlerFilter,
+    HandlerName,
+    Limit,
+    ProviderFilter,
+    Rate,
+    Reason,
+    Since,
+    TenantFilter,
+    TypeFilter,
+    Until,
+    past,
+)
 from deploy.cli.connections import database
 from deploy.cli.errors import CommandError
-from deploy.cli.output import command, emit, say, wants_json
+from deploy.cli.jobs import change, run, say_deliveries
+from deploy.cli.output import command, emit, say
 from workers.store import catalogue, event_history, manual
+from workers.store.connect import Connection
+from workers.store.jobs import Filter
 from workers.store.limits import ANY
-from workers.store.manual import Selection
 
 app: Final = typer.Typer(
     help="Deliveries: one event for one handler, until it succeeds or is dead.", no_args_is_help=True
 )
 
 State = StrEnum("State", "pending queued running succeeded dead cancelled")
+OpenState = Literal["pending", "queued", "running"]
 Ids = Annotated[list[UUID] | None, typer.Argument(metavar="[EVENT_ID]...", help="Only of these events.")]
 Everything = Annotated[bool, typer.Option("--all", help="All of them, when nothing narrows the choice.")]
 
@@ -55,23 +71,66 @@ def retry(
     tenant: TenantFilter = None,
     handler: HandlerFilter = None,
     since: Since = None,
+    until: Until = None,
+    provider: ProviderFilter = None,
+    type_: TypeFilter = None,
+    error: ErrorFilter = None,
     everything: Everything = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Cancelled deliveries instead of dead ones.")] = False,
+    rate: Rate = None,
+    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Put dead deliveries back: due at once, with all their attempts again.
 
-    What was recorded of earlier attempts stays in the event's history.
+    What was recorded of earlier attempts stays in the event's history. It is a job: Ctrl-C leaves it running.
 
     Examples:
         pipeline deliveries retry --handler acme.grant_access --since 2h --dry-run
+        pipeline deliveries retry --error "503 Service Unavailable" --rate 100/s
         pipeline deliveries retry 0198c0de-0000-7000-8000-000000000000
     """
-    selection = _select(event_ids, tenant, handler, since, everything=everything)
-    state: Literal["dead", "cancelled"] = "cancelled" if cancelled else "dead"
-    with database() as connection:
-        lanes = manual.retry(connection, selection, state=state, dry_run=dry_run)
-        report_lanes(lanes, "put back", dry_run=dry_run)
+    chosen = Filter(
+        event_ids=event_ids or None,
+        tenant=tenant,
+        handler=handler,
+        since=since,
+        until=until,
+        provider=provider,
+        type=type_,
+        error=error,
+    )
+    _require_choice(chosen, everything=everything)
+    chosen = replace(chosen, state="cancelled" if cancelled else "dead")
+    change("retry", chosen, "put back", rate=rate, reason=reason, dry_run=dry_run)
+
+
+@command(app)
+def resend(
+    handler: HandlerName,
+    event_ids: Ids = None,
+    *,
+    tenant: TenantFilter = None,
+    since: Since = None,
+    until: Until = None,
+    provider: ProviderFilter = None,
+    type_: TypeFilter = None,
+    everything: Everything = False,
+    rate: Rate = None,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a handler once more for events that it has handled with success.
+
+    Its effects happen again, unless it tells by `delivery.idempotency_key` that they have happened.
+
+    Examples:
+        pipeline deliveries resend acme.sync_crm --tenant acme --since 2h --dry-run
+        pipeline deliveries resend acme.sync_crm 0198c0de-0000-7000-8000-000000000000
+    """
+    chosen = Filter(event_ids=event_ids or None, tenant=tenant, since=since, until=until, provider=provider, type=type_)
+    _require_choice(chosen, everything=everything)
+    change("resend", replace(chosen, handler=handler), "put back", rate=rate, reason=reason, dry_run=dry_run)
 
 
 @command(app)
@@ -81,19 +140,37 @@ def cancel(
     tenant: TenantFilter = None,
     handler: HandlerFilter = None,
     since: Since = None,
+    until: Until = None,
+    provider: ProviderFilter = None,
+    type_: TypeFilter = None,
+    error: ErrorFilter = None,
+    state: Annotated[OpenState | None, typer.Option(help="Only in this state.")] = None,
     everything: Everything = False,
+    rate: Rate = None,
+    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Cancel open deliveries; they can be put back with `deliveries retry --cancelled`.
 
-    Of one that runs at this moment nothing is kept that it wrote through `delivery.connection`.
+    Of one that runs at this moment nothing is kept that it wrote through `delivery.connection`. It is a job: Ctrl-C
+    leaves it running.
 
     Examples:
         pipeline deliveries cancel --tenant acme --handler acme.mail --dry-run
     """
-    selection = _select(event_ids, tenant, handler, since, everything=everything)
-    with database() as connection:
-        report_lanes(manual.cancel(connection, selection, dry_run=dry_run), "cancelled", dry_run=dry_run)
+    chosen = Filter(
+        event_ids=event_ids or None,
+        tenant=tenant,
+        handler=handler,
+        since=since,
+        until=until,
+        provider=provider,
+        type=type_,
+        error=error,
+        state=state,
+    )
+    _require_choice(chosen, everything=everything)
+    change("cancel", chosen, "cancelled", rate=rate, reason=reason, dry_run=dry_run)
 
 
 @command(app)
@@ -104,11 +181,13 @@ def backfill(
         datetime, typer.Option(parser=past, metavar="TIME", help="Events received since then: 2h, 7d, or a date.")
     ],
     tenant: TenantFilter = None,
+    rate: Rate = None,
+    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make the deliveries of a handler that was deployed later than its events came.
 
-    Events that have a delivery of it already, in whatever state, get no other.
+    Events that have a delivery of it already, in whatever state, get no other. It is a job: Ctrl-C leaves it running.
 
     Examples:
         pipeline deliveries backfill acme.grant_access --since 7d --dry-run
@@ -122,57 +201,42 @@ def backfill(
     if tenant is not None and known.tenant not in {ANY, tenant}:
         raise CommandError(f"{name} takes events of the tenant {known.tenant!r} only, not of {tenant!r}")
     provider, event, whose = (None if it == ANY else it for it in (known.provider, known.event, tenant or known.tenant))
+    with database(reason=reason) as connection:
+        if dry_run:
+            looked_at, missing = _count_missing(connection, name, provider, event, whose, since=since)
+        else:
+            chosen = Filter(handler=name, provider=provider, type=event, tenant=whose, since=since)
+            job, _ = run(connection, "backfill", chosen, rate=rate, reason=reason)
+            looked_at, missing = job.looked_at, job.changed
+    say(
+        {"handler": name, "events": looked_at, "count": missing, "dry_run": dry_run},
+        f"{say_deliveries(missing, dry_run=dry_run)} made for {name}; "
+        f"{looked_at} events since {since:%Y-%m-%d %H:%M} looked at",
+    )
+
+
+def _count_missing(
+    connection: Connection, name: str, provider: str | None, event: str | None, tenant: str | None, *, since: datetime
+) -> tuple[int, int]:
+    """Return how many events there are, and how many of them have no delivery."""
     looked_at = missing = 0
-    with database() as connection, Console(stderr=True).status("looking for events") as status:
+    with Console(stderr=True).status("looking for events") as status:
         for page in manual.backfill(
             connection,
             handler=name,
             provider=provider,
             event=event,
-            tenant=whose,
+            tenant=tenant,
             since=since,
             until=datetime.now(UTC),
-            dry_run=dry_run,
+            dry_run=True,
         ):
-            looked_at += page.events
-            missing += page.missing if dry_run else page.made
+            looked_at, missing = looked_at + page.events, missing + page.missing
             status.update(f"{looked_at} events looked at, {missing} without a delivery")
-    say(
-        {"handler": name, "events": looked_at, "count": missing, "dry_run": dry_run},
-        f"{_deliveries(missing, dry_run=dry_run)} made for {name}; "
-        f"{looked_at} events since {since:%Y-%m-%d %H:%M} looked at",
-    )
+    return looked_at, missing
 
 
-def _deliveries(count: int, *, dry_run: bool) -> str:
-    return ("1 delivery" if count == 1 else f"{count} deliveries") + (" would be" if dry_run else "")
-
-
-def _select(
-    event_ids: list[UUID] | None, tenant: str | None, handler: str | None, since: datetime | None, *, everything: bool
-) -> Selection:
-    """Return what is meant; everything only if that was said."""
-    if not everything and not event_ids and tenant is None and handler is None and since is None:
-        raise CommandError("which ones? give event ids, --tenant, --handler or --since, or --all for everything")
-    return Selection(event_ids=event_ids or None, tenant=tenant, handler=handler, since=since)
-
-
-def report_lanes(batches: Iterable[manual.Lanes], done: str, *, dry_run: bool) -> int:
-    """Print how many of each lane, when all batches are through, and return how many in all.
-
-    Those that are stay so if one fails.
-    """
-    lanes: manual.Lanes = Counter()
-    try:
-        for batch in batches:
-            lanes.update(batch)
-    finally:
-        rows = [
-            {"tenant": tenant, "handler": handler, "count": count, "dry_run": dry_run}
-            for (tenant, handler), count in sorted(lanes.items())
-        ]
-        if rows:
-            emit(rows, "tenant", "handler", "count")
-        if not wants_json():
-            print(f"{_deliveries(lanes.total(), dry_run=dry_run)} {done}")
-    return lanes.total()
+def _require_choice(chosen: Filter, *, everything: bool) -> None:
+    """Let everything be meant only if that was said."""
+    if not everything and chosen == Filter():
+        raise CommandError("which ones? give event ids, --tenant, --since or another filter, or --all for everything")

@@ -11,16 +11,18 @@ import redis
 import typer
 from rich.text import Text
 
-from deploy.cli.arguments import DryRun, Limit, Since, TenantFilter
+from deploy.cli.arguments import DryRun, Limit, Rate, Since, TenantFilter
 from deploy.cli.connections import database, inbox_client, names
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_events
+from deploy.cli.jobs import reprocess as run_reprocess
 from deploy.cli.output import command, console, emit, wants_json
 from shared.settings import SettingError
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import audit, event_history
 from workers.store.catalogue import Catalogue, read_registrations
 from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
+from workers.store.jobs import Filter
 
 app: Final = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
@@ -87,11 +89,14 @@ def reprocess(
     reason: Annotated[
         str | None, typer.Option(help="All that were rejected for this reason, such as schema_mismatch.")
     ] = None,
+    rate: Rate = None,
+    why: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Parse rejected events again after a fix, and make the deliveries of those that are now accepted.
 
-    Sending them again would not help: the provider's resend is judged as before, or is a duplicate.
+    Sending them again would not help: the provider's resend is judged as before, or is a duplicate. It is a job: Ctrl-C
+    leaves it running.
 
     Examples:
         pipeline events reprocess --reason schema_mismatch --dry-run
@@ -104,13 +109,16 @@ def reprocess(
             raise CommandError(
                 "no handler is announced, so that none would get these events: start a handler worker first"
             )
-        outcomes = reprocess_events(
-            connection, catalogue=Catalogue(), event_ids=event_ids or [], reason=reason, dry_run=dry_run
-        )
-        rows = (asdict(it) | {"dry_run": dry_run} for it in outcomes)
-        emit(rows, "event_id", "outcome", "reason", "handlers", "same_as")
-    if dry_run and not wants_json():
-        print("nothing was changed")
+        if dry_run:
+            found = reprocess_events(
+                connection, catalogue=Catalogue(), event_ids=event_ids or [], reason=reason, dry_run=True
+            )
+            rows = (asdict(it) | {"dry_run": True} for it in found)
+            emit(rows, "event_id", "outcome", "reason", "handlers", "same_as")
+            if not wants_json():
+                print("nothing was changed")
+            return
+    run_reprocess(Filter(event_ids=event_ids or None, reason=reason), rate=rate, reason=why)
 
 
 def _print(history: EventHistory, *, tracebacks: bool) -> None:

@@ -6,25 +6,25 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from deploy.cli.arguments import DryRun, HandlerFilter, Limit, TenantFilter, duration
+from deploy.cli.arguments import DryRun, HandlerFilter, Limit, Rate, Reason, TenantFilter, duration
 from deploy.cli.connections import database, person
-from deploy.cli.deliveries import report_lanes
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_events
+from deploy.cli.jobs import change
+from deploy.cli.jobs import reprocess as reprocess_events
 from deploy.cli.output import command, emit, say, wants_json
 from workers.housekeeping.incidents import group_dead
 from workers.ingest.reprocess import reprocess
-from workers.store import audit, incidents, manual
+from workers.store import audit, incidents
 from workers.store.catalogue import Catalogue
 from workers.store.connect import Connection
-from workers.store.manual import Selection
+from workers.store.jobs import Filter
 
 app: Final = typer.Typer(
     help="Incidents: what failed for one cause, in one row; told of once, put back with one command.",
     no_args_is_help=True,
 )
 Id = Annotated[int, typer.Argument(metavar="INCIDENT", help="Number of the incident.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the audit.")]
 SHOWN_TENANTS: Final = 20
 FOREVER: Final = timedelta(days=3650)
 
@@ -90,10 +90,10 @@ def show(incident: Id) -> None:
 
 
 @command(app)
-def replay(incident: Id, *, dry_run: DryRun = False, reason: Reason = None) -> None:
+def replay(incident: Id, *, rate: Rate = None, dry_run: DryRun = False, reason: Reason = None) -> None:
     """Put back the dead deliveries of an incident, or parse its rejected events again; nothing else is touched.
 
-    Each delivery is due at once, with all its attempts again.
+    Each delivery is due at once, with all its attempts again. It is a job: Ctrl-C leaves it running.
 
     Examples:
         pipeline incidents replay 7 --dry-run
@@ -103,26 +103,29 @@ def replay(incident: Id, *, dry_run: DryRun = False, reason: Reason = None) -> N
         found = _read(connection, incident)
         if found["kind"] == "failure":
             group_dead(connection)  # what died in the last seconds belongs to it too
-            lanes = manual.retry(connection, Selection(incident=incident), state="dead", dry_run=dry_run)
-            count = report_lanes(lanes, "put back", dry_run=dry_run)
-        elif found["kind"] == "rejected":
-            count = _reprocess(connection, found, dry_run=dry_run)
+        if found["kind"] != "refused" and not dry_run:
+            audit.record(connection, what="incident replayed", target=str(incident), why=reason)
+    if found["kind"] == "failure":
+        chosen = Filter(incident=incident, state="dead")
+        change("retry", chosen, "put back", rate=rate, reason=reason, dry_run=dry_run)
+    elif found["kind"] == "rejected":
+        load_events()
+        if dry_run:
+            _try_again(found)
         else:
-            raise CommandError(
-                f"incident {incident} is about refused requests, which nobody stored: the provider must send them again"
-            )
-        if not dry_run:
-            audit.record(connection, what="incident replayed", target=str(incident), after={"count": count}, why=reason)
+            reprocess_events(Filter(reason=found["cause"], provider=found["subject"]), rate=rate, reason=reason)
+    else:
+        raise CommandError(
+            f"incident {incident} is about refused requests, which nobody stored: the provider must send them again"
+        )
 
 
-def _reprocess(connection: Connection, found: dict[str, Any], *, dry_run: bool) -> int:
-    load_events()
-    ids = incidents.list_rejected_ids(connection, provider=found["subject"], reason=found["cause"])
-    outcomes = (
-        [*reprocess(connection, catalogue=Catalogue(), event_ids=ids, reason=None, dry_run=dry_run)] if ids else []
-    )
-    emit((asdict(it) | {"dry_run": dry_run} for it in outcomes), "event_id", "outcome", "reason", "handlers", "same_as")
-    return sum(it.outcome == "accepted" for it in outcomes)
+def _try_again(found: dict[str, Any]) -> None:
+    """Print what would come of its rejected events."""
+    with database() as connection:
+        ids = incidents.list_rejected_ids(connection, provider=found["subject"], reason=found["cause"])
+        outcomes = [*reprocess(connection, catalogue=Catalogue(), event_ids=ids, dry_run=True)]
+    emit((asdict(it) | {"dry_run": True} for it in outcomes), "event_id", "outcome", "reason", "handlers", "same_as")
 
 
 @command(app)

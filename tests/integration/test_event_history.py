@@ -229,8 +229,21 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
     bounds = {"bound": stats.BOUND, "tenants": 100}
     lists, counts = Queries("event_history.sql"), Queries("stats.sql")
     by_hand = Queries("manual.sql")
-    ids = [row["id"] for row in connection.execute("SELECT id FROM events LIMIT 50")]
-    selection = {"event_ids": None, "tenant": "t7", "handler": None, "since": None, "incident": None}
+    ids = [row["id"] for row in connection.execute("SELECT id FROM events ORDER BY id LIMIT 50")]
+    unset = (
+        "event_ids",
+        "handler",
+        "since",
+        "until",
+        "provider",
+        "type",
+        "error",
+        "incident",
+        "end_tenant",
+        "end_handler",
+        "end_id",
+    )
+    selection = dict.fromkeys(unset) | {"tenant": "t7"}
     after = {"after_tenant": "", "after_handler": "", "after_id": UUID(int=0)}
     for query, values in (
         (lists["list_events"], narrow),
@@ -248,6 +261,12 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
         (
             by_hand["retry"],
             selection | after | {"state": "dead", "before": NOW + timedelta(minutes=1), "most": 2000},
+        ),
+        (by_hand["end_of_retry"], selection | after | {"state": "dead"}),
+        (by_hand["end_of_resend"], selection | after),
+        (
+            by_hand["resend"],
+            selection | after | {"before": NOW, "most": 2000, "after_id": ids[0], "end_id": ids[-1], "end_handler": ""},
         ),
     ):
         plan = explain(connection, query, values)

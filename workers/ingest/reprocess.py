@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workers.store.events import Catalogue
     from workers.store.rejected import RejectedEvent, Reprocessed
 
-__all__: Final = ["reprocess"]
+__all__: Final = ["parse_again", "reprocess"]
 
 
 def reprocess(
@@ -50,10 +50,10 @@ def reprocess(
     if reason is not None:
         ids += list_rejected_ids(connection, reason)
     for event_id in dict.fromkeys(ids):
-        yield reprocess_event(connection, event_id, _parse, catalogue, dry_run=dry_run)
+        yield reprocess_event(connection, event_id, parse_again, catalogue, dry_run=dry_run)
 
 
-def _parse(event: RejectedEvent) -> Entry:
+def parse_again(event: RejectedEvent) -> Entry:
     """Parse a stored event as the drain would have, however old it is.
 
     What was no envelope keeps the id that it got then.

@@ -76,6 +76,17 @@ SELECT (SELECT count(*) FROM found) AS found, (SELECT count(*) FROM arrived) AS 
 -- name: list_rejected_ids
 SELECT id FROM events WHERE state = 'rejected' AND reject_reason = %(reason)s ORDER BY id;
 
+-- name: list_rejected_after
+SELECT id FROM events
+WHERE state = 'rejected' AND id > %(after)s AND (%(reason)s::text IS NULL OR reject_reason = %(reason)s)
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+ORDER BY id LIMIT %(most)s;
+
+-- name: count_rejected
+SELECT count(*) AS count FROM events
+WHERE state = 'rejected' AND (%(reason)s::text IS NULL OR reject_reason = %(reason)s)
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(provider)s::text IS NULL OR provider = %(provider)s);
+
 -- Locked, so that two that parse it again do it one after the other.
 -- name: lock_event
 SELECT id, provider, tenant, received_at, headers, body, secret_label, state, reject_reason

@@ -25,6 +25,7 @@ TABLES: Final = (
     *("admission", "admission_turns", "lane_marks", "handler_limits", "serial_handlers"),
     *("registered_handlers", "handler_catalogue"),
     *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
+    *("jobs", "job_counts"),
     *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
     *("incidents", "incident_tenants", "incident_progress", "incident_notices", "alert_channels", "alert_messages"),
 )

@@ -52,6 +52,7 @@ class Reprocessed:
         reason: why it is rejected; None otherwise.
         handlers: that got a delivery.
         same_as: the event that it is a duplicate of.
+        tenant: whose event it is; None if it was not found.
     """
 
     event_id: UUID
@@ -59,11 +60,28 @@ class Reprocessed:
     reason: str | None = None
     handlers: tuple[str, ...] = ()
     same_as: UUID | None = None
+    tenant: str | None = None
 
 
 def list_rejected_ids(connection: Connection, reason: str) -> list[UUID]:
     """Return the ids of the events rejected for a reason, oldest first."""
     return [row["id"] for row in connection.execute(_QUERIES["list_rejected_ids"], {"reason": reason})]
+
+
+def list_rejected_after(
+    connection: Connection, *, reason: str | None, tenant: str | None, provider: str | None, after: UUID, most: int
+) -> list[UUID]:
+    """Return the ids of the next rejected events after an id, oldest first; None does not narrow."""
+    values = {"reason": reason, "tenant": tenant, "provider": provider, "after": after, "most": most}
+    return [row["id"] for row in connection.execute(_QUERIES["list_rejected_after"], values, prepare=False)]
+
+
+def count_rejected(connection: Connection, *, reason: str | None, tenant: str | None, provider: str | None) -> int:
+    """Count rejected events; None does not narrow."""
+    values = {"reason": reason, "tenant": tenant, "provider": provider}
+    (row,) = connection.execute(_QUERIES["count_rejected"], values, prepare=False).fetchall()
+    found: int = row["count"]
+    return found
 
 
 def reprocess_event(
@@ -94,24 +112,25 @@ def _reprocess(
     row = connection.execute(_QUERIES["lock_event"], {"id": event_id}).fetchone()
     if row is None:
         return Reprocessed(event_id=event_id, outcome="not_found")
+    about: dict[str, Any] = {"event_id": event_id, "tenant": row["tenant"]}
     if row.pop("state") != "rejected":
-        return Reprocessed(event_id=event_id, outcome="not_rejected")
+        return Reprocessed(**about, outcome="not_rejected")
     entry = parse(RejectedEvent(**row))
     if entry.reject_reason is not None:
         _reject(connection, event_id, entry.reject_reason, entry.notes)
-        return Reprocessed(event_id=event_id, outcome="rejected", reason=entry.reject_reason)
+        return Reprocessed(**about, outcome="rejected", reason=entry.reject_reason)
     cursor = connection.cursor(binary=True, row_factory=rows.tuple_row)
     insert_receipts(cursor, [entry])
     key = {"tenant": entry.tenant, "provider": entry.provider, "fingerprint": entry.fingerprint}
     receipt = connection.execute(_QUERIES["read_receipt"], key).fetchone()
     if receipt and receipt["event_id"] != event_id:
         _reject(connection, event_id, DUPLICATE, notes_array([f"the same event as {receipt['event_id']}"]))
-        return Reprocessed(event_id=event_id, outcome=DUPLICATE, reason=DUPLICATE, same_as=receipt["event_id"])
+        return Reprocessed(**about, outcome=DUPLICATE, reason=DUPLICATE, same_as=receipt["event_id"])
     connection.execute(_QUERIES["accept_event"], entry._asdict())
     catalogue.follow(cursor, read_version(cursor), [event_id])
     insert_deliveries(cursor, [entry], catalogue)
     handlers = catalogue.wanting(entry.provider, entry.type, entry.tenant)
-    return Reprocessed(event_id=event_id, outcome="accepted", handlers=tuple(handlers))
+    return Reprocessed(**about, outcome="accepted", handlers=tuple(handlers))
 
 
 def _reject(connection: Connection, event_id: UUID, reason: str, notes: str) -> None:

@@ -10,9 +10,10 @@ from shared import refusals
 from shared.identity import ForeignRedisError
 from workers.app import app, settings
 from workers.housekeeping import incidents as grouping
-from workers.housekeeping import sweeper
+from workers.housekeeping import jobs, sweeper
 from workers.process import LostRightError, SchemaMissingError
 from workers.store import alerts, catalogue, deliveries, incidents, recovery
+from workers.store.jobs import forget_jobs
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.stats import list_old_snapshots
 from workers.store.tallies import roll_hours, roll_up
@@ -58,6 +59,12 @@ def group() -> None:
     _do_each(_group, _tell)
 
 
+@app.task(name="housekeeping.work_on_jobs", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
+def work_on_jobs() -> None:
+    """Do some steps of the jobs that people have asked for."""
+    _do_each(_work_on_jobs)
+
+
 @app.task(name="housekeeping.warn", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def warn() -> None:
     """Log which sessions have held a snapshot for long, and which handlers something waits for that no worker runs."""
@@ -77,7 +84,16 @@ def keep_days() -> None:
     The marks of lanes are made anew, whatever may have made them wrong, or forgotten when they save nothing. Tallies of
     minutes are added to their hours. Old incidents and alerts are deleted.
     """
-    _do_each(_make_days, _drop_days, _forget_drains, _renew_marks, _roll_hours, _forget_refusals, _forget_incidents)
+    _do_each(
+        _make_days,
+        _drop_days,
+        _forget_drains,
+        _renew_marks,
+        _roll_hours,
+        _forget_refusals,
+        _forget_incidents,
+        _forget_jobs,
+    )
     this_process().note_end("keep_days")
 
 
@@ -156,6 +172,14 @@ def _forget_drains() -> None:
 
 def _roll_up() -> None:
     roll_up(this_process().postgres.connection)
+
+
+def _work_on_jobs() -> None:
+    jobs.work(this_process().postgres.connection)
+
+
+def _forget_jobs() -> None:
+    forget_jobs(this_process().postgres.connection, days=settings.retention_days)
 
 
 def _roll_hours() -> None:

@@ -386,5 +386,8 @@ def test_every_command_teaches_with_an_example_or_takes_nothing(pipeline: Pipeli
         ("deliveries", "retry"),
         ("deliveries", "cancel"),
         ("deliveries", "backfill"),
+        ("deliveries", "resend"),
+        ("jobs", "list"),
+        ("audit", "list"),
     ):
         assert f"pipeline {' '.join(command)}" in pipeline(*command, "--help").text.partition("Examples")[2], command
