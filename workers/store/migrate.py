@@ -1,12 +1,15 @@
 """Migrations: forward-only SQL files, `NNNN_pre_*` before a deployment of services and `NNNN_post_*` after it.
 
 Guarantees: each file is applied once, in order, in a transaction, however many migrate at the same time (an advisory
-lock). Roles that have rights (`workers.store.grants`) get those on what is new. A database whose history this version
-does not know, and tables of an application where ours would be, are a `MigrationError`, and nothing is changed.
+lock), and beside workers under load: after a deadlock with them it is tried again. Roles that have rights
+(`workers.store.grants`) get those on what is new. A database whose history this version does not know, and tables of an
+application where ours would be, are a `MigrationError`, and nothing is changed.
 """
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -27,6 +30,9 @@ SELECT n.nspname AS schema FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = 
 WHERE c.relname IN ('receipts', 'deliveries_done', 'registry_version') AND c.relkind IN ('r', 'p')
 GROUP BY n.nspname HAVING count(*) = 3 ORDER BY n.nspname LIMIT 1"""
 Phase = Literal["pre", "post"]
+ATTEMPTS: Final = 30
+PAUSE_SECONDS: Final = 0.5
+"""After a deadlock with workers, which lock the same tables in another order; mostly the second attempt succeeds."""
 
 
 class MigrationError(Exception):
@@ -83,8 +89,19 @@ def migrate(connection: Connection, phase: Phase | None = None, *, schema: str =
         schema: to create if it does not exist; empty for none.
 
     Raises:
-        MigrationError: the database was migrated by a newer version, or something is there that is not the pipeline's.
+        MigrationError: the database was migrated by a newer version, something is there that is not the pipeline's, or
+            what goes before a deployment is missing and only what goes after it was asked for.
+        psycopg.errors.DeadlockDetected: in each of `ATTEMPTS`.
     """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(psycopg.errors.DeadlockDetected):
+            return _migrate(connection, phase, schema=schema)
+        time.sleep(PAUSE_SECONDS)
+    return _migrate(connection, phase, schema=schema)
+
+
+def _migrate(connection: Connection, phase: Phase | None, *, schema: str) -> list[str]:
+    """Apply what is missing, in one transaction."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         if schema:
@@ -93,6 +110,10 @@ def migrate(connection: Connection, phase: Phase | None = None, *, schema: str =
         if unknown := sorted(set(done) - set(migrations())):
             raise MigrationError(f"the database was migrated by a newer version ({unknown[-1]}): deploy that version")
         missing = [name for name in migrations(phase) if name not in done]
+        if phase == "post" and (before := [name for name in migrations("pre") if name not in done]):
+            raise MigrationError(
+                f"{before[0]} is missing: run `pipeline migrate --phase pre`, then deploy the services"
+            )
         if missing:  # not before: where nothing is missing, a role that may not make tables needs none
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now())"
