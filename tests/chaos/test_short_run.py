@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.chaos.run import Result
     from tests.chaos.slow_clients import Comparison
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(240)]
 
 SEED = 20_260
 SHORT = (

@@ -386,7 +386,7 @@ def plan_of(
 
 @pytest.mark.parametrize(
     ("tenants", "lanes", "each"),
-    [(1, 1, 1_000_000), (10_000, 1, 2), (1, 10_000, 40)],
+    [pytest.param(1, 1, 1_000_000, marks=pytest.mark.long), (10_000, 1, 2), (1, 10_000, 40)],
     ids=["a long lane", "many tenants", "many handlers of a tenant"],
 )
 def test_the_cost_of_admission_does_not_follow_the_backlog(

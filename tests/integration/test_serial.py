@@ -177,6 +177,7 @@ def test_admissions_and_ends_at_the_same_time_leave_none_behind(
     assert all(ids == sorted(ids) for ids in order.values())
 
 
+@pytest.mark.long
 def test_the_cost_of_parking_does_not_follow_the_backlog(connection: Connection) -> None:
     connection.execute("ALTER TABLE deliveries SET (autovacuum_enabled = false)")
     connection.execute(
