@@ -2,8 +2,8 @@
 
 Entries, messages and the registry cross Redis between processes that are deployed one after the other. A release reads
 the forms of the one before it and its own, and every process says in Redis which release it is of: workers in what
-`workers.live_workers` keeps, the ingress here. Who writes a form that is new asks once in a while, and until
-`all_read` holds writes the former one. Processes of version 0.1 say nothing; 0.2 writes no form that those do not read.
+`workers.live_workers` keeps, the ingress here. Processes of version 0.1 say nothing, and 0.2 writes no form that those
+do not read; the first to ask before it writes will be the release that changes a form. `pipeline doctor` shows all.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import json
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from redis import Redis
 
     from shared.wire import Names
@@ -43,17 +41,3 @@ def read_ingresses(redis: Redis, names: Names) -> list[str]:
     pipeline.zrange(names.live_ingresses, 0, -1, withscores=True)
     (now, _), found = pipeline.execute()
     return sorted(str(json.loads(text)["release"]) for text, at in found if at > now - LIVE_SECONDS)
-
-
-def all_read(since: str, releases: Iterable[str]) -> bool:
-    """Say whether every process is of this release or a later one.
-
-    Args:
-        since: the first release that reads the form, such as "0.3.0".
-        releases: of all that live; empty for a process that does not say its own.
-    """
-    return all(it and _parsed(it) >= _parsed(since) for it in releases)
-
-
-def _parsed(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in release.split("."))
