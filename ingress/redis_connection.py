@@ -105,8 +105,8 @@ def make_pool(redis_url: str, timeout: float, *, prefix: str, reply_timeout: flo
     """
     how: dict[str, Any] = {}
     if primary := find_several(redis_url, prefix):
-        redis_url, is_tls = primary.url, primary.url.startswith("rediss:")
-        how = {"primary": primary, "connection_class": _PrimaryTlsConnection if is_tls else _PrimaryConnection}
+        redis_url, kind = primary.url, _PrimaryTlsConnection if primary.is_tls else _PrimaryConnection
+        how = {"primary": primary, "connection_class": kind}
     pool = ConnectionPool.from_url(
         redis_url,
         retry=Retry(NoBackoff(), 0),

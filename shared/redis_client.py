@@ -25,7 +25,8 @@ class Primary:
     """The server that takes writes, as those say who know it.
 
     Attributes:
-        url: of that server, but for host and port.
+        url: of that server, but for host and port; never `rediss:`, for which redis-py takes no class of ours.
+        is_tls: whether that server speaks TLS, with the URL's options.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -39,7 +40,8 @@ class Primary:
             user, password = (quote(query.pop(name, ""), safe="") for name in SENTINEL_OPTIONS)
             asked = f"{user}:{password}@" if user or password else ""
         database, options = query.pop("db", "0"), urlencode(query)
-        self.url = f"{scheme}://{credentials}{at}primary/{database}?{options}"
+        self.url = f"redis://{credentials}{at}primary/{database}?{options}"
+        self.is_tls = scheme == "rediss"
         port = 26379 if kind == "sentinel" else 6379
         places = [place if ":" in place.rpartition("]")[2] else f"{place}:{port}" for place in hosts.split(",")]
         self._urls = [f"{scheme}://{asked}{place}/0?{options}" for place in places]
@@ -109,7 +111,7 @@ def open_client(url: str, *, seconds: float, prefix: str = "") -> Redis:
     timeouts: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
     if (primary := find_several(url, prefix)) is None:
         return Redis.from_url(url, **timeouts)
-    kind = _PrimaryTlsConnection if primary.url.startswith("rediss:") else _PrimaryConnection
+    kind = _PrimaryTlsConnection if primary.is_tls else _PrimaryConnection
     return Redis.from_url(primary.url, connection_class=kind, primary=primary, **timeouts)
 
 

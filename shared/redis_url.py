@@ -1,7 +1,7 @@
 """URLs that name a Redis, Sentinels or a cluster, in the one form that every part understands.
 
 redis://  rediss://  unix://                                        one server
-redis+sentinel://user:password@host:26379,host:26379/mymaster?db=0  the primary of `mymaster`
+redis+sentinel://user:password@host:26379,host:26379/mymaster?db=0  the primary of `mymaster`; rediss+, too
 redis+cluster://user:password@host:6379,host:6379                   the primary of our names' slot; rediss+, too
 """
 
@@ -27,17 +27,18 @@ _NO: Final = {"0", "f", "false", "n", "no"}
 
 SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 """Options of a URL of Sentinels: the user of the Sentinels themselves."""
+SENTINELS: Final = ("redis+sentinel://", "rediss+sentinel://")
 CLUSTER: Final = ("redis+cluster://", "rediss+cluster://")
 
 
 def redis_url(text: str) -> str:
     """Check the URL of a Redis, of Sentinels or of a cluster; return it in the one form that every part understands.
 
-    The database is the URL's path, user and password stand before the host; of `unix://` and `redis+sentinel://` the
+    The database is the URL's path, user and password stand before the host; of `unix://` and Sentinels the
     database stays an option. Options that redis-py knows and kombu does not, or the other way round, are refused: the
     ingress would acknowledge what no worker can reach. The error repeats no part that may hold a password.
     """
-    if text.startswith(("redis+sentinel://", *CLUSTER)):
+    if text.startswith((*SENTINELS, *CLUSTER)):
         return _url_of_several(text)
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("a URL such as redis://host:6379/0 is expected")

@@ -231,7 +231,7 @@ SCHEMA_ABOUT: Final = (
 
 REDIS_ABOUT: Final = (
     "Redis >= 7 or Valkey >= 8, for inbox and broker: redis://host:6379/0, rediss://, unix:///path?db=0 or "
-    "redis+sentinel://host:26379,host:26379/mymaster"
+    "redis+sentinel://host:26379,host:26379/mymaster; rediss: TLS"
 )
 INBOX_ABOUT: Final = (
     "Redis of acknowledged events and the registry, if not that of REDIS_URL; durable; may be redis+cluster://, too"

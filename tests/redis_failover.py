@@ -1,6 +1,7 @@
 """Servers for the tests of failovers: a primary with a replica under three Sentinels, and a cluster of three primaries.
 
-All are real ones of the Valkey wheel. Each server keeps its data in a folder of its own, and may be killed and started.
+All are real ones of the Valkey wheel, or the system's Redis where they speak TLS, which the wheel does not know. Each
+server keeps its data in a folder of its own, and may be killed and started.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
+    from tests.certificates import Certificate
+
 PASSWORD = "test"
+REDIS = shutil.which("redis-server") or ""
+"""The system's own; empty if there is none."""
 MASTER = "inbox"
 
 
@@ -34,20 +39,26 @@ class Node:
         popen: its process, None while it does not run.
     """
 
-    def __init__(self, home: Path, *options: str, configuration: str | None = None) -> None:
+    def __init__(
+        self, home: Path, *options: str, configuration: str | None = None, tls: Certificate | None = None
+    ) -> None:
         self.port = free_port()
         self.home = home
         home.mkdir()
         server = prepare_valkey(home, port=self.port, password=PASSWORD, maxmemory="64mb")
-        self._program = server.argv[0]
         written = Path(server.argv[1])
         if configuration is not None:
-            written.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {home}\n{configuration}")
+            lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {home}", configuration]
         else:
             # the disk is not what is tested here, and a slow one would be answered for with 503
             more = [f"masterauth {PASSWORD}", "appendfsync no", "repl-diskless-sync-delay 0", *options]
-            written.write_text(written.read_text() + "\n".join(more) + "\n")
-        self._argv = [self._program, str(written)]
+            lines = [written.read_text(), *more]
+        self._tls = tls
+        if tls is not None:
+            lines += ["port 0", f"tls-port {self.port}", "tls-auth-clients no", "tls-replication yes"]
+            lines += [f"tls-cert-file {tls.authority}", f"tls-key-file {tls.key}", f"tls-ca-cert-file {tls.authority}"]
+        written.write_text("\n".join(lines) + "\n")
+        self._argv = [REDIS if tls is not None else server.argv[0], str(written)]
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
@@ -64,8 +75,9 @@ class Node:
 
     def client(self) -> redis.Redis:
         """Return a client of this node."""
+        how: dict[str, Any] = {"ssl": True, "ssl_ca_certs": str(self._tls.authority)} if self._tls is not None else {}
         password = None if "--sentinel" in self._argv else PASSWORD
-        return redis.Redis(port=self.port, password=password, socket_timeout=5, decode_responses=True)
+        return redis.Redis(port=self.port, password=password, socket_timeout=5, decode_responses=True, **how)
 
     def info(self, name: str) -> Any:
         """Return what INFO says, None while it does not answer."""
@@ -82,14 +94,16 @@ class Node:
 class Sentinel(Node):
     """A Sentinel that watches one primary."""
 
-    def __init__(self, home: Path, primary: Node, *, down_after_milliseconds: int) -> None:
+    def __init__(
+        self, home: Path, primary: Node, *, down_after_milliseconds: int, tls: Certificate | None = None
+    ) -> None:
         lines = [
             f"sentinel monitor {MASTER} 127.0.0.1 {primary.port} 2",
             f"sentinel auth-pass {MASTER} {PASSWORD}",
             f"sentinel down-after-milliseconds {MASTER} {down_after_milliseconds}",
             f"sentinel failover-timeout {MASTER} 2000",
         ]
-        super().__init__(home, configuration="\n".join(lines) + "\n")
+        super().__init__(home, configuration="\n".join(lines), tls=tls)
         self._argv.append("--sentinel")
 
 
@@ -100,8 +114,10 @@ class Watched:
         url: of all of them, for `INBOX_URL` or `BROKER_URL`.
     """
 
-    def __init__(self, home: Path, stack: ExitStack, *, replicas: int, down_after_milliseconds: int) -> None:
-        self.nodes = [Node(home / f"node-{number}") for number in range(1 + replicas)]
+    def __init__(
+        self, home: Path, stack: ExitStack, *, replicas: int, down_after_milliseconds: int, tls: Certificate | None
+    ) -> None:
+        self.nodes = [Node(home / f"node-{number}", tls=tls) for number in range(1 + replicas)]
         first, *others = self.nodes
         for node in self.nodes:
             stack.callback(node.kill)
@@ -110,7 +126,7 @@ class Watched:
             node.start("--replicaof", "127.0.0.1", str(first.port))
         wait_for(lambda: first.info("connected_slaves") == replicas, seconds=30)
         self.sentinels = [
-            Sentinel(home / f"sentinel-{number}", first, down_after_milliseconds=down_after_milliseconds)
+            Sentinel(home / f"sentinel-{number}", first, down_after_milliseconds=down_after_milliseconds, tls=tls)
             for number in range(3)
         ]
         for sentinel in self.sentinels:
@@ -119,6 +135,8 @@ class Watched:
         wait_for(self._know_each_other, seconds=30)
         hosts = ",".join(f"127.0.0.1:{it.port}" for it in self.sentinels)
         self.url = f"redis+sentinel://:{PASSWORD}@{hosts}/{MASTER}"
+        if tls is not None:
+            self.url = self.url.replace("redis", "rediss", 1) + f"?ssl_ca_certs={tls.authority}"
 
     def primary(self) -> Node:
         """Return the node that two of the Sentinels name."""
@@ -156,12 +174,14 @@ class Watched:
 
 
 @contextmanager
-def watched(*, replicas: int = 1, down_after_milliseconds: int = 1000) -> Iterator[Watched]:
-    """Run a primary, replicas and Sentinels until the block ends."""
+def watched(
+    *, replicas: int = 1, down_after_milliseconds: int = 1000, tls: Certificate | None = None
+) -> Iterator[Watched]:
+    """Run a primary, replicas and Sentinels until the block ends; with a certificate, all of them speak TLS only."""
     with ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="watched-", dir="/tmp"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
-        yield Watched(home, stack, replicas=replicas, down_after_milliseconds=down_after_milliseconds)
+        yield Watched(home, stack, replicas=replicas, down_after_milliseconds=down_after_milliseconds, tls=tls)
 
 
 class Cluster:
@@ -171,9 +191,10 @@ class Cluster:
         url: of all nodes, for `INBOX_URL`.
     """
 
-    def __init__(self, home: Path, stack: ExitStack) -> None:
-        options = ("cluster-enabled yes", "cluster-node-timeout 1000", "cluster-require-full-coverage no")
-        self.nodes = [Node(home / f"node-{number}", *options) for number in range(6)]
+    def __init__(self, home: Path, stack: ExitStack, *, tls: Certificate | None) -> None:
+        options = ["cluster-enabled yes", "cluster-node-timeout 1000", "cluster-require-full-coverage no"]
+        options += ["tls-cluster yes"] if tls is not None else []
+        self.nodes = [Node(home / f"node-{number}", *options, tls=tls) for number in range(6)]
         for node in self.nodes:
             stack.callback(node.kill)
             node.start()
@@ -193,6 +214,8 @@ class Cluster:
         wait_for(lambda: all(self._knows(it, "cluster_state:ok") for it in self.nodes), seconds=30)
         wait_for(lambda: all(it.info("connected_slaves") == 1 for it in self.nodes[:3]), seconds=30)
         self.url = f"redis+cluster://:{PASSWORD}@" + ",".join(f"127.0.0.1:{it.port}" for it in self.nodes)
+        if tls is not None:
+            self.url = self.url.replace("redis", "rediss", 1) + f"?ssl_ca_certs={tls.authority}"
 
     def owner(self, name: str) -> Node | None:
         """Return the node that holds a name; None while a failover is under way."""
@@ -217,9 +240,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """Run a cluster until the block ends."""
+def cluster(*, tls: Certificate | None = None) -> Iterator[Cluster]:
+    """Run a cluster until the block ends; with a certificate, all of it speaks TLS only."""
     with ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="cluster-", dir="/tmp"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
-        yield Cluster(home, stack)
+        yield Cluster(home, stack, tls=tls)

@@ -19,7 +19,7 @@ from shared.identity import ForeignRedisError
 from shared.rights import MissingRightsError
 from shared.settings import SettingError, load
 from workers import events, free_slots, heartbeat, registration, team_modules
-from workers.broker import PatientAMQP, PatientConsumer, broker_options, broker_url
+from workers.broker import PatientAMQP, PatientConsumer, broker_options, broker_tls, broker_url
 from workers.celery_lines import quieten
 from workers.dispatch.delivery import current_delivery
 from workers.errors import RegistrationError
@@ -73,6 +73,7 @@ app.conf.update(
         "socket_connect_timeout": 5,
         **broker_options(settings.broker_url, settings.redis_prefix),
     },
+    broker_use_ssl=broker_tls(settings.broker_url) or False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     # Redis full or read-only is an answer, not a lost connection: without this it ends the worker's main process, and a

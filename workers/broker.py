@@ -25,7 +25,7 @@ from kombu.utils.objects import cached_property
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own name
 
 from shared import rights
-from shared.redis_url import REDIS_OPTIONS, SENTINEL_OPTIONS
+from shared.redis_url import REDIS_OPTIONS, REDIS_TLS_OPTIONS, SENTINEL_OPTIONS, SENTINELS
 from workers.heartbeat import beat
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def broker_url(redis_url: str) -> str:
     """Return the URL for Celery, of one that `shared.redis_url` has checked; see also `broker_options`."""
     parts = urlsplit(redis_url)
     query = {name: value for name, value in parse_qsl(parts.query) if name not in REDIS_OPTIONS}
-    if parts.scheme == "redis+sentinel":
+    if redis_url.startswith(SENTINELS):
         credentials, at, hosts = parts.netloc.rpartition("@")
         return ";".join(f"sentinel://{credentials}{at}{host}/{query['db']}" for host in hosts.split(","))
     if parts.scheme == "rediss":
@@ -71,15 +71,26 @@ def broker_options(redis_url: str, prefix: str) -> dict[str, Any]:
     query = dict(parse_qsl(parts.query))
     options: dict[str, Any] = {name: value for name, value in query.items() if name in REDIS_OPTIONS}
     options["global_keyprefix"] = prefix
-    if parts.scheme == "redis+sentinel":
+    if redis_url.startswith(SENTINELS):
         options["master_name"] = parts.path.strip("/")
         user = {name.removeprefix("sentinel_"): query[name] for name in SENTINEL_OPTIONS if name in query}
-        options["sentinel_kwargs"] = {"socket_timeout": 1, "socket_connect_timeout": 1, **user}
+        tls = {"ssl": True, **found} if (found := broker_tls(redis_url)) else {}
+        options["sentinel_kwargs"] = {"socket_timeout": 1, "socket_connect_timeout": 1, **user, **tls}
     if "health_check_interval" in options:
         options["health_check_interval"] = int(options["health_check_interval"])
     if "socket_keepalive" in options:
         options["socket_keepalive"] = options["socket_keepalive"] == "true"
     return options
+
+
+def broker_tls(redis_url: str) -> dict[str, Any]:
+    """Return how Celery speaks TLS with servers that Sentinels name; empty for any other, whose URL says it."""
+    if not redis_url.startswith("rediss+sentinel:"):
+        return {}
+    query = dict(parse_qsl(urlsplit(redis_url).query))
+    given: dict[str, Any] = {name: value for name, value in query.items() if name in REDIS_TLS_OPTIONS}
+    checks_host = given.get("ssl_check_hostname", "true") == "true"
+    return {"ssl_cert_reqs": "required", **given, "ssl_check_hostname": checks_host}
 
 
 class _LostChannel:

@@ -23,7 +23,7 @@ from deploy.local.settings import StackSettings
 from deploy.local.state import StackError
 from ingress.settings import IngressSettings
 from shared.settings import load
-from workers.broker import broker_options, broker_url
+from workers.broker import broker_options, broker_tls, broker_url
 
 STAGES: Final = (
     ("beat", "flower", "exporter"),
@@ -135,6 +135,7 @@ def _pongs(redis_url: str, prefix: str, node: str) -> bool:
     """Return whether a worker takes messages: its main process answers a ping between two of them."""
     try:
         with Celery("probe", broker=broker_url(redis_url), set_as_current=False) as probe:
+            probe.conf.broker_use_ssl = broker_tls(redis_url) or False
             probe.conf.broker_transport_options = {
                 **broker_options(redis_url, prefix),
                 "socket_timeout": 2,

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 
@@ -16,10 +18,12 @@ from shared.redis_client import open_client
 from shared.redis_url import redis_url
 from shared.registry import PUBLISH, Cipher, encode, field_of
 from shared.wire import Names
+from tests.certificates import make_certificate
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import SECRET, Process, endpoint, own_valkey, serving, wait_for
+from tests.launching import free_port, spawn
 from tests.moveris import completed
-from tests.redis_failover import Cluster, Node, cluster, watched
+from tests.redis_failover import REDIS, Cluster, Node, cluster, watched
 from workers.store import tenants
 
 if TYPE_CHECKING:
@@ -173,6 +177,85 @@ def test_no_worker_ends_when_sentinels_fail_over_and_all_that_the_replica_had_is
                 acknowledged |= more
                 wait_for(servers.is_whole, seconds=60)
             wait_for(lambda: handled(connection) >= acknowledged, seconds=60)
+
+
+def flower_shows(flower: str, path: str, text: str) -> bool:
+    """Say whether a page of Flower has a text."""
+    with suppress(httpx.HTTPError):
+        answer = httpx.get(f"{flower}{path}", timeout=20)
+        return answer.status_code == httpx.codes.OK and text in answer.text
+    return False
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_flower_shows_workers_and_queues_of_sentinels_after_a_failover_too(
+    start_workers: Callable[..., None], database_url: str, tmp_path: Path
+) -> None:
+    with watched() as servers, ExitStack() as stack:
+        settings = {"REDIS_URL": servers.url, "REDIS_PREFIX": PREFIX}
+        start_workers(**settings)
+        port = free_port()
+        own = {"FLOWER_PORT": str(port), "FLOWER_USER": "test", "FLOWER_PASSWORD": "test", "DATABASE_URL": database_url}
+        command = [sys.executable, "-m", "deploy.flower"]
+        process = spawn(command, log=tmp_path / "flower.log", environ=os.environ | settings | own)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        shows = partial(flower_shows, f"http://test:test@127.0.0.1:{port}")
+        wait_for(lambda: shows("/api/workers?refresh=1", "handlers@"), seconds=60)
+        wait_for(lambda: shows("/broker", '<tr id="handlers">'), seconds=20)
+        first = servers.primary()
+        first.kill()
+        wait_for(lambda: servers.primary() is not first, seconds=20)
+        wait_for(lambda: shows("/broker", '<tr id="handlers">'), seconds=20)
+        worker = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "ingest", "-c", "1"]
+        environ = os.environ | settings | {"DATABASE_URL": database_url}
+        later = spawn([*worker, "-n", "later@%h"], log=tmp_path / "later.log", environ=environ)
+        stack.callback(later.wait)
+        stack.callback(later.kill)
+        wait_for(lambda: shows("/api/workers?refresh=1", "later@"), seconds=60)
+
+
+needs_tls = pytest.mark.skipif(
+    not REDIS, reason="needs a redis-server that knows TLS, such as the system's: the wheel's does not"
+)
+
+
+@needs_tls
+@pytest.mark.long
+def test_the_inbox_is_reached_by_tls_in_a_cluster(tmp_path: Path) -> None:
+    with cluster(tls=make_certificate(tmp_path)) as servers:
+        publish(servers.url)
+        settings = {"INBOX_URL": servers.url, "BROKER_URL": "redis://127.0.0.1:1/0", "REDIS_PREFIX": PREFIX}
+        with serving("", **settings) as ingress:
+            assert ingress.post(completed()).status_code == 200
+            assert length(servers.url) == 1
+            kill_owner(servers)
+            answers_again(ingress)
+
+
+@needs_tls
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_inbox_and_broker_are_reached_by_tls_where_sentinels_say_and_after_a_failover_too(
+    start_workers: Callable[..., None], connection: Connection, tmp_path: Path
+) -> None:
+    certificate = make_certificate(tmp_path)
+    with watched(tls=certificate) as servers:
+        settings = {"REDIS_URL": servers.url, "REDIS_PREFIX": PREFIX}
+        start_workers(**settings)
+        with serving(servers.url, **settings) as ingress:
+            acknowledged, _ = post_for(ingress, 2)
+            wait_for(lambda: handled(connection) >= acknowledged, seconds=60)
+            servers.primary().kill()
+            answers_again(ingress)
+            acknowledged, _ = post_for(ingress, 2)
+            wait_for(lambda: handled(connection) >= acknowledged, seconds=60)
+        plain = servers.url.replace("rediss", "redis").partition("?")[0]
+        stranger = servers.url.partition("?")[0]
+        for url in (plain, stranger):
+            with serving(url, wait_until="/livez", REDIS_PREFIX=PREFIX) as ingress:
+                assert ingress.post(completed()).status_code == 503
 
 
 @pytest.mark.long

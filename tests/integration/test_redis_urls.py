@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 import redis
 from celery import Celery
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from kombu.exceptions import OperationalError
 
 from shared.redis_url import redis_url
+from tests.certificates import make_certificate
 from tests.ingress_process import (
     Process,
     Valkey,
@@ -51,9 +46,8 @@ class Terminator:
 
     def __init__(self, redis_port: int, folder: Path) -> None:
         self._redis_port = redis_port
-        self.authority = folder / "certificate.pem"
-        self._key = folder / "key.pem"
-        self._certify()
+        certificate = make_certificate(folder)
+        self.authority, self._key = certificate.authority, certificate.key
         self._clients: set[asyncio.StreamWriter] = set()
         self._listens = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
@@ -95,26 +89,6 @@ class Terminator:
             to_client.transport.abort()
         finally:
             self._clients.discard(to_client)
-
-    def _certify(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis of the test")])
-        now = datetime.now(UTC)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        certificate = (
-            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        self.authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        self._key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
 
 
 async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ from deploy.local.settings import GivenSettings, StackSettings
 from ingress.settings import IngressSettings
 from shared.redis_url import redis_url
 from shared.settings import RedisSettings, SettingError, describe, load
-from workers.broker import broker_options, broker_url
+from workers.broker import broker_options, broker_tls, broker_url
 from workers.settings import WorkerSettings
 
 GIVEN = {
@@ -137,6 +137,7 @@ def test_an_empty_value_counts_as_unset(settings: type[Any], empty: str) -> None
             "redis+sentinel://one/name/?password=x&sentinel_password=y",
             "redis+sentinel://:x@one/name?sentinel_password=y&db=0",
         ),
+        ("rediss+sentinel://one/name?ssl_ca_certs=/ca", "rediss+sentinel://one/name?db=0&ssl_ca_certs=%2Fca"),
         ("redis+cluster://user:x@one:1,[::1]:2", "redis+cluster://user:x@one:1,[::1]:2/"),
         ("rediss+cluster://one/?ssl_ca_certs=/ca", "rediss+cluster://one/?ssl_ca_certs=%2Fca"),
     ],
@@ -182,3 +183,14 @@ def test_celery_and_flower_are_given_sentinels_as_they_know_them() -> None:
     assert broker_url(url) == "sentinel://:x@one:1/3;sentinel://:x@two:2/3"
     options = broker_options(url, "webhooks:")
     assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("name", "y")
+    assert "ssl" not in options["sentinel_kwargs"]
+    assert broker_tls(url) == {}
+
+
+def test_celery_and_flower_trust_what_the_url_of_sentinels_says() -> None:
+    url = redis_url("rediss+sentinel://one:1/name?ssl_ca_certs=/ca&ssl_check_hostname=no")
+    assert broker_url(url) == "sentinel://one:1/0"
+    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": "/ca", "ssl_check_hostname": False}
+    assert broker_tls(url) == tls
+    options = broker_options(url, "webhooks:")
+    assert options["sentinel_kwargs"].items() >= {"ssl": True, **tls}.items()
