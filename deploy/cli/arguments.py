@@ -93,7 +93,6 @@ Until = Annotated[
 ProviderFilter = Annotated[str | None, typer.Option("--provider", help="Only of events of this provider.")]
 TypeFilter = Annotated[str | None, typer.Option("--type", help="Only of events of this type.")]
 ErrorFilter = Annotated[str | None, typer.Option("--error", help="Only those whose last error has this text in it.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the audit.")]
 Rate = Annotated[
     float | None, typer.Option("--rate", parser=rate, metavar="RATE", help="At most 100/s, 300/m or 5000/h.")
 ]

@@ -16,6 +16,7 @@ from typing import Final
 import redis
 
 from deploy.cli.errors import explain
+from deploy.cli.output import given_reason
 from deploy.local.settings import GivenSettings, StackSettings
 from deploy.local.state import Stack, running_homes, running_stack
 from shared.redis_client import open_client
@@ -117,8 +118,8 @@ def person() -> str:
 
 
 @contextmanager
-def database(*, read_only: bool = False, reason: str | None = None) -> Iterator[Connection]:
-    """Open Postgres; changes are recorded as this person's, with that reason.
+def database(*, read_only: bool = False) -> Iterator[Connection]:
+    """Open Postgres; changes are recorded as this person's, with the reason that was given.
 
     Where nothing is to be changed, no statement takes longer than `READ_SECONDS`.
     """
@@ -126,7 +127,7 @@ def database(*, read_only: bool = False, reason: str | None = None) -> Iterator[
         if read_only:
             connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{READ_SECONDS}s"])
         else:
-            audit.act_as(connection, person(), reason)
+            audit.act_as(connection, person(), given_reason())
         yield connection
 
 

@@ -17,7 +17,6 @@ from deploy.cli.arguments import (
     Limit,
     ProviderFilter,
     Rate,
-    Reason,
     Since,
     TenantFilter,
     TypeFilter,
@@ -64,7 +63,7 @@ def list_(
     emit(found, "event_id", "tenant", "handler", "state", "attempt", "due_at", "finished_at", "last_error")
 
 
-@command(app)
+@command(app, changes=True)
 def retry(
     event_ids: Ids = None,
     *,
@@ -78,7 +77,6 @@ def retry(
     everything: Everything = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Cancelled deliveries instead of dead ones.")] = False,
     rate: Rate = None,
-    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Put dead deliveries back: due at once, with all their attempts again.
@@ -102,10 +100,10 @@ def retry(
     )
     _require_choice(chosen, everything=everything)
     chosen = replace(chosen, state="cancelled" if cancelled else "dead")
-    change("retry", chosen, "put back", rate=rate, reason=reason, dry_run=dry_run)
+    change("retry", chosen, "put back", rate=rate, dry_run=dry_run)
 
 
-@command(app)
+@command(app, changes=True)
 def resend(
     handler: HandlerName,
     event_ids: Ids = None,
@@ -117,7 +115,6 @@ def resend(
     type_: TypeFilter = None,
     everything: Everything = False,
     rate: Rate = None,
-    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run a handler once more for events that it has handled with success.
@@ -130,10 +127,10 @@ def resend(
     """
     chosen = Filter(event_ids=event_ids or None, tenant=tenant, since=since, until=until, provider=provider, type=type_)
     _require_choice(chosen, everything=everything)
-    change("resend", replace(chosen, handler=handler), "put back", rate=rate, reason=reason, dry_run=dry_run)
+    change("resend", replace(chosen, handler=handler), "put back", rate=rate, dry_run=dry_run)
 
 
-@command(app)
+@command(app, changes=True)
 def cancel(
     event_ids: Ids = None,
     *,
@@ -147,7 +144,6 @@ def cancel(
     state: Annotated[OpenState | None, typer.Option(help="Only in this state.")] = None,
     everything: Everything = False,
     rate: Rate = None,
-    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Cancel open deliveries; they can be put back with `deliveries retry --cancelled`.
@@ -170,10 +166,10 @@ def cancel(
         state=state,
     )
     _require_choice(chosen, everything=everything)
-    change("cancel", chosen, "cancelled", rate=rate, reason=reason, dry_run=dry_run)
+    change("cancel", chosen, "cancelled", rate=rate, dry_run=dry_run)
 
 
-@command(app)
+@command(app, changes=True)
 def backfill(
     name: HandlerName,
     *,
@@ -182,7 +178,6 @@ def backfill(
     ],
     tenant: TenantFilter = None,
     rate: Rate = None,
-    reason: Reason = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make the deliveries of a handler that was deployed later than its events came.
@@ -201,12 +196,12 @@ def backfill(
     if tenant is not None and known.tenant not in {ANY, tenant}:
         raise CommandError(f"{name} takes events of the tenant {known.tenant!r} only, not of {tenant!r}")
     provider, event, whose = (None if it == ANY else it for it in (known.provider, known.event, tenant or known.tenant))
-    with database(reason=reason) as connection:
+    with database() as connection:
         if dry_run:
             looked_at, missing = _count_missing(connection, name, provider, event, whose, since=since)
         else:
             chosen = Filter(handler=name, provider=provider, type=event, tenant=whose, since=since)
-            job, _ = run(connection, "backfill", chosen, rate=rate, reason=reason)
+            job, _ = run(connection, "backfill", chosen, rate=rate)
             looked_at, missing = job.looked_at, job.changed
     say(
         {"handler": name, "events": looked_at, "count": missing, "dry_run": dry_run},

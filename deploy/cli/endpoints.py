@@ -24,7 +24,7 @@ SchemeName = Annotated[
 SchemeFile = Annotated[Path | None, existing_file("A TOML file that describes how the provider signs.")]
 
 
-@command(app)
+@command(app, changes=True)
 def add(
     tenant: TenantName,
     *,
@@ -64,7 +64,7 @@ def add(
     )
 
 
-@command(app)
+@command(app, changes=True)
 def change(
     tenant: TenantName, *, provider: Provider, scheme: SchemeName = None, scheme_file: SchemeFile = None
 ) -> None:
@@ -99,7 +99,7 @@ def list_(*, tenant: TenantFilter = None) -> None:
     emit(rows, "tenant", "provider", "enabled", "scheme", "labels", "path", "created_at", shown=_shown)
 
 
-@command(app)
+@command(app, changes=True)
 def disable(tenant: TenantName, *, provider: Provider) -> None:
     """Answer an endpoint's requests as if it did not exist (404); what is stored is still handled."""
     with registry_change() as connection:
@@ -108,7 +108,7 @@ def disable(tenant: TenantName, *, provider: Provider) -> None:
     say(row, f"disabled {path_of(tenant, provider)}: it answers 404 from now on")
 
 
-@command(app)
+@command(app, changes=True)
 def enable(tenant: TenantName, *, provider: Provider) -> None:
     """Take a disabled endpoint back into service."""
     with registry_change() as connection:

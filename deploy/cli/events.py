@@ -49,7 +49,7 @@ def list_(
     emit(found, "received_at", "id", "tenant", "provider", "type", "subject", "state", "reject_reason")
 
 
-@command(app)
+@command(app, changes=True)
 def show(
     event_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id that the ingress answered with.")],
     *,
@@ -82,7 +82,7 @@ def show(
         _print(history, tracebacks=tracebacks)
 
 
-@command(app)
+@command(app, changes=True, reason_option="--why")
 def reprocess(
     event_ids: Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", help="Rejected events.")] = None,
     *,
@@ -90,7 +90,6 @@ def reprocess(
         str | None, typer.Option(help="All that were rejected for this reason, such as schema_mismatch.")
     ] = None,
     rate: Rate = None,
-    why: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Parse rejected events again after a fix, and make the deliveries of those that are now accepted.
@@ -118,7 +117,7 @@ def reprocess(
             if not wants_json():
                 print("nothing was changed")
             return
-    run_reprocess(Filter(event_ids=event_ids or None, reason=reason), rate=rate, reason=why)
+    run_reprocess(Filter(event_ids=event_ids or None, reason=reason), rate=rate)
 
 
 def _print(history: EventHistory, *, tracebacks: bool) -> None:

@@ -66,7 +66,7 @@ def check() -> None:
     emit(rows, "handler", "event", "provider", "tenant", "given", "max_attempts", "timeout", "about")
 
 
-@command(app)
+@command(app, changes=True)
 def remove(name: HandlerName, *, dry_run: DryRun = False) -> None:
     """Take a handler out of the catalogue: it gets no deliveries any more, and its open ones are cancelled.
 
@@ -93,7 +93,7 @@ def remove(name: HandlerName, *, dry_run: DryRun = False) -> None:
     )
 
 
-@command(app)
+@command(app, changes=True)
 def rename(old: HandlerName, new: HandlerName) -> None:
     """Give a handler another name, with its open deliveries and its limits.
 
@@ -128,7 +128,7 @@ def rename(old: HandlerName, new: HandlerName) -> None:
     )
 
 
-@command(app)
+@command(app, changes=True)
 def limit(
     name: HandlerName,
     *,

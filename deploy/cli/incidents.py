@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from deploy.cli.arguments import DryRun, HandlerFilter, Limit, Rate, Reason, TenantFilter, duration
+from deploy.cli.arguments import DryRun, HandlerFilter, Limit, Rate, TenantFilter, duration
 from deploy.cli.connections import database, person
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_events
@@ -89,8 +89,8 @@ def show(incident: Id) -> None:
         print(f"\nwhen it is mended: pipeline incidents replay {incident}")
 
 
-@command(app)
-def replay(incident: Id, *, rate: Rate = None, dry_run: DryRun = False, reason: Reason = None) -> None:
+@command(app, changes=True)
+def replay(incident: Id, *, rate: Rate = None, dry_run: DryRun = False) -> None:
     """Put back the dead deliveries of an incident, or parse its rejected events again; nothing else is touched.
 
     Each delivery is due at once, with all its attempts again. It is a job: Ctrl-C leaves it running.
@@ -99,21 +99,21 @@ def replay(incident: Id, *, rate: Rate = None, dry_run: DryRun = False, reason: 
         pipeline incidents replay 7 --dry-run
         pipeline incidents replay 7 --reason "their API is back"
     """
-    with database(reason=reason) as connection:
+    with database() as connection:
         found = _read(connection, incident)
         if found["kind"] == "failure":
             group_dead(connection)  # what died in the last seconds belongs to it too
         if found["kind"] != "refused" and not dry_run:
-            audit.record(connection, what="incident replayed", target=str(incident), why=reason)
+            audit.record(connection, what="incident replayed", target=str(incident))
     if found["kind"] == "failure":
         chosen = Filter(incident=incident, state="dead")
-        change("retry", chosen, "put back", rate=rate, reason=reason, dry_run=dry_run)
+        change("retry", chosen, "put back", rate=rate, dry_run=dry_run)
     elif found["kind"] == "rejected":
         load_events()
         if dry_run:
             _try_again(found)
         else:
-            reprocess_events(Filter(reason=found["cause"], provider=found["subject"]), rate=rate, reason=reason)
+            reprocess_events(Filter(reason=found["cause"], provider=found["subject"]), rate=rate)
     else:
         raise CommandError(
             f"incident {incident} is about refused requests, which nobody stored: the provider must send them again"
@@ -128,23 +128,23 @@ def _try_again(found: dict[str, Any]) -> None:
     emit((asdict(it) | {"dry_run": True} for it in outcomes), "event_id", "outcome", "reason", "handlers", "same_as")
 
 
-@command(app)
-def resolve(incident: Id, *, reason: Reason = None) -> None:
+@command(app, changes=True)
+def resolve(incident: Id) -> None:
     """Say that an incident is over; it opens again with the next failure of its cause.
 
     Without this it is over when its cause was not seen for a while and, for a handler, something succeeded since.
     """
-    with database(reason=reason) as connection, connection.transaction():
+    with database() as connection, connection.transaction():
         incidents.lock(connection)
         _read(connection, incident)
         if incidents.resolve(connection, incident, who=person()):
-            audit.record(connection, what="incident resolved", target=str(incident), why=reason)
+            audit.record(connection, what="incident resolved", target=str(incident))
             say({"id": incident, "state": "resolved"}, f"incident {incident} is resolved")
         else:
             say({"id": incident, "state": "resolved"}, f"incident {incident} was resolved already")
 
 
-@command(app)
+@command(app, changes=True)
 def mute(
     incident: Id,
     *,
@@ -153,7 +153,6 @@ def mute(
         typer.Option("--for", parser=duration, metavar="TIME", help="Such as 4h; for good if not given."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Tell of it again.")] = False,
-    reason: Reason = None,
 ) -> None:
     """Send no more alerts of an incident; it is counted on.
 
@@ -161,11 +160,11 @@ def mute(
         pipeline incidents mute 7 --for 4h --reason "known, their API is down until noon"
     """
     until = None if undo else datetime.now(UTC) + (for_ or FOREVER)
-    with database(reason=reason) as connection, connection.transaction():
+    with database() as connection, connection.transaction():
         _read(connection, incident)
         incidents.mute(connection, incident, until=until)
         after = {"muted_until": None if until is None else until.isoformat()}
-        audit.record(connection, what="incident muted", target=str(incident), after=after, why=reason)
+        audit.record(connection, what="incident muted", target=str(incident), after=after)
     about = "is told of again" if until is None else f"is muted until {_moment(until)}" if for_ else "is muted"
     say({"id": incident, "muted_until": until}, f"incident {incident} {about}")
 

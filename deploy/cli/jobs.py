@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deploy.cli.arguments import Limit, Reason
+from deploy.cli.arguments import Limit
 from deploy.cli.connections import database, person
 from deploy.cli.errors import CommandError
-from deploy.cli.output import command, emit, say, wants_json
+from deploy.cli.output import command, emit, given_reason, say, wants_json
 from workers.housekeeping.jobs import Worked, count, work_on
 from workers.store import jobs
 from workers.store.connect import Connection
@@ -31,11 +31,11 @@ app: Final = typer.Typer(
 JobId = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job, see `pipeline jobs list`.")]
 
 
-def submit(connection: Connection, kind: Kind, chosen: Filter, *, rate: float | None, reason: str | None) -> int:
+def submit(connection: Connection, kind: Kind, chosen: Filter, *, rate: float | None) -> int:
     """Add a job of this person, counted if that is quick, and return its id."""
     expected = count(connection, kind, chosen, before=now(connection), seconds=COUNT_SECONDS)
     return jobs.submit(
-        connection, kind, chosen, who=person(), why=reason, rate=rate, expected=expected, hold=2 * OWN_SECONDS
+        connection, kind, chosen, who=person(), why=given_reason(), rate=rate, expected=expected, hold=2 * OWN_SECONDS
     )
 
 
@@ -84,11 +84,9 @@ def follow(connection: Connection, job_id: int, *, own_seconds: float = 0.0) -> 
     return job, outcomes
 
 
-def run(
-    connection: Connection, kind: Kind, chosen: Filter, *, rate: float | None, reason: str | None
-) -> tuple[Job, list[Reprocessed]]:
+def run(connection: Connection, kind: Kind, chosen: Filter, *, rate: float | None) -> tuple[Job, list[Reprocessed]]:
     """Submit a job and follow it to its end, as `follow` does."""
-    job_id = submit(connection, kind, chosen, rate=rate, reason=reason)
+    job_id = submit(connection, kind, chosen, rate=rate)
     return follow(connection, job_id, own_seconds=OWN_SECONDS)
 
 
@@ -98,15 +96,14 @@ def change(
     done: str,
     *,
     rate: float | None,
-    reason: str | None,
     dry_run: bool,
 ) -> int:
     """Do it as a job, or only count; print how many of each lane, and return how many in all."""
-    with database(reason=reason) as connection:
+    with database() as connection:
         if dry_run:
             lanes = count_lanes(connection, kind, chosen)
         else:
-            job, _ = run(connection, kind, chosen, rate=rate, reason=reason)
+            job, _ = run(connection, kind, chosen, rate=rate)
             lanes = jobs.list_counts(connection, job.id)
     rows = [
         {"tenant": tenant, "handler": handler, "count": count, "dry_run": dry_run}
@@ -119,10 +116,10 @@ def change(
     return lanes.total()
 
 
-def reprocess(chosen: Filter, *, rate: float | None, reason: str | None) -> None:
+def reprocess(chosen: Filter, *, rate: float | None) -> None:
     """Parse rejected events again as a job; print what came of each, or how many where housekeeping had to go on."""
-    with database(reason=reason) as connection:
-        job, outcomes = run(connection, "reprocess", chosen, rate=rate, reason=reason)
+    with database() as connection:
+        job, outcomes = run(connection, "reprocess", chosen, rate=rate)
         counts = jobs.list_counts(connection, job.id)
     if len(outcomes) == job.changed:
         rows = (asdict(it) | {"dry_run": False} for it in outcomes)
@@ -173,26 +170,26 @@ def wait(job: JobId) -> None:
     say(_row(ended), f"job {job} is done: {ended.changed} changed")
 
 
-@command(app)
-def pause(job: JobId, *, reason: Reason = None) -> None:
+@command(app, changes=True)
+def pause(job: JobId) -> None:
     """Do nothing more of a job until it is resumed."""
-    with database(reason=reason) as connection:
+    with database() as connection:
         jobs.pause_job(connection, job)
     say({"id": job, "state": "paused"}, f"paused job {job}")
 
 
-@command(app)
-def resume(job: JobId, *, reason: Reason = None) -> None:
+@command(app, changes=True)
+def resume(job: JobId) -> None:
     """Go on with a paused job where it stopped."""
-    with database(reason=reason) as connection:
+    with database() as connection:
         jobs.resume_job(connection, job)
     say({"id": job, "state": "running"}, f"job {job} goes on")
 
 
-@command(app)
-def cancel(job: JobId, *, reason: Reason = None) -> None:
+@command(app, changes=True)
+def cancel(job: JobId) -> None:
     """End a job; what it has done stays done."""
-    with database(reason=reason) as connection:
+    with database() as connection:
         jobs.cancel_job(connection, job)
         ended = jobs.find_job(connection, job)
     say(_row(ended), f"cancelled job {job} after {ended.changed} were done")

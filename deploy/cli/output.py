@@ -16,21 +16,38 @@ from rich.table import Table
 from rich.text import Text
 
 _wants_json: Final = ContextVar("wants_json", default=False)
+_reason: Final[ContextVar[str | None]] = ContextVar("reason", default=None)
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register the function below as a command of `app` that takes `--json` too, which `emit` and `say` follow."""
+def command(
+    app: typer.Typer, name: str | None = None, *, changes: bool = False, reason_option: str = "--reason"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register the function below as a command of `app` that takes `--json` too, which `emit` and `say` follow.
+
+    Args:
+        app: of the group.
+        name: None for that of the function.
+        changes: whether it changes something, or shows what is recorded to have been shown, so that it takes a reason
+            too: `given_reason` returns it.
+        reason_option: the option's name.
+    """
+    reason = Annotated[str | None, typer.Option(reason_option, help="Why; kept in the audit.")]
+    options = {"as_json": (_AsJson, False)} | ({"why": (reason, None)} if changes else {})
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
-        def run(*, as_json: bool, **arguments: Any) -> None:
+        def run(*, as_json: bool, why: str | None = None, **arguments: Any) -> None:
             _wants_json.set(as_json)
+            _reason.set(why)
             function(**arguments)
 
-        option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_AsJson)
+        added = (
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, (annotation, default) in options.items()
+        )
         own = inspect.signature(function, eval_str=True)
-        run.__signature__ = own.replace(parameters=[*own.parameters.values(), option])  # type: ignore[attr-defined]
+        run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
         run.__annotations__ = {name: it.annotation for name, it in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
         app.command(name)(run)
         return function
@@ -41,6 +58,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 def wants_json() -> bool:
     """Return whether the command was called with `--json`: standard output then has nothing but JSON lines."""
     return _wants_json.get()
+
+
+def given_reason() -> str | None:
+    """Return why a person makes this change, as the command was given it."""
+    return _reason.get()
 
 
 def emit(

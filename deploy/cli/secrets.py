@@ -61,7 +61,7 @@ def take_secret(
     return cipher().encrypt(secret), told, lines
 
 
-@command(app)
+@command(app, changes=True)
 def add(tenant: TenantName, *, label: Label, provider: Provider = "moveris", secret_stdin: SecretStdin = False) -> None:
     """Add a secret beside those that an endpoint has; all of them may sign.
 
@@ -95,7 +95,7 @@ def list_(
     emit(rows, "tenant", "provider", "label", "may_sign", "expires_at", "created_at")
 
 
-@command(app)
+@command(app, changes=True)
 def expire(
     tenant: TenantName,
     label: Annotated[str, typer.Argument(metavar="LABEL", help="The secret's label, see `pipeline secrets list`.")],
@@ -158,7 +158,7 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-@command(app)
+@command(app, changes=True)
 def reencrypt() -> None:
     """Encrypt every secret with the first key of SECRETS_KEY, so that the others can be taken out.
 

@@ -19,7 +19,7 @@ from workers.store.stats import read_load
 app: Final = typer.Typer(help="Tenants: whose events these are.", no_args_is_help=True)
 
 
-@command(app)
+@command(app, changes=True)
 def add(name: TenantName, *, max_in_flight: InFlight = None) -> None:
     """Add a tenant.
 
@@ -83,7 +83,7 @@ def _live_handlers() -> Collection[str] | None:
         return None
 
 
-@command(app)
+@command(app, changes=True)
 def pause(name: TenantName) -> None:
     """Run none of a tenant's handlers until it is resumed; its events are still accepted and stored."""
     with database() as connection:
@@ -91,7 +91,7 @@ def pause(name: TenantName) -> None:
     say({"tenant": name, "paused": True}, f"paused {name}; what is queued already still runs")
 
 
-@command(app)
+@command(app, changes=True)
 def resume(name: TenantName) -> None:
     """Run a paused tenant's handlers again."""
     with database() as connection:
@@ -99,7 +99,7 @@ def resume(name: TenantName) -> None:
     say({"tenant": name, "paused": False}, f"resumed {name}")
 
 
-@command(app)
+@command(app, changes=True)
 def limit(
     name: TenantName,
     *,
