@@ -8,19 +8,15 @@ for a question that cannot be answered. `python -m deploy.health` is the same; i
 run every few seconds.
 """
 
-from __future__ import annotations
-
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from shared.heartbeat import Beat, default_folder, read_beats
-from shared.settings import HEALTH_SECONDS_ABOUT, HEARTBEAT_DIR_ABOUT, SettingError, folder, load, seconds, setting
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+from shared.settings import HEALTH_SECONDS_ABOUT, HeartbeatSettings, SettingError, folder, load, seconds, setting
 
 DUTIES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "exporter")
 HEARTBEATS: Final = "heartbeats"
@@ -28,11 +24,10 @@ HEARTBEATS: Final = "heartbeats"
 USAGE: Final = f"usage: pipeline health {'|'.join(DUTIES)}|all"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthSettings:
+@dataclass(frozen=True, kw_only=True)
+class HealthSettings(HeartbeatSettings):
     """Settings of `pipeline health`."""
 
-    heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)
     home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
     health_seconds: float = setting("HEALTH_SECONDS", "60", seconds, HEALTH_SECONDS_ABOUT)
 

@@ -1,27 +1,17 @@
 """What the ingress reads from the environment; see `shared.settings`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Final
 
 from shared.durability import DURABILITY_ABOUT, Durability, durability
-from shared.settings import SharedSettings, address, fernet_keys, integer, port, seconds, setting
+from shared.settings import SharedSettings, address, fernet_keys, integer, port, seconds, setting, share
+
+HIGH_WATER_ABOUT: Final = "share of Redis' maxmemory beyond which events are answered 503"
 
 
 def port_or_off(text: str) -> int:
     """Parse a TCP port, or 0 for none."""
     return 0 if text.strip() == "0" else port(text)
-
-
-def share(text: str) -> float:
-    """Parse a share, above 0 and up to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"a share such as 0.75 is expected, not {text!r}") from None
-    if not 0 < value <= 1:
-        raise ValueError(f"a share is above 0 and at most 1, not {text!r}")
-    return value
 
 
 def under_a_second(text: str) -> float:
@@ -32,7 +22,7 @@ def under_a_second(text: str) -> float:
     return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IngressSettings(SharedSettings):
     """Settings of one ingress process."""
 
@@ -89,6 +79,4 @@ class IngressSettings(SharedSettings):
         "replicas that must have received an event before it is acknowledged; too few within INBOX_TIMEOUT: 503",
     )
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
-    inbox_high_water: float = setting(
-        "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
-    )
+    inbox_high_water: float = setting("INBOX_HIGH_WATER", "0.75", share, HIGH_WATER_ABOUT)

@@ -118,6 +118,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Parse a share, above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"a share such as 0.75 is expected, not {text!r}") from None
+    if not 0 < value <= 1:
+        raise ValueError(f"a share is above 0 and at most 1, not {text!r}")
+    return value
+
+
 def log_level(text: str) -> str:
     """Check the name of a log level, in any case."""
     if text.lower() not in {"debug", "info", "warning", "error"}:
@@ -209,36 +220,6 @@ def fernet_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
-LOG_FORMAT_ABOUT: Final = "form of log lines, json or text; by default text on a terminal and json elsewhere"
-OTLP_ABOUT: Final = "collector of traces that takes OTLP over HTTP, such as http://host:4318; empty: no traces"
-HEARTBEAT_DIR_ABOUT: Final = (
-    "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files"
-)
-HEALTH_SECONDS_ABOUT: Final = "age of a heartbeat from which its process counts as standing still, seconds"
-PREFIX_ABOUT: Final = (
-    "what every name in Redis begins with, Celery's included, such as webhooks: (a colon at the end); the same for all "
-    "processes"
-)
-ENVIRONMENT_ABOUT: Final = (
-    "name of this environment, such as production: a Redis that serves one of another name, or another database, is "
-    "refused"
-)
-ALERTS_ABOUT: Final = "file of the channels that are told of incidents, TOML; empty: nobody is told"
-SCHEMA_ABOUT: Final = (
-    "schema of the pipeline's tables, which `pipeline migrate` creates; empty: where search_path points"
-)
-
-
-REDIS_ABOUT: Final = (
-    "Redis >= 7 or Valkey >= 8, for inbox and broker: redis://host:6379/0, rediss://, unix:///path?db=0 or "
-    "redis+sentinel://host:26379,host:26379/mymaster; rediss: TLS"
-)
-INBOX_ABOUT: Final = (
-    "Redis of acknowledged events and the registry, if not that of REDIS_URL; durable; may be redis+cluster://, too"
-)
-BROKER_ABOUT: Final = "Redis of Celery's queues, if not that of REDIS_URL; what it loses costs time only; no cluster"
-
-
 def redis_servers(redis: str, inbox: str, broker: str, *, prefix: str) -> tuple[str, str]:
     """Return the URLs of the inbox and of the broker.
 
@@ -264,14 +245,78 @@ def redis_servers(redis: str, inbox: str, broker: str, *, prefix: str) -> tuple[
     return inbox, broker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedisSettings:
-    """Which Redis; `inbox_url` and `broker_url` are never empty."""
+HEALTH_SECONDS_ABOUT: Final = "age of a heartbeat from which its process counts as standing still, seconds"
+ALERTS_ABOUT: Final = "file of the channels that are told of incidents, TOML; empty: nobody is told"
+SCHEMA_ABOUT: Final = (
+    "schema of the pipeline's tables, which `pipeline migrate` creates; empty: where search_path points"
+)
+ENVIRONMENT_ABOUT: Final = (
+    "name of this environment, such as production: a Redis that serves one of another name, or another database, is "
+    "refused"
+)
 
-    redis_url: str = setting("REDIS_URL", "", optional_redis_url, REDIS_ABOUT)
-    inbox_url: str = setting("INBOX_URL", "", optional_redis_url, INBOX_ABOUT)
-    broker_url: str = setting("BROKER_URL", "", optional_broker_url, BROKER_ABOUT)
-    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """The log of a process."""
+
+    log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
+    log_format: str = setting(
+        "LOG_FORMAT",
+        "",
+        log_format,
+        "form of log lines, json or text; by default text on a terminal and json elsewhere",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeartbeatSettings:
+    """Where the heartbeats of processes are."""
+
+    heartbeat_dir: Path | None = setting(
+        "HEARTBEAT_DIR",
+        "",
+        folder,
+        "folder in which processes keep their heartbeats; by default webhook-pipeline-UID beside other temporary files",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenRedisSettings:
+    """Which Redis, as far as the environment names one."""
+
+    redis_url: str = setting(
+        "REDIS_URL",
+        "",
+        optional_redis_url,
+        "Redis >= 7 or Valkey >= 8, for inbox and broker: redis://host:6379/0, rediss://, unix:///path?db=0 or "
+        "redis+sentinel://host:26379,host:26379/mymaster; rediss: TLS",
+    )
+    inbox_url: str = setting(
+        "INBOX_URL",
+        "",
+        optional_redis_url,
+        "Redis of acknowledged events and the registry, if not that of REDIS_URL; durable; may be "
+        "redis+cluster://, too",
+    )
+    broker_url: str = setting(
+        "BROKER_URL",
+        "",
+        optional_broker_url,
+        "Redis of Celery's queues, if not that of REDIS_URL; what it loses costs time only; no cluster",
+    )
+    redis_prefix: str = setting(
+        "REDIS_PREFIX",
+        "",
+        redis_prefix,
+        "what every name in Redis begins with, Celery's included, such as webhooks: (a colon at the end); the same for "
+        "all processes",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisSettings(GivenRedisSettings):
+    """Which Redis; `inbox_url` and `broker_url` are never empty."""
 
     def __post_init__(self) -> None:
         """Let both be the Redis of REDIS_URL, unless they have one of their own."""
@@ -280,11 +325,24 @@ class RedisSettings:
         object.__setattr__(self, "broker_url", broker)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedSettings(RedisSettings):
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSettings:
+    """Which Postgres."""
+
+    database_url: str = setting(
+        "DATABASE_URL", None, database_url, "Postgres >= 15, such as postgresql://user:password@host:5432/database"
+    )
+    database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
+    environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSettings(HeartbeatSettings, LogSettings, RedisSettings):
     """What ingress and workers must agree on."""
 
-    log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
-    log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)
-    otlp_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", http_url, OTLP_ABOUT)
-    heartbeat_dir: Path | None = setting("HEARTBEAT_DIR", "", folder, HEARTBEAT_DIR_ABOUT)
+    otlp_endpoint: str = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        http_url,
+        "collector of traces that takes OTLP over HTTP, such as http://host:4318; empty: no traces",
+    )

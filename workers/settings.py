@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 from shared.settings import (
     ALERTS_ABOUT,
-    ENVIRONMENT_ABOUT,
-    SCHEMA_ABOUT,
+    DatabaseSettings,
     SharedSettings,
     database_url,
-    environment_name,
     file_path,
     integer,
-    schema_name,
     seconds,
     setting,
 )
@@ -33,21 +30,16 @@ def optional_database_url(text: str) -> str:
     return database_url(text) if text else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings(SharedSettings):
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings(DatabaseSettings, SharedSettings):
     """Settings of every worker and of the command `pipeline`."""
 
-    database_url: str = setting(
-        "DATABASE_URL", None, database_url, "Postgres >= 15, such as postgresql://user:password@host:5432/database"
-    )
-    database_schema: str = setting("DATABASE_SCHEMA", "", schema_name, SCHEMA_ABOUT)
     handler_database_url: str = setting(
         "HANDLER_DATABASE_URL",
         "",
         optional_database_url,
         "the same database, for `delivery.connection`: of a role with no rights but those of handlers",
     )
-    environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     handlers: tuple[str, ...] = setting(
         "HANDLERS",
         "",

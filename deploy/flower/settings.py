@@ -1,11 +1,9 @@
 """What Flower's launcher reads from the environment; see `shared.settings`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 
-from shared.settings import LOG_FORMAT_ABOUT, address, integer, log_format, log_level, port, setting
+from shared.settings import LogSettings, address, integer, port, setting
 
 FLOWER_PREFIX_ABOUT: Final = "path below which Flower serves, behind a proxy that passes it on; none by default"
 
@@ -17,8 +15,8 @@ def url_prefix(text: str) -> str:
     return text.strip("/")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowerSettings:
+@dataclass(frozen=True, kw_only=True)
+class FlowerSettings(LogSettings):
     """Settings of Flower."""
 
     address: str = setting("FLOWER_ADDRESS", "127.0.0.1", address, "address on which Flower listens")
@@ -27,5 +25,3 @@ class FlowerSettings:
     password: str = setting("FLOWER_PASSWORD", "", str, "Flower's password; required beyond the loopback")
     max_tasks: int = setting("FLOWER_MAX_TASKS", "10000", integer(at_least=1), "tasks that Flower keeps in memory")
     prefix: str = setting("FLOWER_URL_PREFIX", "", url_prefix, FLOWER_PREFIX_ABOUT)
-    log_level: str = setting("LOG_LEVEL", "info", log_level, "debug, info, warning or error")
-    log_format: str = setting("LOG_FORMAT", "", log_format, LOG_FORMAT_ABOUT)

@@ -8,18 +8,14 @@ from typing import Final, TypeVar
 
 from deploy.exporter.settings import EXPORTER_PORT_ABOUT
 from deploy.flower.settings import FLOWER_PREFIX_ABOUT, url_prefix
-from ingress.settings import share
+from ingress.settings import HIGH_WATER_ABOUT
 from shared.durability import DURABILITY_ABOUT, Durability, durability
-from shared.redis_url import optional_broker_url, optional_redis_url
 from shared.settings import (
     ALERTS_ABOUT,
-    BROKER_ABOUT,
     ENVIRONMENT_ABOUT,
     HEALTH_SECONDS_ABOUT,
-    INBOX_ABOUT,
-    PREFIX_ABOUT,
-    REDIS_ABOUT,
     SCHEMA_ABOUT,
+    GivenRedisSettings,
     database_url,
     environment_name,
     fernet_keys,
@@ -27,11 +23,11 @@ from shared.settings import (
     folder,
     integer,
     port,
-    redis_prefix,
     redis_servers,
     schema_name,
     seconds,
     setting,
+    share,
 )
 
 T = TypeVar("T")
@@ -79,8 +75,8 @@ class StackSettings:
         return f"http://127.0.0.1:{self.flower_port}" + (f"/{self.flower_prefix}" if self.flower_prefix else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenSettings:
+@dataclass(frozen=True, kw_only=True)
+class GivenSettings(GivenRedisSettings):
     """Settings that name what already runs elsewhere; each is None when unset."""
 
     has_home: bool = setting("PIPELINE_HOME", "", bool, "whether a data folder was named")
@@ -89,15 +85,9 @@ class GivenSettings:
     handler_database_url: str = setting(
         "HANDLER_DATABASE_URL", "", lambda text: text and database_url(text), "Postgres, as the role of handlers"
     )
-    redis_url: str = setting("REDIS_URL", "", optional_redis_url, REDIS_ABOUT)
-    inbox_url: str = setting("INBOX_URL", "", optional_redis_url, INBOX_ABOUT)
-    broker_url: str = setting("BROKER_URL", "", optional_broker_url, BROKER_ABOUT)
-    redis_prefix: str = setting("REDIS_PREFIX", "", redis_prefix, PREFIX_ABOUT)
     environment: str = setting("PIPELINE_ENVIRONMENT", "", environment_name, ENVIRONMENT_ABOUT)
     inbox_durability: Durability = setting("INBOX_DURABILITY", "always", durability, DURABILITY_ABOUT)
-    inbox_high_water: float = setting(
-        "INBOX_HIGH_WATER", "0.75", share, "share of Redis' maxmemory beyond which events are answered 503"
-    )
+    inbox_high_water: float = setting("INBOX_HIGH_WATER", "0.75", share, HIGH_WATER_ABOUT)
     secrets_key: tuple[str, ...] | None = setting("SECRETS_KEY", "", optional(fernet_keys), "Fernet key(s)")
     alerts: Path | None = setting("ALERTS", "", file_path, ALERTS_ABOUT)
     ingress_url: str | None = setting(
