@@ -25,9 +25,10 @@ from starlette.responses import Response
 
 from ingress.body import BodyReader
 from ingress.endpoints import Endpoints
-from ingress.errors import INTERNAL_ERROR, RefusalLog
+from ingress.errors import INTERNAL_ERROR
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics, serve
+from ingress.refusal_log import RefusalLog
 from ingress.settings import IngressSettings
 from ingress.watch import Watch
 from ingress.webhooks import Webhooks

@@ -1,30 +1,17 @@
-"""Every answer but 200, as one closed family, and the log lines about them.
+"""Every answer but 200, as one closed family.
 
 Guarantees: each is JSON, `{"error": {"code": ..., "message": ...}}`; logs and metrics use the same code; no answer
 tells a caller anything about the inside; every 503 has `Retry-After`.
 """
 
 import json
-import logging
-import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.types import Message, Send
 
-from shared.refusals import Key
-
-if TYPE_CHECKING:
-    from ingress.endpoints import Endpoint
-
-log: Final = logging.getLogger(__name__)
-
-LOG_EVERY_SECONDS: Final = 60.0
-"""Between two log lines about the same endpoint and code."""
 RETRY_AFTER_SECONDS: Final = 5
 
 Header = tuple[bytes, bytes]
@@ -81,46 +68,6 @@ class Refusal:
 def json_headers(length: int) -> list[Header]:
     """Return the headers of a JSON body of so many bytes."""
     return [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
-
-
-class RefusalLog:
-    """Logs and counts refusals of registered endpoints, at most one line a minute for each endpoint and code.
-
-    A stranger who knows a path can cause lines, but their number is bounded by the registry, not by requests.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: dict[Key, tuple[float, int]] = {}
-        """When the last line was logged, and the refusals since then, by provider, tenant and code."""
-        self.untold: Counter[Key] = Counter()
-        """Refusals that `ingress.watch` has not told Redis yet."""
-
-    def add(self, refusal: Refusal, endpoint: "Endpoint") -> None:
-        """Count one refusal of a registered endpoint; log a line if none was logged lately.
-
-        The line names the secrets of the endpoint by their labels: a sender may still sign with one that has expired.
-        """
-        key = (endpoint.provider, endpoint.tenant, refusal.code)
-        self.untold[key] += 1
-        now = self._clock()
-        logged_at, unlogged = self._seen.get(key, (float("-inf"), 0))
-        if now - logged_at < LOG_EVERY_SECONDS:
-            self._seen[key] = logged_at, unlogged + 1
-            return
-        self._seen[key] = now, 0
-        more = f", and {unlogged} since the last such line" if unlogged else ""
-        about = {"provider": endpoint.provider, "tenant": endpoint.tenant, "code": refusal.code}
-        extra = {**about, **_labels_of(refusal, endpoint)}
-        log.warning("refused a request for %s/%s: %s%s", *about.values(), more, extra=extra)
-
-
-def _labels_of(refusal: Refusal, endpoint: "Endpoint") -> dict[str, list[str]]:
-    """Return the labels of the secrets that were tried and of those that had expired, for a signature that is wrong."""
-    if refusal.status != HTTPStatus.UNAUTHORIZED:
-        return {}
-    alive = [key.label for key in endpoint.valid_keys(time.time())]
-    return {"labels": alive, "expired_labels": [key.label for key in endpoint.keys if key.label not in alive]}
 
 
 MALFORMED_REQUEST: Final = Refusal(

@@ -1,17 +1,15 @@
 """What the ingress counts, and the port that tells it. No label is one that callers choose, such as a path."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 from prometheus_client.process_collector import ProcessCollector
 
-if TYPE_CHECKING:
-    from ingress.settings import IngressSettings
+from ingress.settings import IngressSettings
 
 log: Final = logging.getLogger(__name__)
 
@@ -27,40 +25,32 @@ class Metrics:
     """The figures of one process. `requests` counts answers by the codes of refusals and the three above."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self.requests = Counter("ingress_requests", "Answers to webhook requests by code", ["code"], registry=registry)
-        self.silent_bells = Counter("ingress_silent_bells", "Doorbells that Redis refused", registry=registry)
-        self.overflowed = Counter(
-            "ingress_overflowed",
-            "Events that went to the overflow, beyond the burst of their tenant",
-            registry=registry,
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("ingress_requests", "Answers to webhook requests by code", ["code"])
+        self.silent_bells = counter("ingress_silent_bells", "Doorbells that Redis refused")
+        self.overflowed = counter(
+            "ingress_overflowed", "Events that went to the overflow, beyond the burst of their tenant"
         )
-        self.uncounted_batches = Counter(
-            "ingress_uncounted_batches",
-            "Batches whose events could not be counted against limits of tenants",
-            registry=registry,
+        self.uncounted_batches = counter(
+            "ingress_uncounted_batches", "Batches whose events could not be counted against limits of tenants"
         )
-        self.overflow_length = Gauge(
-            "ingress_overflow_length", "Entries in the overflow when last asked", registry=registry
-        )
-        self.waiting_bytes = Gauge("ingress_waiting_bytes", "Bytes of events that wait for Redis", registry=registry)
-        self.inbox_length = Gauge("ingress_inbox_length", "Entries in the inbox when last asked", registry=registry)
-        self.registry_version = Gauge(
-            "ingress_registry_version", "Version of the registry in use, 0: none", registry=registry
-        )
-        self.redis_answers = Gauge("ingress_redis_answers", "1 if Redis answered when last asked", registry=registry)
-        self.flush_entries = Histogram(
+        self.overflow_length = gauge("ingress_overflow_length", "Entries in the overflow when last asked")
+        self.waiting_bytes = gauge("ingress_waiting_bytes", "Bytes of events that wait for Redis")
+        self.inbox_length = gauge("ingress_inbox_length", "Entries in the inbox when last asked")
+        self.registry_version = gauge("ingress_registry_version", "Version of the registry in use, 0: none")
+        self.redis_answers = gauge("ingress_redis_answers", "1 if Redis answered when last asked")
+        self.flush_entries = histogram(
             "ingress_flush_entries",
             "Events appended in one round trip to Redis",
             buckets=[2**power for power in range(11)],
-            registry=registry,
         )
-        self.flush_seconds = Histogram(
+        self.flush_seconds = histogram(
             "ingress_flush_seconds",
             "Duration of one round trip to Redis",
             buckets=[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1],
-            registry=registry,
         )
 
 

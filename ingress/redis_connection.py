@@ -9,15 +9,15 @@ connection.
 """
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from hiredis import ProtocolError, Reader
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shared.redis_client import Primary, find_several
+from shared.redis_client import make_async_pool
 
 _NOTHING: Final = object()
 
@@ -82,38 +82,18 @@ class RedisConnection(asyncio.Protocol):
             self._done.set_exception(ConnectionResetError(reason))
 
 
-class _PrimaryConnection(Connection):
-    """A connection to whoever is the primary when it is made."""
-
-    def __init__(self, *, primary: Primary, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._primary = primary
-
-    async def _connect(self) -> None:
-        self.host, self.port = await asyncio.to_thread(self._primary.find)
-        await super()._connect()  # type: ignore[no-untyped-call]
-
-
-class _PrimaryTlsConnection(_PrimaryConnection, SSLConnection):
-    """The same over TLS."""
-
-
 def make_pool(redis_url: str, timeout: float, *, prefix: str, reply_timeout: float | None = None) -> ConnectionPool:
     """Return what makes connections, one attempt each: redis-py's own retries would write an entry twice.
 
     The inbox needs no timeout of replies: it keeps its own, over the whole round trip.
     """
-    how: dict[str, Any] = {}
-    if primary := find_several(redis_url, prefix):
-        redis_url, kind = primary.url, _PrimaryTlsConnection if primary.is_tls else _PrimaryConnection
-        how = {"primary": primary, "connection_class": kind}
-    pool = ConnectionPool.from_url(
+    pool = make_async_pool(
         redis_url,
+        prefix=prefix,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=reply_timeout,
         socket_connect_timeout=timeout,
         decode_responses=False,
-        **how,
     )
     pool.connection_kwargs["protocol"] = 2  # whatever the URL says: nothing but replies may come
     return pool

@@ -19,12 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ingress.endpoints import Endpoints
-from ingress.errors import RefusalLog
 from ingress.inbox import Inbox
 from ingress.metrics import Metrics
 from ingress.redis_connection import make_client
+from ingress.refusal_log import RefusalLog
 from ingress.settings import IngressSettings
-from shared import refusals, releases, rights
+from shared import releases, rights
 from shared.durability import Verdict, assess
 from shared.registry import VERSION_FIELD
 from shared.wire import Names
@@ -34,8 +34,6 @@ log: Final = logging.getLogger(__name__)
 EVERY_SECONDS: Final = 0.25
 CONFIG_SECONDS: Final = 60.0
 """Between two CONFIG GET: what it tells seldom changes. A Redis that has started meanwhile is asked at once."""
-TELL_SECONDS: Final = 5.0
-"""Between two notes of what was refused."""
 _MEANT: Final = ", or set INBOX_DURABILITY to what is meant"
 
 
@@ -67,8 +65,7 @@ class Watch:
         self._endpoints = endpoints
         self._inbox = inbox
         self._metrics = metrics
-        self._untold = refusal_log.untold
-        self._tell_at = 0.0
+        self._refusal_log = refusal_log
         self._own = releases.describe(f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}")
         self._say_at = 0.0
         self._is_full = False
@@ -135,7 +132,7 @@ class Watch:
                 fields = await self._redis.hgetall(self._names.registry)
                 self._endpoints.replace(cast("dict[bytes, bytes]", fields))
             await self._inbox.tenants.exchange(self._redis)
-            await self._tell_refusals()
+            await self._refusal_log.tell(self._redis, self._names.refusals)
             await self._say_live()
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
@@ -153,18 +150,6 @@ class Watch:
             if self._endpoints.version is not None and self._endpoints.version.isdecimal():
                 self._metrics.registry_version.set(int(self._endpoints.version))
         self._silence = reason
-
-    async def _tell_refusals(self) -> None:
-        """Add what was refused since the last time to the hash that all processes share; a full Redis refuses that."""
-        if not self._untold or time.monotonic() < self._tell_at:
-            return
-        self._tell_at = time.monotonic() + TELL_SECONDS
-        told = dict(self._untold)
-        with contextlib.suppress(ResponseError):
-            await self._redis.eval(*refusals.add_arguments(self._names.refusals, told))
-            self._untold.subtract(told)  # more may have come meanwhile
-            for key in [key for key in told if not self._untold[key]]:
-                del self._untold[key]
 
     async def _say_live(self) -> None:
         """Say that this process lives, and of which release it is; a full Redis refuses that."""

@@ -27,6 +27,7 @@ from ingress.endpoints import Endpoint, Endpoints
 from ingress.errors import Refusal
 from ingress.inbox import Inbox
 from ingress.metrics import ACCEPTED, GONE, HANDSHAKES, Metrics
+from ingress.refusal_log import RefusalLog
 from ingress.schemes import unsigned
 from ingress.schemes.handshakes import answer_hub_challenge, answer_url_verification
 from ingress.schemes.scheme import BadSignature, Handshake
@@ -58,7 +59,7 @@ class Webhooks:
         endpoints: Endpoints,
         inbox: Inbox,
         metrics: Metrics,
-        refusal_log: errors.RefusalLog,
+        refusal_log: RefusalLog,
     ) -> None:
         self._reader = reader
         self._endpoints = endpoints

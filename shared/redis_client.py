@@ -4,11 +4,12 @@ Every new connection to Sentinels or a cluster asks first who the primary is, so
 connect again. All our names in a cluster are in one slot (their prefix has a hash tag), so one server has them all.
 """
 
+from asyncio import to_thread
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from redis import Redis
+from redis import Redis, asyncio
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
 from redis.crc import key_slot
@@ -100,6 +101,22 @@ class _PrimaryTlsConnection(_PrimaryConnection, SSLConnection):
     """The same over TLS."""
 
 
+class _AsyncPrimaryConnection(asyncio.connection.Connection):
+    """The same for asyncio."""
+
+    def __init__(self, *, primary: Primary, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._primary = primary
+
+    async def _connect(self) -> None:
+        self.host, self.port = await to_thread(self._primary.find)
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+
+class _AsyncPrimaryTlsConnection(_AsyncPrimaryConnection, asyncio.connection.SSLConnection):
+    """The same for asyncio, over TLS."""
+
+
 def open_client(url: str, *, seconds: float, prefix: str = "") -> Redis:
     """Return a client, which connects at first use.
 
@@ -108,13 +125,19 @@ def open_client(url: str, *, seconds: float, prefix: str = "") -> Redis:
         seconds: in which a connection, and each reply, must come.
         prefix: of our names; needed for a cluster only.
     """
-    timeouts: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-    if (primary := find_several(url, prefix)) is None:
-        return Redis.from_url(url, **timeouts)
-    kind = _PrimaryTlsConnection if primary.is_tls else _PrimaryConnection
-    return Redis.from_url(primary.url, connection_class=kind, primary=primary, **timeouts)
+    url, options = _follow_primary(url, prefix, _PrimaryConnection, _PrimaryTlsConnection)
+    return Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, **options)
 
 
-def find_several(url: str, prefix: str) -> Primary | None:
-    """Return who knows the server of a URL, or None if the URL itself names it."""
-    return Primary(url, prefix) if "+" in url.partition("://")[0] else None
+def make_async_pool(url: str, *, prefix: str, **options: Any) -> asyncio.ConnectionPool:
+    """Return a pool for asyncio with these options of redis-py; it connects at first use."""
+    url, more = _follow_primary(url, prefix, _AsyncPrimaryConnection, _AsyncPrimaryTlsConnection)
+    return asyncio.ConnectionPool.from_url(url, **options, **more)
+
+
+def _follow_primary(url: str, prefix: str, plain: type[Any], tls: type[Any]) -> tuple[str, dict[str, Any]]:
+    """Return the URL for redis-py, and the options with which every new connection finds the primary."""
+    if "+" not in url.partition("://")[0]:
+        return url, {}  # the URL itself names it
+    primary = Primary(url, prefix)
+    return primary.url, {"primary": primary, "connection_class": tls if primary.is_tls else plain}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ingress.endpoints import Endpoint
-from ingress.errors import INVALID_SIGNATURE, LOG_EVERY_SECONDS, MISSING_SIGNATURE, RATE_LIMITED, RefusalLog
+from ingress.errors import INVALID_SIGNATURE, MISSING_SIGNATURE, RATE_LIMITED
+from ingress.refusal_log import LOG_EVERY_SECONDS, RefusalLog
 from ingress.schemes import find
 from ingress.schemes.scheme import Key
 from shared.registry import Limits
