@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -37,6 +38,20 @@ def test_a_deadlock_with_a_worker_is_tried_again(connection: Connection, databas
         worker.commit()
         assert done.result(30) == ["0002_pre_bounded_tenants"]
     assert migrate(connection) == []
+
+
+def test_each_file_that_follows_others_is_a_transaction_of_its_own(connection: Connection) -> None:
+    """All in one held the locks of each until the end: beside handlers at 200 events a second it deadlocked for ever."""
+    first, *others = migrations()
+    text = resources.files("workers.store.migrations").joinpath(f"{first}.sql").read_text("utf-8")
+    connection.execute("CREATE SCHEMA earlier")
+    connection.execute("SET search_path = earlier")
+    connection.execute(text)
+    connection.execute("CREATE TABLE migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now())")
+    connection.execute("INSERT INTO migrations (name) VALUES (%s)", [first])
+    assert migrate(connection) == others
+    (row,) = connection.execute("SELECT count(DISTINCT applied_at) AS n FROM migrations")
+    assert row["n"] == len(migrations())
 
 
 def test_what_goes_after_a_deployment_is_refused_while_what_goes_before_is_missing(connection: Connection) -> None:

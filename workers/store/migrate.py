@@ -1,15 +1,15 @@
 """Migrations: forward-only SQL files, `NNNN_pre_*` before a deployment of services and `NNNN_post_*` after it.
 
 Guarantees: each file is applied once, in order, in a transaction, however many migrate at the same time (an advisory
-lock), and beside workers under load: after a deadlock with them it is tried again. Roles that have rights
-(`workers.store.grants`) get those on what is new. A database whose history this version does not know, and tables of an
-application where ours would be, are a `MigrationError`, and nothing is changed.
+lock), and beside workers under load: files that follow others are transactions of their own, so that locks do not pile
+up, and after a deadlock with workers the file is tried again. Roles that have rights (`workers.store.grants`) get those
+on what is new. A database whose history this version does not know, and tables of an application where ours would be,
+are a `MigrationError`, and nothing is changed.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -91,17 +91,30 @@ def migrate(connection: Connection, phase: Phase | None = None, *, schema: str =
     Raises:
         MigrationError: the database was migrated by a newer version, something is there that is not the pipeline's, or
             what goes before a deployment is missing and only what goes after it was asked for.
-        psycopg.errors.DeadlockDetected: in each of `ATTEMPTS`.
+        psycopg.errors.DeadlockDetected: in each of `ATTEMPTS` for one file.
     """
-    for _ in range(ATTEMPTS - 1):
-        with suppress(psycopg.errors.DeadlockDetected):
-            return _migrate(connection, phase, schema=schema)
-        time.sleep(PAUSE_SECONDS)
-    return _migrate(connection, phase, schema=schema)
+    made: list[str] = []
+    failed = 0
+    while True:
+        try:
+            names = _apply_next(connection, phase, schema=schema)
+        except psycopg.errors.DeadlockDetected:
+            failed += 1
+            if failed == ATTEMPTS:
+                raise
+            time.sleep(PAUSE_SECONDS)
+            continue
+        if not names:
+            return made
+        made += names
+        failed = 0
 
 
-def _migrate(connection: Connection, phase: Phase | None, *, schema: str) -> list[str]:
-    """Apply what is missing, in one transaction."""
+def _apply_next(connection: Connection, phase: Phase | None, *, schema: str) -> list[str]:
+    """Apply the next file that is missing, or all to a new database, in one transaction; return their names.
+
+    A new database gets all or nothing: a table of an application may be where a later file makes one.
+    """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         if schema:
@@ -110,6 +123,7 @@ def _migrate(connection: Connection, phase: Phase | None, *, schema: str) -> lis
         if unknown := sorted(set(done) - set(migrations())):
             raise MigrationError(f"the database was migrated by a newer version ({unknown[-1]}): deploy that version")
         missing = [name for name in migrations(phase) if name not in done]
+        missing = missing[:1] if done else missing
         if phase == "post" and (before := [name for name in migrations("pre") if name not in done]):
             raise MigrationError(
                 f"{before[0]} is missing: run `pipeline migrate --phase pre`, then deploy the services"
@@ -127,7 +141,7 @@ def _migrate(connection: Connection, phase: Phase | None, *, schema: str) -> lis
                     raise
                 raise MigrationError(f"{error.diag.message_primary}, and is an application's: {_CHOOSE}") from None
             connection.execute("INSERT INTO migrations (name) VALUES (%s)", [name])
-        if missing:
+        if missing and not set(migrations("pre")) - {*done, *missing}:  # their statements name every table
             renew_grants(connection)
         return missing
 
