@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,19 @@ from redis import Redis
 
 from deploy.doctor.deployment import redis_rights
 from shared import rights
+from shared.redis_client import open_client
+from shared.redis_url import redis_url
 from shared.registry import Cipher
 from shared.wire import Names
 from tests.conftest import SECRETS_KEY
 from tests.ingress_process import SECRET, Valkey, answers, own_valkey, serving, wait_for
 from tests.launching import ROOT, free_port, spawn
 from tests.moveris import completed
+from tests.redis_failover import cluster
 from workers.store import tenants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from workers.store.connect import Connection
 
@@ -43,27 +47,119 @@ NEEDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the duties work.
+
+    Attributes:
+        prefix: of names.
+        inbox: URL, for the user `USER`.
+        broker: URL, likewise; the same where there is one server.
+        servers: a client of each server.
+        more: settings.
+    """
+
+    prefix: str
+    inbox: str
+    broker: str
+    servers: tuple[Redis, ...]
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def environ(self, user: str) -> dict[str, str]:
+        """Return the settings of a process that is this user everywhere."""
+        inbox, broker = (it.replace("USER", user) for it in (self.inbox, self.broker))
+        urls = {"REDIS_URL": inbox} if inbox == broker else {"INBOX_URL": inbox, "BROKER_URL": broker}
+        return {**urls, "REDIS_PREFIX": self.prefix, **self.more}
+
+
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
     with own_valkey() as it, it.client() as admin:
-        for user, rules in LINES.items():
-            admin.execute_command("ACL", "SETUSER", user, *rules)
+        set_users(admin, LINES)
         yield it
+
+
+def set_users(admin: Redis, lines: Mapping[str, list[str]]) -> None:
+    for user, rules in lines.items():
+        admin.execute_command("ACL", "SETUSER", user, *rules)
 
 
 def url(valkey: Valkey, user: str) -> str:
     return valkey.url.replace("//:test@", f"//{user}:test@")
 
 
+OF_INBOX = ("inbox", "registry", "ingress:", "identity")
+"""What names at the inbox begin with, after the prefix."""
+
+
+def names_at(rules: list[str], *, is_inbox: bool) -> list[str]:
+    """Return rules with the names of one of two Redis only, as the document has them below its lines."""
+    found = []
+    for rule in rules:
+        _, sign, name = rule.partition("~webhooks:")
+        if not sign or name == "*":
+            found.append(rule)
+        elif is_inbox:
+            found += [rule] * (name.startswith(OF_INBOX) and name != "inbox:bell")
+        elif name.startswith(OF_INBOX) and name != "identity":
+            found += ["~webhooks:inbox:bell"] * (name in {"inbox:*", "inbox:bell"})
+        else:
+            found.append(rule)
+    return found
+
+
+@contextmanager
+def one_server() -> Iterator[Place]:
+    with own_valkey() as valkey, valkey.client() as admin:
+        set_users(admin, LINES)
+        yield Place(NAMES.prefix, url(valkey, "USER"), url(valkey, "USER"), (admin,))
+
+
+@contextmanager
+def two_servers() -> Iterator[Place]:
+    with own_valkey() as inbox, own_valkey() as broker, inbox.client() as one, broker.client() as other:
+        set_users(one, {user: names_at(rules, is_inbox=True) for user, rules in LINES.items()})
+        set_users(other, {user: names_at(rules, is_inbox=False) for user, rules in LINES.items()})
+        yield Place(NAMES.prefix, url(inbox, "USER"), url(broker, "USER"), (one, other))
+
+
+@contextmanager
+def cluster_and_broker() -> Iterator[Place]:
+    with cluster() as inbox, own_valkey() as broker, broker.client() as other, ExitStack() as stack:
+        lines = {
+            user: [
+                *(it.replace("webhooks:", "{webhooks}:") for it in rules if it != "+select"),
+                *("+cluster|slots", "+select"),
+                *(["+wait"] if user == "webhook-ingress" else []),
+            ]
+            for user, rules in LINES.items()
+        }
+        nodes = [stack.enter_context(it.client()) for it in inbox.nodes]
+        for server in (*nodes, other):
+            set_users(server, lines)
+        cluster_url = inbox.url.replace("//:test@", "//USER:test@")
+        more = {"INBOX_WAIT_REPLICAS": "1"}
+        yield Place("{webhooks}:", cluster_url, url(broker, "USER"), (*nodes, other), more)
+
+
+PLACES = [
+    one_server,
+    pytest.param(two_servers, marks=pytest.mark.long),
+    pytest.param(cluster_and_broker, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("make_place", PLACES)
 def test_every_duty_does_its_work_with_exactly_its_rights(
-    valkey: Valkey, database_url: str, connection: Connection, tmp_path: Path
+    make_place: Callable[[], AbstractContextManager[Place]], database_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     tenants.add_tenant(connection, "acme")
     ciphertext = Cipher([SECRETS_KEY]).encrypt(SECRET)
     tenants.add_endpoint(
         connection, tenant="acme", provider="moveris", scheme="moveris", label="first", ciphertext=ciphertext
     )
-    environ = os.environ | {"DATABASE_URL": database_url, "REDIS_PREFIX": NAMES.prefix, "INBOX_DURABILITY": "any"}
+    environ = os.environ | {"DATABASE_URL": database_url, "INBOX_DURABILITY": "any"}
     environ |= {"HANDLERS": "workers.handlers.example"}
     environ |= {"FLOWER_PORT": str(free_port()), "FLOWER_USER": "test", "FLOWER_PASSWORD": "test"}
     environ |= {"EXPORTER_PORT": str(free_port()), "EXPORTER_SECONDS": "1"}
@@ -78,30 +174,35 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
         "webhook-exporter": [sys.executable, "-m", "deploy.exporter"],
     }
 
-    def pipeline(*arguments: str) -> str:
-        own = environ | {"REDIS_URL": url(valkey, "webhook-pipeline"), "SECRETS_KEY": SECRETS_KEY}
-        program = str(Path(sys.executable).with_name("pipeline"))
-        return subprocess.run([program, *arguments], env=own, capture_output=True, text=True, check=False).stdout
-
     def handled() -> int:
         (row,) = connection.execute("SELECT count(*) AS n FROM deliveries_done WHERE state = 'succeeded'")
         return int(row["n"])
 
-    with valkey.client() as admin, ExitStack() as stack:
+    with make_place() as place, ExitStack() as stack:
+        names = Names(place.prefix)
+
+        def pipeline(*arguments: str) -> str:
+            own = environ | place.environ("webhook-pipeline") | {"SECRETS_KEY": SECRETS_KEY}
+            program = str(Path(sys.executable).with_name("pipeline"))
+            return subprocess.run([program, *arguments], env=own, capture_output=True, text=True, check=False).stdout
+
         running = []
         for user, command in commands.items():
-            process = spawn(command, log=tmp_path / f"{user}.log", environ=environ | {"REDIS_URL": url(valkey, user)})
+            process = spawn(command, log=tmp_path / f"{user}.log", environ=environ | place.environ(user))
             stack.callback(process.wait)
             stack.callback(process.kill)
             running.append(process)
-        ingress = stack.enter_context(serving(url(valkey, "webhook-ingress"), REDIS_PREFIX=NAMES.prefix))
+        ingress = stack.enter_context(serving("", **place.environ("webhook-ingress")))
         for _ in range(20):
             assert ingress.post(completed()).status_code == 200
         pipeline("tenants", "limit", "acme", "--rate", "1000/s", "--burst", "1", "--inbox", "1MB")
         wait_for(lambda: "version" in httpx.get(f"{ingress.url}/readyz").text, seconds=10)
         assert ingress.post(completed()).status_code == 200, "counted"
-        admin.xadd(NAMES.overflow, {"v": "0"})
-        wait_for(lambda: handled() >= 21 and not admin.xlen(NAMES.overflow), seconds=60)
+        user_of_tests = place.environ("webhook-pipeline")
+        of_inbox = user_of_tests.get("INBOX_URL") or user_of_tests["REDIS_URL"]
+        with open_client(redis_url(of_inbox), seconds=5, prefix=place.prefix) as client:
+            client.xadd(names.overflow, {"v": "0"})
+            wait_for(lambda: handled() >= 21 and not client.xlen(names.overflow), seconds=60)
         flower = f"http://test:test@127.0.0.1:{environ['FLOWER_PORT']}"
         wait_for(lambda: "handlers@" in httpx.get(f"{flower}/api/workers?refresh=1", timeout=20).text, seconds=30)
         assert httpx.get(f"{flower}/broker").status_code == httpx.codes.OK
@@ -115,8 +216,12 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
             process.terminate()
         for process in running:
             process.wait(60)
-        refused: Any = admin.execute_command("ACL", "LOG")
+        refused: list[Any] = [it for server in place.servers for it in _acl_log(server)]
     assert [(it["username"], it["reason"], it["object"]) for it in map(_as_texts, refused)] == []
+
+
+def _acl_log(server: Redis) -> Any:
+    return server.execute_command("ACL", "LOG")
 
 
 def _as_texts(entry: Any) -> dict[str, Any]:
