@@ -22,7 +22,7 @@ from tests.launching import free_port, spawn
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tests.certificates import Certificate
 
@@ -40,7 +40,12 @@ class Node:
     """
 
     def __init__(
-        self, home: Path, *options: str, configuration: str | None = None, tls: Certificate | None = None
+        self,
+        home: Path,
+        *options: str,
+        configuration: str | None = None,
+        tls: Certificate | None = None,
+        program: str = "",
     ) -> None:
         self.port = free_port()
         self.home = home
@@ -58,7 +63,7 @@ class Node:
             lines += ["port 0", f"tls-port {self.port}", "tls-auth-clients no", "tls-replication yes"]
             lines += [f"tls-cert-file {tls.authority}", f"tls-key-file {tls.key}", f"tls-ca-cert-file {tls.authority}"]
         written.write_text("\n".join(lines) + "\n")
-        self._argv = [REDIS if tls is not None else server.argv[0], str(written)]
+        self._argv = [program or (REDIS if tls is not None else server.argv[0]), str(written)]
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
@@ -95,7 +100,13 @@ class Sentinel(Node):
     """A Sentinel that watches one primary."""
 
     def __init__(
-        self, home: Path, primary: Node, *, down_after_milliseconds: int, tls: Certificate | None = None
+        self,
+        home: Path,
+        primary: Node,
+        *,
+        down_after_milliseconds: int,
+        tls: Certificate | None = None,
+        program: str = "",
     ) -> None:
         lines = [
             f"sentinel monitor {MASTER} 127.0.0.1 {primary.port} 2",
@@ -103,7 +114,7 @@ class Sentinel(Node):
             f"sentinel down-after-milliseconds {MASTER} {down_after_milliseconds}",
             f"sentinel failover-timeout {MASTER} 2000",
         ]
-        super().__init__(home, configuration="\n".join(lines), tls=tls)
+        super().__init__(home, configuration="\n".join(lines), tls=tls, program=program)
         self._argv.append("--sentinel")
 
 
@@ -115,9 +126,18 @@ class Watched:
     """
 
     def __init__(
-        self, home: Path, stack: ExitStack, *, replicas: int, down_after_milliseconds: int, tls: Certificate | None
+        self,
+        home: Path,
+        stack: ExitStack,
+        *,
+        replicas: int,
+        down_after_milliseconds: int,
+        tls: Certificate | None,
+        options: Sequence[str],
+        program: str,
     ) -> None:
-        self.nodes = [Node(home / f"node-{number}", tls=tls) for number in range(1 + replicas)]
+        how: dict[str, Any] = {"tls": tls, "program": program}
+        self.nodes = [Node(home / f"node-{number}", *options, **how) for number in range(1 + replicas)]
         first, *others = self.nodes
         for node in self.nodes:
             stack.callback(node.kill)
@@ -126,7 +146,7 @@ class Watched:
             node.start("--replicaof", "127.0.0.1", str(first.port))
         wait_for(lambda: first.info("connected_slaves") == replicas, seconds=30)
         self.sentinels = [
-            Sentinel(home / f"sentinel-{number}", first, down_after_milliseconds=down_after_milliseconds, tls=tls)
+            Sentinel(home / f"sentinel-{number}", first, down_after_milliseconds=down_after_milliseconds, **how)
             for number in range(3)
         ]
         for sentinel in self.sentinels:
@@ -175,13 +195,34 @@ class Watched:
 
 @contextmanager
 def watched(
-    *, replicas: int = 1, down_after_milliseconds: int = 1000, tls: Certificate | None = None
+    *,
+    replicas: int = 1,
+    down_after_milliseconds: int = 1000,
+    tls: Certificate | None = None,
+    options: Sequence[str] = (),
+    program: str = "",
 ) -> Iterator[Watched]:
-    """Run a primary, replicas and Sentinels until the block ends; with a certificate, all of them speak TLS only."""
+    """Run a primary, replicas and Sentinels until the block ends.
+
+    Args:
+        replicas: of the primary.
+        down_after_milliseconds: until a Sentinel takes a server for dead.
+        tls: all speak TLS only, with this certificate.
+        options: lines for the configuration of servers.
+        program: their server; empty for the wheel's.
+    """
     with ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="watched-", dir="/tmp"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
-        yield Watched(home, stack, replicas=replicas, down_after_milliseconds=down_after_milliseconds, tls=tls)
+        yield Watched(
+            home,
+            stack,
+            replicas=replicas,
+            down_after_milliseconds=down_after_milliseconds,
+            tls=tls,
+            options=options,
+            program=program,
+        )
 
 
 class Cluster:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks import fairness, fleet, report
+from tests.benchmarks import fairness, fleet, report, sizes
 from tests.benchmarks.processes import ROOT
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SERVERS: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "b
 def update_all(root: Path = ROOT) -> list[Path]:
     """Replace the blocks; return the files that are new."""
     full, growth, fair = report.read_json("full"), report.read_json("growth"), report.read_json("fairness")
-    many = report.read_json("fleet")
+    many, each = report.read_json("fleet"), report.read_json("sizes")
     grown = farthest(full, growth)
     readme, performance = root / "README.md", root / "deploy" / "PERFORMANCE.md"
     blocks = (
@@ -33,6 +33,7 @@ def update_all(root: Path = ROOT) -> list[Path]:
         (performance, "fairness", fairness_block(fair) if fair else None),
         (root / "deploy" / "SCALING.md", "figures", scaling_block(growth or full, grown)),
         (root / "deploy" / "SCALING.md", "fleet", fleet_block(many) if many else None),
+        (root / "deploy" / "SCALING.md", "sizes", sizes_block(each) if each else None),
     )
     return [path for path, name, block in blocks if block and replace(path, name, block)]
 
@@ -114,6 +115,15 @@ def fleet_block(many: Results) -> str:
         for load, rates in fleet.LOADS.items()
     )
     return "\n\n".join([f"{about} {fleet.summary(many)}", *tables])
+
+
+def sizes_block(each: Results) -> str:
+    """Return what one process of each duty needs."""
+    about = (
+        f"`python -m tests.benchmarks sizes`, {each['at'][:10]}, {each['cores']} cores, load {each['load']:.1f} when "
+        f"it began: one of each, {sizes.RATE} events a second for {sizes.SECONDS} seconds."
+    )
+    return f"{about}\n\n{report.markdown(sizes.rows_of(each), sizes.HEADINGS)}"
 
 
 def _about(full: Results) -> str:

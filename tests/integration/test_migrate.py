@@ -41,7 +41,7 @@ def test_a_deadlock_with_a_worker_is_tried_again(connection: Connection, databas
 
 
 def test_each_file_that_follows_others_is_a_transaction_of_its_own(connection: Connection) -> None:
-    """All in one held the locks of each until the end: beside handlers at 200 events a second it deadlocked for ever."""
+    """All in one held the locks of each until the end, and beside 200 events a second deadlocked in every attempt."""
     first, *others = migrations()
     text = resources.files("workers.store.migrations").joinpath(f"{first}.sql").read_text("utf-8")
     connection.execute("CREATE SCHEMA earlier")

@@ -32,7 +32,14 @@ INGRESSES: Final = ("ingress 1", "ingress 2")
 class Site:
     """An installation whose processes are of one release or the other.
 
+    Args:
+        home: folder of its logs.
+        database_url: of the tests' queries, and of processes unless `settings` say otherwise.
+        redis_url: of its processes.
+        settings: of all processes.
+
     Attributes:
+        slots: processes of a worker for handlers.
         secret: with which events of the tenant are signed.
     """
 
@@ -43,7 +50,9 @@ class Site:
         self._key = Fernet.generate_key()
         self._ports = {name: free_port() for name in INGRESSES}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._own: dict[str, dict[str, str]] = {}
         self._started = 0
+        self.slots = 2
         self._environ = {
             **{name: value for name, value in os.environ.items() if name != "DATABASE_SCHEMA"},
             "DATABASE_URL": database_url,
@@ -94,11 +103,18 @@ class Site:
             if name in self._running:
                 until(lambda url=url: httpx.post(url).status_code == 401, seconds=20, what="the endpoint")  # type: ignore[misc]
 
+    def configure(self, *names: str, **settings: str) -> None:
+        """Give further settings to these processes, or to all, from their next start."""
+        for name in names:
+            self._own.setdefault(name, {}).update(settings)
+        if not names:
+            self._environ.update(settings)
+
     def start(self, name: str, tree: Path = ROOT, **settings: str) -> None:
         """Start a process of a release with further settings, and wait until it is ready."""
         self._started += 1
         log = self._home / f"{name} {self._started} of {tree.name}.log"
-        environ = self._in(tree) | settings
+        environ = self._in(tree) | self._own.get(name, {}) | settings
         if name in INGRESSES:
             environ["INGRESS_PORT"] = str(self._ports[name])
             argv = ["-m", "ingress"]
@@ -107,7 +123,13 @@ class Site:
         else:
             queues = "express,handlers" if name == "handlers" else name
             argv = ["-m", "celery", "-A", "workers.app", "worker", "-Q", queues, "-n", f"{name}-{self._started}@%h"]
-            argv += ["-c", "2", "--prefetch-multiplier=1", "--without-gossip", "--without-mingle"]
+            argv += [
+                "-c",
+                str(self.slots if name == "handlers" else 2),
+                "--prefetch-multiplier=1",
+                "--without-gossip",
+                "--without-mingle",
+            ]
         process = spawn([sys.executable, *argv], log=log, environ=environ, folder=tree, at_our_end=signal.SIGTERM)
         self._running[name] = process
 

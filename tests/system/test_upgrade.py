@@ -48,14 +48,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def previous(servers_home: Path) -> Path:
-    """The tree of version 0.1."""
+def unpack(tree: Path) -> Path:
+    """Write the tree of version 0.1 into a folder, and return it."""
     packed = subprocess.run(["git", "archive", PREVIOUS], cwd=ROOT, capture_output=True, check=True).stdout
-    tree = servers_home / "version-0.1"
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
         archive.extractall(tree, filter="data")
     return tree
+
+
+@pytest.fixture(scope="module")
+def previous(servers_home: Path) -> Path:
+    """The tree of version 0.1."""
+    return unpack(servers_home / "version-0.1")
 
 
 class Load:
