@@ -2,7 +2,7 @@
 
 The rest, in reading order:
 
-- `tasks`, `app`, `process`, `broker`, `drain_timer`, `settings`: the Celery app, its tasks, what a process holds.
+- `tasks`, `app`, `process`, `broker`, `consumer_timer`, `settings`: the Celery app, its tasks, what a process holds.
 - `ingest/`: inbox to Postgres.
 - `dispatch/`: admit, run, record.
 - `housekeeping/`: recovers expired leases and lost messages, publishes the registry.

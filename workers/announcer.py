@@ -12,11 +12,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
-from celery import bootsteps
 from celery.worker import state
 from redis.exceptions import RedisError
 
 from shared.redis_client import open_client
+from workers.consumer_timer import ConsumerTimer
 from workers.live_workers import EVERY_SECONDS, LiveWorker, say_gone, say_live
 from workers.seen_workers import Activity, forget, say_activity
 
@@ -34,8 +34,8 @@ LIMIT_SECONDS: Final = 60.0
 """Postgres may take five seconds for each of its hosts before it is known to be away."""
 
 
-class Announcer(bootsteps.StartStopStep):
-    """A bootstep of Celery's consumer; a subclass sets the attributes.
+class Announcer(ConsumerTimer):
+    """Announces this worker; a subclass sets the attributes.
 
     Attributes:
         redis_url: of the queues.
@@ -44,7 +44,7 @@ class Announcer(bootsteps.StartStopStep):
         announce: called in a process of the pool, which is killed after `LIMIT_SECONDS`; returns whether it is done.
     """
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    every_seconds = EVERY_SECONDS
     redis_url: str
     names: Names
     list_handlers: Callable[[], Handlers]
@@ -57,7 +57,6 @@ class Announcer(bootsteps.StartStopStep):
         self._code_version = handlers.code_version
         self._registrations = [(it.name, it.digest) for it in handlers]
         self._redis = open_client(type(self).redis_url, seconds=1.0)
-        self._timers: list[Any] = []
         self._said: LiveWorker | None = None
         self._announcement: Any = None
         self._again_at = 0.0
@@ -66,17 +65,12 @@ class Announcer(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Say that the worker lives, and go on to do so."""
         self._say(consumer)
-        self._timers = [
-            consumer.timer.call_after(0.0, self._announce, (consumer,)),  # when the pool takes work
-            consumer.timer.call_repeatedly(EVERY_SECONDS, self._beat, (consumer,)),
-        ]
+        super().start(consumer)
+        self._timers.append(consumer.timer.call_after(0.0, self._announce, (consumer,)))  # when the pool takes work
 
     def stop(self, consumer: Any) -> None:
         """Say that the worker is gone, if it ends; after a lost connection it starts again."""
-        del consumer
-        for timer in self._timers:
-            timer.cancel()
-        self._timers = []
+        super().stop(consumer)
         is_ending = any(it is not None and it is not False for it in (state.should_stop, state.should_terminate))
         if is_ending and self._said is not None:
             try:
@@ -85,7 +79,8 @@ class Announcer(bootsteps.StartStopStep):
             except (RedisError, OSError) as error:
                 log.info("Redis was not told that this worker ends: %s", error)
 
-    def _beat(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
+        """Say that the worker lives, and see to the announcement."""
         self._say(consumer)
         self._announce(consumer)
 

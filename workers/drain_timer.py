@@ -12,11 +12,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from celery import bootsteps
 from redis.exceptions import RedisError
 
 from shared import wire
 from shared.redis_client import open_client
+from workers.consumer_timer import ConsumerTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS: Final = 2.0
 
 
-class DrainTimer(bootsteps.StartStopStep):
-    """A bootstep of Celery's consumer, in workers that consume the queue `ingest`; a subclass sets the attributes.
+class DrainTimer(ConsumerTimer):
+    """Looks at the inbox, in workers that consume the queue `ingest`; a subclass sets the attributes.
 
     Attributes:
         redis_url: of the inbox.
@@ -37,7 +37,7 @@ class DrainTimer(bootsteps.StartStopStep):
         drain: called in a process of the pool, which is killed after `limit_seconds`.
     """
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    every_seconds = EVERY_SECONDS
     redis_url: str
     names: wire.Names
     drain: Callable[[], object]
@@ -45,25 +45,18 @@ class DrainTimer(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
         self._running: Any = None
         self._seen: object = None
         self._redis: Redis | None = None
 
     def start(self, consumer: Any) -> None:
-        """Start the timer."""
+        """Begin to look, if this worker drains."""
         if wire.INGEST_QUEUE in consumer.app.amqp.queues.consume_from:
             self._redis = self._redis or open_client(self.redis_url, seconds=1.0, prefix=self.names.prefix)
-            self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, self._look, (consumer,))
+            super().start(consumer)
 
-    def stop(self, consumer: Any) -> None:
-        """Stop the timer."""
-        del consumer
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
+        """Begin a drain if nothing has changed since the last look and none is under way."""
         seen = self._state()
         stands_still = seen is not None and seen == self._seen
         self._seen = seen

@@ -17,12 +17,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from celery import bootsteps
 from celery.worker import state
 from redis.exceptions import RedisError
 
 from shared.redis_client import open_client
 from workers.broker import END_SECONDS, end_within
+from workers.consumer_timer import ConsumerTimer
 from workers.heartbeat import set_stuck
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOKS: Final = 6
-"""Looks within `stuck_seconds`."""
 
 
-class FreeSlotTimer(bootsteps.StartStopStep):
-    """A bootstep of Celery's consumer; a subclass sets the attributes.
+class FreeSlotTimer(ConsumerTimer):
+    """Looks `LOOKS` times within `stuck_seconds`; a subclass sets the attributes.
 
     Attributes:
         redis_url: of the broker.
@@ -45,14 +44,12 @@ class FreeSlotTimer(bootsteps.StartStopStep):
         stuck_seconds: that a free slot and a message may be beside each other.
     """
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
     redis_url: str
     prefix: str
     stuck_seconds: float
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._timer: Any = None
         self._redis: Redis | None = None
         self._taken = 0
         self._idle_since: float | None = None
@@ -62,16 +59,10 @@ class FreeSlotTimer(bootsteps.StartStopStep):
         """Start the timer; what was seen before a lost connection counts no more."""
         self._redis = self._redis or open_client(self.redis_url, seconds=1.0)
         self._idle_since, self._given = None, {}
-        self._timer = consumer.timer.call_repeatedly(self.stuck_seconds / LOOKS, self._look, (consumer,))
+        self.every_seconds = self.stuck_seconds / LOOKS
+        super().start(consumer)
 
-    def stop(self, consumer: Any) -> None:
-        """Stop the timer."""
-        del consumer
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, consumer: Any) -> None:
+    def tick(self, consumer: Any) -> None:
         """Recycle what is stuck.
 
         1. Note since when each message that a child was given waits to be begun.

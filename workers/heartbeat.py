@@ -11,11 +11,12 @@ import atexit
 import threading
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps, signals
+from celery import signals
 from celery.beat import Scheduler
 
 from shared import wire
 from shared.heartbeat import EVERY_SECONDS, Heartbeat
+from workers.consumer_timer import ConsumerTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,25 +77,15 @@ def connect_signals(folder: Path | None, *, on_tick: Callable[[], object]) -> No
     signals.beat_init.connect(start_beat, weak=False)
 
 
-class HeartbeatTimer(bootsteps.StartStopStep):
+class HeartbeatTimer(ConsumerTimer):
     """Beats from the event loop of a worker."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    every_seconds = EVERY_SECONDS
 
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        self._timer: Any = None
-
-    def start(self, consumer: Any) -> None:
-        """Begin to beat."""
-        self._timer = consumer.timer.call_repeatedly(EVERY_SECONDS, beat)
-
-    def stop(self, consumer: Any) -> None:
-        """Stop beating."""
+    def tick(self, consumer: Any) -> None:
+        """Beat."""
         del consumer
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        beat()
 
 
 class BeatingScheduler(Scheduler):
