@@ -5,15 +5,11 @@ who knows a path can add to a field, but the number of fields is bounded by the 
 refused for an hour is forgotten.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from redis import Redis
+from redis import Redis
 
 MOST: Final = 1000
 """Fields of the hash; what comes beyond is not kept."""

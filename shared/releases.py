@@ -6,15 +6,12 @@ the forms of the one before it and its own, and every process says in Redis whic
 do not read; the first to ask before it writes will be the release that changes a form. `pipeline doctor` shows all.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from redis import Redis
+from redis import Redis
 
-    from shared.wire import Names
+from shared.wire import Names
 
 RELEASE: Final = "0.2.0"
 """Of this code; `pyproject.toml` and CHANGELOG.md say the same."""

@@ -4,15 +4,11 @@ deploy/REDIS_USERS.md has the same as a line of ACL for each duty. Redis itself 
 run a command (`redis.acl_check_cmd`, Redis 7); nothing is run. What a server cannot tell counts as allowed.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection, Iterator
+from typing import Any, Final
 
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, HOUSEKEEPING_QUEUE, INBOX_GROUP, INGEST_QUEUE, Names
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 Command = tuple[str | int, ...]
 

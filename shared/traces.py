@@ -16,19 +16,14 @@ in Postgres and in every message already, for old and new processes alike. What 
 (─ ─ ▷ is a link.)
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Protocol, Self
+from uuid import UUID
 
+from shared.envelope import Envelope
 from shared.settings import SettingError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
-    from uuid import UUID
-
-    from shared.envelope import Envelope
 
 
 class Stored(Protocol):

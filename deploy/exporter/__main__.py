@@ -5,15 +5,14 @@ one of them is away it goes on with the other. Wrong settings, a port in use and
 environment end it with one line and exit code 2; one that becomes another's later is no longer read.
 """
 
-from __future__ import annotations
-
 import logging
 import signal
 import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.process_collector import ProcessCollector
@@ -30,9 +29,6 @@ from shared.logs import configure
 from shared.settings import SettingError, load
 from shared.wire import Names
 from workers.store.connect import SCHEMA_MISSING, UNREACHABLE
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 log: Final = logging.getLogger(__name__)
 

@@ -1,25 +1,19 @@
 """What the exporter reads from Redis: memory, durability and the inbox; of the broker queues, workers and last runs."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
+from deploy.exporter.figures import Families
 from shared.durability import Durability, assess
 from shared.identity import require_own
 from shared.redis_client import open_client
 from shared.refusals import Refused, parse
 from shared.registry import VERSION_FIELD
 from shared.wire import EXPRESS_QUEUE, HANDLERS_QUEUE, HOUSEKEEPING_QUEUE, INGEST_QUEUE, Names
-from workers.seen_workers import read_seen
+from workers.seen_workers import SeenWorker, read_seen
 from workers.store.tallies import OTHERS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from deploy.exporter.figures import Families
-    from workers.seen_workers import SeenWorker
 
 ENDPOINTS: Final = 20
 """Refused endpoints that have series of their own, for each code: those that have been refused for longest."""

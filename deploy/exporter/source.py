@@ -4,20 +4,16 @@ A scrape waits for nobody and costs no server anything. A server that is away, o
 figures are then missing, and `pipeline_*_answers` says so.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from prometheus_client.core import Metric
 
 from deploy.exporter.figures import Families, merge
 from shared.identity import ForeignRedisError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from prometheus_client.core import Metric
 
 log: Final = logging.getLogger(__name__)
 

@@ -8,28 +8,23 @@ answer leaves its figures as they were last, and at 1 at the least: nothing is s
 is one look at a time, on connections that stay open.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from redis.exceptions import RedisError
 
 from shared.redis_client import open_client
+from shared.wire import Names
 from workers.dispatch.admission import ASSUMED_SECONDS
 from workers.live_workers import read_live
 from workers.store import figures
 from workers.store.connect import SCHEMA_MISSING, TIMED_OUT, UNREACHABLE, PostgresConnection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from shared.wire import Names
 
 log: Final = logging.getLogger(__name__)
 

@@ -20,14 +20,13 @@ from redis import Redis
 from deploy.exporter.figures import FIGURES, Families, merge
 from deploy.exporter.postgres_figures import HANDLERS, TENANTS, DueLanes, PostgresFigures
 from deploy.exporter.source import Source, Sources
-from deploy.local.servers import free_port
 from shared.refusals import add_arguments
 from shared.wire import NOTE_END
 from tests.ingress_process import wait_for
 from tests.integration import draining
 from tests.integration.draining import post
 from tests.integration.test_admission import plan_of
-from tests.launching import spawn
+from tests.launching import free_port, spawn
 from tests.names import NAMES
 from workers.errors import Permanent
 from workers.store import figures, tallies
