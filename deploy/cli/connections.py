@@ -25,7 +25,7 @@ from shared.settings import SettingError, fernet_keys, load
 from shared.wire import Names
 from workers.housekeeping.publishing import Publisher
 from workers.store import audit
-from workers.store.connect import Connection, connect
+from workers.store.connect import Connection, bound_statements, connect
 
 REDIS_SECONDS: Final = 2.0
 READ_SECONDS: Final = 30
@@ -125,7 +125,7 @@ def database(*, read_only: bool = False) -> Iterator[Connection]:
     """
     with connect(database_url(), name="pipeline command", schema=database_schema()) as connection:
         if read_only:
-            connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{READ_SECONDS}s"])
+            bound_statements(connection, READ_SECONDS, is_local=False)
         else:
             audit.act_as(connection, person(), given_reason())
         yield connection

@@ -16,7 +16,7 @@ from uuid import UUID
 from workers.ingest.reprocess import parse_again
 from workers.store import jobs, manual
 from workers.store.catalogue import Catalogue
-from workers.store.connect import TIMED_OUT, UNREACHABLE
+from workers.store.connect import TIMED_OUT, UNREACHABLE, bound_statements
 from workers.store.rejected import count_rejected, list_rejected_after, reprocess_event
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def count(connection: Connection, kind: Kind, chosen: Filter, *, before: datetim
     """Count what a job that begins at this time has to do, or for a backfill to look at; None if that takes longer."""
     try:
         with connection.transaction():
-            connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds * 1000:.0f}ms"])
+            bound_statements(connection, seconds, is_local=True)
             match kind:
                 case "backfill":
                     times = _times(chosen, before)

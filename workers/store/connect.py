@@ -83,6 +83,11 @@ Connection = psycopg.Connection[dict[str, Any]]
 C = TypeVar("C", bound=psycopg.Connection[Any])
 
 
+def bound_statements(connection: Connection, seconds: float, *, is_local: bool) -> None:
+    """Let no statement take longer than this many seconds: in this transaction if `is_local`, else in this session."""
+    connection.execute("SELECT set_config('statement_timeout', %s, %s)", [f"{seconds * 1000:.0f}ms", is_local])
+
+
 def connect(
     database_url: str, *, name: str, schema: str = "", lease_seconds: float = 30.0, keep_plans: bool = False
 ) -> Connection:
