@@ -1,9 +1,9 @@
 """The commands `pipeline deliveries …`."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import typer
@@ -42,6 +42,37 @@ Ids = Annotated[list[UUID] | None, typer.Argument(metavar="[EVENT_ID]...", help=
 Everything = Annotated[bool, typer.Option("--all", help="All of them, when nothing narrows the choice.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which deliveries a command is for, as its options."""
+
+    event_ids: Ids = None
+    tenant: TenantFilter = None
+    since: Since = None
+    until: Until = None
+    provider: ProviderFilter = None
+    type_: TypeFilter = None
+    everything: Everything = False
+
+    def to_filter(self, **more: Any) -> Filter:
+        """Return what the options say; everything may be meant only if that was said."""
+        given = {name.rstrip("_"): value or None for name, value in vars(self).items() if name != "everything"}
+        chosen = Filter(**given | more)
+        if not self.everything and chosen == Filter():
+            raise CommandError(
+                "which ones? give event ids, --tenant, --since or another filter, or --all for everything"
+            )
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOfAny(Choice):
+    """The same, of any handler."""
+
+    handler: HandlerFilter = None
+    error: ErrorFilter = None
+
+
 @command(app, "list")
 def list_(
     *,
@@ -65,16 +96,8 @@ def list_(
 
 @command(app, changes=True)
 def retry(
-    event_ids: Ids = None,
     *,
-    tenant: TenantFilter = None,
-    handler: HandlerFilter = None,
-    since: Since = None,
-    until: Until = None,
-    provider: ProviderFilter = None,
-    type_: TypeFilter = None,
-    error: ErrorFilter = None,
-    everything: Everything = False,
+    options: ChoiceOfAny,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Cancelled deliveries instead of dead ones.")] = False,
     rate: Rate = None,
     dry_run: DryRun = False,
@@ -88,32 +111,15 @@ def retry(
         pipeline deliveries retry --error "503 Service Unavailable" --rate 100/s
         pipeline deliveries retry 0198c0de-0000-7000-8000-000000000000
     """
-    chosen = Filter(
-        event_ids=event_ids or None,
-        tenant=tenant,
-        handler=handler,
-        since=since,
-        until=until,
-        provider=provider,
-        type=type_,
-        error=error,
-    )
-    _require_choice(chosen, everything=everything)
-    chosen = replace(chosen, state="cancelled" if cancelled else "dead")
+    chosen = replace(options.to_filter(), state="cancelled" if cancelled else "dead")
     change("retry", chosen, "put back", rate=rate, dry_run=dry_run)
 
 
 @command(app, changes=True)
 def resend(
     handler: HandlerName,
-    event_ids: Ids = None,
     *,
-    tenant: TenantFilter = None,
-    since: Since = None,
-    until: Until = None,
-    provider: ProviderFilter = None,
-    type_: TypeFilter = None,
-    everything: Everything = False,
+    options: Choice,
     rate: Rate = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -125,24 +131,14 @@ def resend(
         pipeline deliveries resend acme.sync_crm --tenant acme --since 2h --dry-run
         pipeline deliveries resend acme.sync_crm 0198c0de-0000-7000-8000-000000000000
     """
-    chosen = Filter(event_ids=event_ids or None, tenant=tenant, since=since, until=until, provider=provider, type=type_)
-    _require_choice(chosen, everything=everything)
-    change("resend", replace(chosen, handler=handler), "put back", rate=rate, dry_run=dry_run)
+    change("resend", replace(options.to_filter(), handler=handler), "put back", rate=rate, dry_run=dry_run)
 
 
 @command(app, changes=True)
 def cancel(
-    event_ids: Ids = None,
     *,
-    tenant: TenantFilter = None,
-    handler: HandlerFilter = None,
-    since: Since = None,
-    until: Until = None,
-    provider: ProviderFilter = None,
-    type_: TypeFilter = None,
-    error: ErrorFilter = None,
+    options: ChoiceOfAny,
     state: Annotated[OpenState | None, typer.Option(help="Only in this state.")] = None,
-    everything: Everything = False,
     rate: Rate = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -154,19 +150,7 @@ def cancel(
     Examples:
         pipeline deliveries cancel --tenant acme --handler acme.mail --dry-run
     """
-    chosen = Filter(
-        event_ids=event_ids or None,
-        tenant=tenant,
-        handler=handler,
-        since=since,
-        until=until,
-        provider=provider,
-        type=type_,
-        error=error,
-        state=state,
-    )
-    _require_choice(chosen, everything=everything)
-    change("cancel", chosen, "cancelled", rate=rate, dry_run=dry_run)
+    change("cancel", options.to_filter(state=state), "cancelled", rate=rate, dry_run=dry_run)
 
 
 @command(app, changes=True)
@@ -229,9 +213,3 @@ def _count_missing(
             looked_at, missing = looked_at + page.events, missing + page.missing
             status.update(f"{looked_at} events looked at, {missing} without a delivery")
     return looked_at, missing
-
-
-def _require_choice(chosen: Filter, *, everything: bool) -> None:
-    """Let everything be meant only if that was said."""
-    if not everything and chosen == Filter():
-        raise CommandError("which ones? give event ids, --tenant, --since or another filter, or --all for everything")

@@ -6,13 +6,11 @@ from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli.arguments import Limit
 from deploy.cli.connections import database, person
 from deploy.cli.errors import CommandError
-from deploy.cli.output import command, emit, given_reason, say, wants_json
+from deploy.cli.output import command, emit, given_reason, progress, say, wants_json
 from workers.housekeeping.jobs import Worked, count, work_on
 from workers.store import jobs
 from workers.store.connect import Connection
@@ -57,11 +55,11 @@ def follow(connection: Connection, job_id: int, *, own_seconds: float = 0.0) -> 
     outcomes: list[Reprocessed] = []
     ends, is_own = time.monotonic() + own_seconds, bool(own_seconds)
     try:
-        with _progress() as progress:
-            bar = progress.add_task(f"job {job_id}", total=None)
+        with progress() as bars:
+            bar = bars.add_task(f"job {job_id}", total=None)
             while not (job := jobs.find_job(connection, job_id)).is_over:
                 description = f"job {job_id}, paused" if job.state == "paused" else f"job {job_id}"
-                progress.update(bar, completed=job.progress, total=job.expected, description=description)
+                bars.update(bar, completed=job.progress, total=job.expected, description=description)
                 worked = work_on(connection, job_id) if is_own else Worked()
                 outcomes += worked.outcomes
                 if is_own and time.monotonic() >= ends:
@@ -212,17 +210,3 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "left": None if left is None or row["state"] != "running" else f"{left:.0f} s",
         "filter": " ".join(texts) or "all",
     }
-
-
-def _progress() -> Progress:
-    """Return a bar on standard error that disappears; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=wants_json() or not console.is_terminal,
-    )

@@ -5,13 +5,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,8 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register the function below as a command of `app` that takes `--json` too, which `emit` and `say` follow.
 
+    A parameter whose type is a dataclass stands for the options that its fields declare.
+
     Args:
         app: of the group.
         name: None for that of the function.
@@ -36,23 +39,38 @@ def command(
     options = {"as_json": (_AsJson, False)} | ({"why": (reason, None)} if changes else {})
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True)
+        groups: dict[str, Any] = {
+            it.name: it.annotation for it in own.parameters.values() if is_dataclass(it.annotation)
+        }
+
         @wraps(function)
         def run(*, as_json: bool, why: str | None = None, **arguments: Any) -> None:
             _wants_json.set(as_json)
             _reason.set(why)
+            for group, kind in groups.items():
+                arguments[group] = kind(**{field.name: arguments.pop(field.name) for field in fields(kind)})
             function(**arguments)
 
         added = (
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for name, (annotation, default) in options.items()
         )
-        own = inspect.signature(function, eval_str=True)
-        run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+        declared = [
+            parameter
+            for it in own.parameters.values()
+            for parameter in (_parameters(groups[it.name]) if it.name in groups else (it,))
+        ]
+        run.__signature__ = own.replace(parameters=[*declared, *added])  # type: ignore[attr-defined]
         run.__annotations__ = {name: it.annotation for name, it in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
         app.command(name)(run)
         return function
 
     return register
+
+
+def _parameters(of: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    return inspect.signature(of, eval_str=True).parameters.values()
 
 
 def wants_json() -> bool:
@@ -100,6 +118,14 @@ def console() -> Console:
     """Return the console on standard output: colours and bars on a terminal, plain text elsewhere."""
     plain = not sys.stdout.isatty()
     return Console(highlight=False, soft_wrap=plain, no_color=plain, width=200 if plain else None)
+
+
+def progress(*, is_hidden: bool = False) -> Progress:
+    """Return a bar on standard error that disappears at its end; nothing with `--json` or where that is no terminal."""
+    on = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hides = is_hidden or wants_json() or not on.is_terminal
+    return Progress(*columns, console=on, transient=True, disable=hides)
 
 
 def _as_text(value: object) -> object:

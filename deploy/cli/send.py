@@ -14,14 +14,12 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy.cli.arguments import Provider, TenantName, existing_file
 from deploy.cli.connections import database_schema, database_url, ingress_url
 from deploy.cli.errors import CommandError
 from deploy.cli.load_generator import Answer, post_many
-from deploy.cli.output import emit, wants_json
+from deploy.cli.output import emit, progress, wants_json
 from deploy.cli.signed_requests import prepare_requests
 from deploy.cli.waiting import Seen, follow
 from workers.store.stats import Fate
@@ -94,7 +92,7 @@ def send(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told what came of it so far, like by Ctrl-C
     with (
         suppress(KeyboardInterrupt),
-        _bar(count) as bar,
+        progress(is_hidden=count < _WITH_A_BAR) as bar,
         ids_file.open("w") if ids_file else nullcontext() as ids,
     ):
         found = post_many(target, make, count=count, rate=rate, connections=connections, timeout=timeout)
@@ -133,13 +131,6 @@ def _target(url: str, path: str) -> str:
     return url if "/webhooks/" in parts.path else url.rstrip("/") + path
 
 
-def _bar(total: int) -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    is_hidden = wants_json() or total < _WITH_A_BAR or not console.is_terminal
-    return Progress(*columns, console=console, transient=True, disable=is_hidden)
-
-
 def _summarize(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     """Return the figures of a run; times are those of acknowledged events."""
     times = sorted(answer.seconds * 1000 for answer in answers if answer.id)
@@ -167,7 +158,7 @@ def _print_answers(summary: Mapping[str, Any], answers: Sequence[Answer], rate: 
 
 def _wait(ids: Sequence[UUID], patience: float) -> Seen:
     seen = Seen()
-    with _bar(len(ids)) as bar:
+    with progress(is_hidden=len(ids) < _WITH_A_BAR) as bar:
         task = bar.add_task("handling", total=len(ids))
         for seen in follow(database_url(), ids, schema=database_schema(), patience=patience):
             dead = f", {seen.fates[Fate.DEAD]} dead" if seen.fates[Fate.DEAD] else ""
