@@ -11,6 +11,7 @@ import psycopg
 import redis
 
 from deploy.local.state import StackError
+from deploy.signatures.secret_text import SecretTextError
 from shared.identity import ForeignRedisError
 from shared.registry import RegistryError
 from shared.settings import SettingError
@@ -30,7 +31,7 @@ def explain(error: Exception) -> str | None:
     match error:
         case CommandError() | SettingError() | RegistryError() | RefusedError() | StackError():
             line = str(error)
-        case MigrationError() | UnfitDatabaseError() | ForeignRedisError():
+        case SecretTextError() | MigrationError() | UnfitDatabaseError() | ForeignRedisError():
             line = str(error)
         case psycopg.errors.UndefinedTable():
             line = "this database has no tables of the pipeline yet: run `pipeline migrate`"

@@ -1,10 +1,9 @@
 """The command `pipeline verify`: would this request be accepted, and if not, why not."""
 
-import json
 import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -16,8 +15,8 @@ from deploy.cli.connections import cipher, database
 from deploy.cli.errors import CommandError
 from deploy.cli.output import say
 from deploy.cli.schemes import find_scheme, scheme_name
-from deploy.cli.signature_diagnosis import Diagnosis, diagnose
-from deploy.cli.signature_mistakes import EndpointSecret
+from deploy.signatures.captured import Headers, HeadersError, decrypt_secrets, read_headers
+from deploy.signatures.diagnosis import Diagnosis, diagnose
 from ingress.schemes.declared import Declared
 from shared.registry import Endpoint
 from workers.store import tenants
@@ -50,7 +49,7 @@ def verify(
     if not isinstance(scheme, Declared):
         raise CommandError("nothing is signed at this endpoint: whoever posts to its path, token included, is accepted")
     headers, body = _read_headers(headers_file), body_file.read_bytes()
-    diagnosis = diagnose(scheme, _hold(found, now), headers=headers, body=body, now=now)
+    diagnosis = diagnose(scheme, decrypt_secrets(found, cipher(), now=now), headers=headers, body=body, now=now)
     say(diagnosis, *_lines(diagnosis, scheme_name(found.scheme), scheme.description.content))
     if diagnosis.code != "verified":
         raise typer.Exit(1)
@@ -67,34 +66,11 @@ def _find(text: str) -> Endpoint:
         return tenants.find_endpoint(connection, tenant=tenant, provider=provider)
 
 
-def _hold(endpoint: Endpoint, now: float) -> list[EndpointSecret]:
-    """Decrypt all secrets, those that may not sign too: one of them may be the one that did."""
-    at = datetime.fromtimestamp(now, UTC)
-    notes = ["" if tenants.is_alive(it, at) else f"expired since {it.expires_at}" for it in endpoint.secrets]
-    return [
-        EndpointSecret(label=it.label, text=cipher().decrypt(it), note=note)
-        for it, note in zip(endpoint.secrets, notes, strict=True)
-    ]
-
-
-def _read_headers(file: Path) -> list[tuple[bytes, bytes]]:
-    """Read headers as curl, proxies and browsers show them; a request line and marks before lines are left out."""
-    text = file.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
-    if text.lstrip().startswith("{"):
-        try:
-            pairs = [(name, str(value)) for name, value in json.loads(text).items()]
-        except ValueError as error:
-            raise CommandError(f"{file} is no JSON object of headers: {error}") from None
-    else:
-        lines = (line.strip().removeprefix("> ").removeprefix("< ") for line in text.splitlines())
-        pairs = [(name, value) for name, colon, value in (line.partition(":") for line in lines) if colon]
-    if not pairs:
-        raise CommandError(f'{file} holds no headers: write one a line, as "X-Signature: sha256=..."')
-    return [(_bytes(name.lower()), _bytes(value)) for name, value in pairs if " " not in name.strip()]
-
-
-def _bytes(text: str) -> bytes:
-    return text.strip().encode("utf-8", "surrogateescape")
+def _read_headers(file: Path) -> Headers:
+    try:
+        return read_headers(file.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape"))
+    except HeadersError as error:
+        raise CommandError(f"{file} {error}") from None
 
 
 def _lines(it: Diagnosis, scheme: str, content: str) -> Iterator[str]:

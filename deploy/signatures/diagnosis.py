@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.cli.signature_mistakes import EndpointSecret, Headers, find_mistakes
+from deploy.signatures.captured import EndpointSecret, Headers
+from deploy.signatures.mistakes import find_mistakes
 from ingress.schemes import DECLARED
 from ingress.schemes.declared import ALGORITHMS, Declared, Description, first, read_time
 from ingress.schemes.encodings import ENCODERS

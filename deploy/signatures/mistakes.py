@@ -12,17 +12,15 @@ import json
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any, Final, TypeVar
 
-from deploy.cli.errors import CommandError
-from deploy.cli.secret_input import clean_secret
+from deploy.signatures.captured import EndpointSecret, Headers
+from deploy.signatures.secret_text import SecretTextError, clean_secret
 from ingress.schemes.declared import ALGORITHMS, Declared, Description
 from ingress.schemes.encodings import ENCODERS
 from ingress.schemes.scheme import BadSchemeError, BadSignature, Key, WrongSecretError
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 H = TypeVar("H", bound=Hashable)
 
@@ -39,15 +37,6 @@ _SERIALISED: Final[Mapping[str, Mapping[str, object]]] = {
     "JSON indented by 2": {"indent": 2, "ensure_ascii": False},
     "JSON indented by 4": {"indent": 4, "ensure_ascii": False},
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointSecret:
-    """A secret of the endpoint, in clear; `note` says why it may not sign now, if so."""
-
-    label: str
-    text: bytes = field(repr=False)
-    note: str = ""
 
 
 def find_mistakes(
@@ -143,7 +132,7 @@ def _contents(it: Description) -> Iterator[tuple[Description, str]]:
 def _secrets(text: bytes) -> Iterator[tuple[bytes, str]]:
     """Yield the bytes that a secret's text may stand for."""
     yield text, 'the secret\'s text as it is (key = "raw")'
-    with suppress(CommandError):
+    with suppress(SecretTextError):
         yield clean_secret(text), "the secret without the invisible characters around it: add it again"
     prefix = next((it for it in _PREFIXES if text.startswith(it)), b"")
     rest = text.removeprefix(prefix)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from deploy.cli.signature_diagnosis import Diagnosis, diagnose, mask
-from deploy.cli.signature_mistakes import EndpointSecret
+from deploy.signatures.captured import EndpointSecret
+from deploy.signatures.diagnosis import Diagnosis, diagnose, mask
 from ingress.schemes import DECLARED, compose
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.cli.errors import CommandError
-from deploy.cli.secret_input import clean_secret
+from deploy.signatures.secret_text import SecretTextError, clean_secret
 
 INVISIBLE = st.text(
     st.sampled_from("\ufeff\u00a0\u200b\u200c\u2060\u00ad\u200e \t\r\n\x00\x1f\x85\u2028\u3000"), max_size=5
@@ -23,19 +22,19 @@ def test_a_secret_is_what_is_seen_of_it(before: str, words: list[str], after: st
 
 @given(left=VISIBLE, hidden=st.sampled_from("\ufeff\u00a0\u200b\u00ad\n\t\x00"), right=VISIBLE)
 def test_what_nobody_sees_inside_a_secret_is_refused_by_its_name_and_place(left: str, hidden: str, right: str) -> None:
-    with pytest.raises(CommandError, match=rf"character {len(left) + 1} of the secret is U\+{ord(hidden):04X} "):
+    with pytest.raises(SecretTextError, match=rf"character {len(left) + 1} of the secret is U\+{ord(hidden):04X} "):
         clean_secret((left + hidden + right).encode())
 
 
 @pytest.mark.parametrize("given", ["", " \n", "\ufeff", "\u200b\u00a0"])
 def test_a_secret_of_which_nothing_is_seen_is_empty(given: str) -> None:
-    with pytest.raises(CommandError, match="the secret is empty"):
+    with pytest.raises(SecretTextError, match="the secret is empty"):
         clean_secret(given.encode())
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
 def test_utf_16_is_refused(encoding: str) -> None:
-    with pytest.raises(CommandError, match=r"UTF-16|U\+0000"):
+    with pytest.raises(SecretTextError, match=r"UTF-16|U\+0000"):
         clean_secret("whsec_c2VD".encode(encoding))
 
 
