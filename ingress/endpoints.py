@@ -2,8 +2,8 @@
 
 Guarantees: a lookup touches memory only; an endpoint is decoded and its secrets decrypted when it is first asked for,
 and again only when it has changed, so that a new snapshot of 10,000 endpoints costs the loop little but its transfer;
-the last good snapshot stays until a newer one is read. Refuses: nothing for a fault of ours. What cannot be read or
-decrypted here is kept apart, so that it is answered 503 and never 401, which a provider might take for "stop sending".
+the last good snapshot stays until a newer one is read. What cannot be read or decrypted here is a fault of ours, and
+answered 503, never 401, which a provider might take for "stop sending".
 """
 
 import logging

@@ -109,7 +109,7 @@ class Tenants:
         self._refused: set[str] = set()
         """Names of those that were over their share when their last event came."""
         self._active_anywhere: Mapping[str, float] = {}
-        self._told_at = float("-inf")
+        self._published_at = float("-inf")
 
     def admit(self, name: str, limits: Limits, *, size: int, now: float) -> Tenant | Refusal:
         """Return the tenant of an event, or why the event is refused."""
@@ -162,7 +162,7 @@ class Tenants:
     async def exchange(self, redis: Redis) -> None:
         """Tell other processes which tenants are active; learn which are active there, and what refused ones hold."""
         refused, ahead = list(self._refused), time.time() - time.monotonic()
-        news = {it.name: it.active_at + ahead for it in self._latest if it.active_at > self._told_at}
+        news = {it.name: it.active_at + ahead for it in self._latest if it.active_at > self._published_at}
         async with redis.pipeline(transaction=False) as pipeline:
             pipeline.hmget(self._names.inbox_bytes, ["", *refused])
             pipeline.zrange(self._names.active_tenants, 0, -1, withscores=True)
@@ -174,7 +174,7 @@ class Tenants:
             self._known[name].held = int(size or 0)
             self._refused.discard(name)
         self._active_anywhere = {name.decode(): at - ahead for name, at in active}
-        self._told_at = max(it.active_at for it in self._latest)
+        self._published_at = max(it.active_at for it in self._latest)
 
     def _has_others(self, tenant: Tenant) -> bool:
         """Return whether another tenant was active lately, here or elsewhere."""

@@ -100,7 +100,7 @@ def make_pool(redis_url: str, timeout: float, *, prefix: str, reply_timeout: flo
 
 
 def make_client(redis_url: str, timeout: float, *, prefix: str) -> Redis:
-    """Return a client for what is not in a hurry; each reply must come within `timeout` seconds."""
+    """Return a client for what is not on the path of a request; each reply must come within `timeout` seconds."""
     return Redis.from_pool(make_pool(redis_url, timeout, prefix=prefix, reply_timeout=timeout))
 
 

@@ -23,7 +23,7 @@ log: Final = logging.getLogger(__name__)
 
 LOG_EVERY_SECONDS: Final = 60.0
 """Between two log lines about the same endpoint and code."""
-TELL_SECONDS: Final = 5.0
+PUBLISH_SECONDS: Final = 5.0
 """Between two additions to the hash in Redis that all processes share."""
 
 
@@ -34,9 +34,9 @@ class RefusalLog:
         self._clock = clock
         self._seen: dict[Key, tuple[float, int]] = {}
         """When the last line was logged, and the refusals since then, by provider, tenant and code."""
-        self._untold: Counter[Key] = Counter()
-        """Refusals that Redis was not told of yet."""
-        self._tell_at = 0.0
+        self._unpublished: Counter[Key] = Counter()
+        """Refusals that are not in Redis yet."""
+        self._publish_at = 0.0
 
     def add(self, refusal: Refusal, endpoint: Endpoint) -> None:
         """Count one refusal of a registered endpoint; log a line if none was logged lately.
@@ -44,7 +44,7 @@ class RefusalLog:
         The line names the secrets of the endpoint by their labels: a sender may still sign with one that has expired.
         """
         key = (endpoint.provider, endpoint.tenant, refusal.code)
-        self._untold[key] += 1
+        self._unpublished[key] += 1
         now = self._clock()
         logged_at, unlogged = self._seen.get(key, (float("-inf"), 0))
         if now - logged_at < LOG_EVERY_SECONDS:
@@ -56,15 +56,15 @@ class RefusalLog:
         extra = {**about, **_labels_of(refusal, endpoint)}
         log.warning("refused a request for %s/%s: %s%s", *about.values(), more, extra=extra)
 
-    async def tell(self, redis: Redis, name: str) -> None:
+    async def publish(self, redis: Redis, name: str) -> None:
         """Add what was refused since the last time to the hash of this name; a full Redis refuses that."""
-        if not self._untold or self._clock() < self._tell_at:
+        if not self._unpublished or self._clock() < self._publish_at:
             return
-        self._tell_at = self._clock() + TELL_SECONDS
-        told = dict(self._untold)
+        self._publish_at = self._clock() + PUBLISH_SECONDS
+        published = dict(self._unpublished)
         with suppress(ResponseError):
-            await redis.eval(*add_arguments(name, told))
-            self._untold -= Counter(told)  # more may have come meanwhile
+            await redis.eval(*add_arguments(name, published))
+            self._unpublished -= Counter(published)  # more may have come meanwhile
 
 
 def _labels_of(refusal: Refusal, endpoint: Endpoint) -> dict[str, list[str]]:

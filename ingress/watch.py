@@ -34,7 +34,7 @@ log: Final = logging.getLogger(__name__)
 EVERY_SECONDS: Final = 0.25
 CONFIG_SECONDS: Final = 60.0
 """Between two CONFIG GET: what it tells seldom changes. A Redis that has started meanwhile is asked at once."""
-_MEANT: Final = ", or set INBOX_DURABILITY to what is meant"
+_ADVICE: Final = ", or set INBOX_DURABILITY to what is meant"
 
 
 class Watch:
@@ -67,7 +67,7 @@ class Watch:
         self._metrics = metrics
         self._refusal_log = refusal_log
         self._own = releases.describe(f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}")
-        self._say_at = 0.0
+        self._announce_at = 0.0
         self._is_full = False
         self._silence = "it has not been asked yet"
         """Why Redis does not answer; empty if it does."""
@@ -126,14 +126,14 @@ class Watch:
                 pipeline.xlen(self._names.inbox)
                 pipeline.xlen(self._names.overflow)
                 version, facts, length, overflow_length = await pipeline.execute()
-            self._weigh(facts)  # first: appends use the room up, whatever becomes of the rest
+            self._check_memory(facts)  # first: appends use the room up, whatever becomes of the rest
             await self._assess_durability(facts)
             if version is not None and version.decode("ascii", "replace") != self._endpoints.version:
                 fields = await self._redis.hgetall(self._names.registry)
                 self._endpoints.replace(cast("dict[bytes, bytes]", fields))
             await self._inbox.tenants.exchange(self._redis)
-            await self._refusal_log.tell(self._redis, self._names.refusals)
-            await self._say_live()
+            await self._refusal_log.publish(self._redis, self._names.refusals)
+            await self._announce()
         except Exception as error:
             # Whatever it is, the watch must go on: without it no change of the registry would arrive any more.
             if not isinstance(error, (RedisError, OSError, TimeoutError)):
@@ -151,11 +151,11 @@ class Watch:
                 self._metrics.registry_version.set(int(self._endpoints.version))
         self._silence = reason
 
-    async def _say_live(self) -> None:
+    async def _announce(self) -> None:
         """Say that this process lives, and of which release it is; a full Redis refuses that."""
-        if time.monotonic() < self._say_at:
+        if time.monotonic() < self._announce_at:
             return
-        self._say_at = time.monotonic() + releases.EVERY_SECONDS
+        self._announce_at = time.monotonic() + releases.EVERY_SECONDS
         with contextlib.suppress(ResponseError):
             await self._redis.eval(releases.SAY, 1, self._names.live_ingresses, self._own)
 
@@ -186,11 +186,11 @@ class Watch:
             self._config_due, self._run_id = now + CONFIG_SECONDS, facts.get("run_id")
         before, self._durability = self._durability, assess(facts, self._appendfsync, meant=self._meant)
         for fault in set(self._durability.texts("wrong")) - set(before.texts("wrong")):
-            log.error("%s%s", fault, _MEANT, extra={"code": "redis_not_durable"})
+            log.error("%s%s", fault, _ADVICE, extra={"code": "redis_not_durable"})
         for unknown in set(self._durability.texts("unknown")) - set(before.texts("unknown")):
             log.warning("%s", unknown, extra={"code": "durability_unknown"})
 
-    def _weigh(self, memory: dict[str, Any]) -> None:
+    def _check_memory(self, memory: dict[str, Any]) -> None:
         used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)
         self._inbox.room = room = bound * self._high_water - used if bound else None
         was_full, self._is_full = self._is_full, room is not None and room <= 0

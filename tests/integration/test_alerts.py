@@ -57,7 +57,7 @@ def finish(alerter: Alerter) -> None:
 
 
 def tell(alerter: Alerter, connection: Connection) -> None:
-    alerter.tell(connection)
+    alerter.notify(connection)
     finish(alerter)
 
 
@@ -201,15 +201,15 @@ def test_a_receiver_that_hangs_holds_up_neither_the_others_nor_the_tick(
             'from = "a@example.com"\nto = ["b@example.com"]'
         )
         alerter = make_alerter(webhook(hanging.url, name="hanging"), mail, webhook(good.url, name="good"))
-        alerter.tell(connection)
+        alerter.notify(connection)
         die(connection)
         look(connection)
-        alerter.tell(connection)
+        alerter.notify(connection)
         wait_for_posts(good, 1)
         wait_for_posts(hanging, 1)
         assert alerter._threads["hanging"].is_alive()
         assert alerter._threads["mail"].is_alive()
-        alerter.tell(connection)  # one thread each, however often
+        alerter.notify(connection)  # one thread each, however often
         assert len(hanging.posts) == 1
         hanging.is_over.set()
         silent.is_over.set()

@@ -53,8 +53,8 @@ class Alerter:
         self._threads: dict[str, threading.Thread] = {}
         self._is_broken = False
 
-    def tell(self, connection: Connection) -> None:
-        """Make the messages of what channels have not been told, and see that each that is due is being sent.
+    def notify(self, connection: Connection) -> None:
+        """Make the messages that channels have not had yet, and see that each that is due is being sent.
 
         Args:
             connection: outside a transaction.

@@ -151,14 +151,14 @@ class _Run:
         self.read = 0
 
     def take_over(self, idle: Mapping[Place, int]) -> bool:
-        """Store what dead drains left, by `list_idle`; return False if the time is over.
+        """Claim and store entries that drains left pending when they died; return False if the time budget is used up.
 
         Suspects are taken one by one, so that only the one that ends this process is counted again.
         """
         while idle:
-            company = {place: count for place, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
-            suspects = [{place: count} for place, count in idle.items() if place not in company]
-            for group in (company, *suspects):
+            together = {place: count for place, count in idle.items() if count + 1 < SUSPECT_DELIVERIES}
+            suspects = [{place: count} for place, count in idle.items() if place not in together]
+            for group in (together, *suspects):
                 self.store(self._parse(self._take_over(group)))
                 if self._clock() >= self._ends:
                     return False
@@ -166,7 +166,7 @@ class _Run:
         return True
 
     def store_fresh(self, received: Sequence[Received]) -> bool:
-        """Store what no drain has had yet, until nothing is left; return False if the time is over.
+        """Store what no drain has had yet, until nothing is left; return False if the time budget is used up.
 
         `open` has read the first entries already, unless there were idle ones.
         """

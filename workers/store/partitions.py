@@ -176,8 +176,8 @@ def _patiently(step: Callable[[], Any], ends: float) -> Any:
             time.sleep(_PAUSE)
 
 
-def _hurry(connection: Connection) -> None:
-    connection.execute(_QUERIES["hurry"], {"timeout": f"{LOCK_MILLISECONDS}ms"})
+def _limit_lock_wait(connection: Connection) -> None:
+    connection.execute(_QUERIES["limit_lock_wait"], {"timeout": f"{LOCK_MILLISECONDS}ms"})
 
 
 def _bounds(connection: Connection, day: date) -> tuple[UUID, UUID]:
@@ -207,7 +207,7 @@ def _make(connection: Connection, table: str, day: date, ends: float) -> bool:
         connection.execute(sql.SQL(_QUERIES[query]).format(**names))
 
     with connection.transaction():
-        _hurry(connection)
+        _limit_lock_wait(connection)
         connection.execute(_QUERIES["lock"])
         if name in _present(connection, table):
             return False
@@ -215,7 +215,7 @@ def _make(connection: Connection, table: str, day: date, ends: float) -> bool:
         if not row["exists"]:
             run("create_table")
     with connection.transaction():
-        _hurry(connection)
+        _limit_lock_wait(connection)
         connection.execute(_QUERIES["lock"])
         if name in _present(connection, table):
             return False
@@ -253,7 +253,7 @@ def _drop(connection: Connection, day: date, before: datetime) -> list[str]:
     3. Drop, and delete what lies in DEFAULT.
     """
     with connection.transaction():
-        _hurry(connection)
+        _limit_lock_wait(connection)
         connection.execute(_QUERIES["lock"])
         names = [name for table in KEYS for name, its_day in _present(connection, table).items() if its_day == day]
         if not names:
@@ -284,7 +284,7 @@ def _drop_strays(connection: Connection, before: datetime) -> int:
     ids = [row["id"] for row in connection.execute(_QUERIES["list_strays"], values)]
     if ids:
         with connection.transaction():
-            _hurry(connection)
+            _limit_lock_wait(connection)
             tables = sql.SQL(", ").join(sql.Identifier(f"{table}_default") for table in KEYS)
             connection.execute(sql.SQL(_QUERIES["lock_tables"]).format(tables=tables))
             connection.execute(_QUERIES["delete_strays"], {"ids": ids})

@@ -4,8 +4,8 @@
 -- name: lock
 SELECT pg_advisory_xact_lock(hashtext('pipeline partitions'));
 
--- Nobody's inserts wait longer than this behind us: a lock that is asked for queues all that come after.
--- name: hurry
+-- Bounds how long other sessions' inserts wait: they queue after a lock that was asked for and not yet given.
+-- name: limit_lock_wait
 SELECT set_config('lock_timeout', %(timeout)s, true);
 
 -- name: now

@@ -202,7 +202,7 @@ def _group() -> None:
 
 def _tell() -> None:
     process = this_process()
-    process.alerter.tell(process.postgres.connection)
+    process.alerter.notify(process.postgres.connection)
 
 
 def _forget_incidents() -> None:
