@@ -4,14 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.durability import DURABILITY_ABOUT, Durability, durability
-from shared.settings import SharedSettings, address, fernet_keys, integer, port, seconds, setting, share
+from shared.settings import SharedSettings, address, fernet_keys, integer, port, port_or_none, seconds, setting, share
 
 HIGH_WATER_ABOUT: Final = "share of Redis' maxmemory beyond which events are answered 503"
-
-
-def port_or_off(text: str) -> int:
-    """Parse a TCP port, or 0 for none."""
-    return 0 if text.strip() == "0" else port(text)
 
 
 def under_a_second(text: str) -> float:
@@ -38,7 +33,7 @@ class IngressSettings(SharedSettings):
     metrics_port: int = setting(
         "INGRESS_METRICS_PORT",
         "0",
-        port_or_off,
+        port_or_none,
         "port of /metrics, 0: none; with several workers each takes the next free one from here up",
     )
     metrics_host: str = setting(

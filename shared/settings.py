@@ -92,8 +92,8 @@ def _declared(settings: type[Any]) -> Iterator[dataclasses.Field[Any]]:
     return (field for field in dataclasses.fields(settings) if "variable" in field.metadata)
 
 
-def integer(*, at_least: int = 0) -> Callable[[str], int]:
-    """Return a parser of whole numbers that refuses anything below `at_least`."""
+def integer(*, at_least: int = 0, at_most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers that refuses anything outside of these bounds."""
 
     def parse(text: str) -> int:
         try:
@@ -102,6 +102,8 @@ def integer(*, at_least: int = 0) -> Callable[[str], int]:
             raise ValueError(f"a whole number is expected, not {text!r}") from None
         if value < at_least:
             raise ValueError(f"it must be at least {at_least}, not {value}")
+        if at_most is not None and value > at_most:
+            raise ValueError(f"it must be at most {at_most}, not {value}")
         return value
 
     return parse
@@ -167,12 +169,10 @@ def file_path(text: str) -> Path | None:
     return folder(text)
 
 
-def port(text: str) -> int:
-    """Parse a TCP port."""
-    number = integer(at_least=1)(text)
-    if number > 65_535:  # noqa: PLR2004 - the highest TCP port
-        raise ValueError(f"a TCP port is at most 65535, not {number}")
-    return number
+port: Final = integer(at_least=1, at_most=65_535)
+"""Parses a TCP port."""
+port_or_none: Final = integer(at_most=65_535)
+"""Parses a TCP port, or 0 for none."""
 
 
 def redis_prefix(text: str) -> str:

@@ -99,14 +99,27 @@ def template_database(postgres_server: Server) -> str:
     return "template_pipeline"
 
 
+@contextmanager
+def fresh_database(server: Server, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template} STRATEGY FILE_COPY')
+        yield server.url.removesuffix("/postgres") + f"/{name}"
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
 @pytest.fixture
 def database_url(postgres_server: Server, template_database: str) -> Iterator[str]:
     """A fresh, migrated database."""
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template_database} STRATEGY FILE_COPY')
-        yield postgres_server.url.removesuffix("/postgres") + f"/{name}"
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with fresh_database(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def other_url(postgres_server: Server, template_database: str) -> Iterator[str]:
+    """Another migrated database on the same server."""
+    with fresh_database(postgres_server, template_database) as url:
+        yield url
 
 
 @pytest.fixture

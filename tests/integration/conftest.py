@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from redis import Redis
 
@@ -18,6 +23,8 @@ from workers.store.connect import PostgresConnection
 from workers.store.session import HandlerSession
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from workers.store.connect import Connection
 
 
@@ -99,3 +106,26 @@ def run(connection: Connection, database_url: str) -> Iterator[Run]:
     session.discard()
     for loop in loops:
         loop.prepare().close()
+
+
+@pytest.fixture
+def start_workers(database_url: str, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Start the workers and beat with these settings; they must live until the test is over."""
+    with ExitStack() as stack:
+        running: dict[str, psutil.Popen] = {}
+
+        def start(**settings: str) -> None:
+            environ = os.environ | {"DATABASE_URL": database_url, "HANDLERS": "workers.handlers.example"} | settings
+            celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
+            queues = ("ingest", "handlers", "housekeeping")
+            commands = {name: [*celery, "worker", "-Q", name, "-c", "1", "-n", f"{name}@%h"] for name in queues}
+            commands["beat"] = [*celery, "beat", "--schedule", str(tmp_path / "beat")]
+            for name, command in commands.items():
+                log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
+                running[name] = psutil.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+                stack.callback(running[name].wait)
+                stack.callback(os.killpg, running[name].pid, signal.SIGKILL)
+
+        yield start
+        for name, process in running.items():
+            assert process.poll() is None, (tmp_path / f"{name}.log").read_text()[-3000:]

@@ -52,23 +52,23 @@ def slow(event, delivery):
 
 
 class Relay:
-    """Forwards connections to a port; `hush` silences for good each one on which a worker waits for messages."""
+    """Forwards connections to a port; `silence` silences for good each one on which a worker waits for messages."""
 
     def __init__(self, to: int) -> None:
         self._to = ("127.0.0.1", to)
         self._server = socket.create_server(("127.0.0.1", free_port()))
         self.port: int = self._server.getsockname()[1]
-        self._hushed = threading.Event()
-        self.has_hushed = threading.Event()
+        self._silenced = threading.Event()
+        self.has_silenced = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def hush(self) -> None:
+    def silence(self) -> None:
         """From now on a connection that asks for messages gets no answer and is not closed; others work."""
-        self._hushed.set()
+        self._silenced.set()
 
-    def unhush(self) -> None:
+    def resume(self) -> None:
         """Let new connections ask again."""
-        self._hushed.clear()
+        self._silenced.clear()
 
     def close(self) -> None:
         self._server.close()
@@ -94,9 +94,9 @@ class Relay:
                         return
                     if not data:
                         return
-                    if b"BRPOP" in data and key.fileobj is client and self._hushed.is_set():
+                    if b"BRPOP" in data and key.fileobj is client and self._silenced.is_set():
                         is_silent = True
-                        self.has_hushed.set()
+                        self.has_silenced.set()
                     if not is_silent:
                         key.data.sendall(data)
 
@@ -180,15 +180,15 @@ def test_a_worker_that_hears_of_no_message_any_more_ends_and_its_successor_runs_
     environ["REDIS_URL"] = parts._replace(netloc=parts.netloc.replace(str(parts.port), str(relay.port))).geturl()
     try:
         with started(environ, tmp_path) as worker:
-            relay.hush()
-            assert relay.has_hushed.wait(SOON)
+            relay.silence()
+            assert relay.has_silenced.wait(SOON)
             ids = set(add_deliveries(3))
             send(connection, redis)
             wait_for(lambda: not health(tmp_path)[1], seconds=SOON)
             assert worker.wait(40) == 1
             assert '"code": "worker_stuck"' in (tmp_path / "log").read_text()
             assert runs(connection) == set()
-        relay.unhush()
+        relay.resume()
         with started(environ, tmp_path):
             wait_for(lambda: runs(connection) == ids, seconds=SOON)
             assert health(tmp_path)[1]

@@ -9,7 +9,6 @@ import sys
 import uuid
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from shared import wire
@@ -23,23 +22,11 @@ from workers.store.connect import connect
 from workers.store.identity import UNTOLD, read_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from redis import Redis
 
-    from deploy.local.service import Server
     from workers.store.connect import Connection
-
-
-@pytest.fixture
-def other_url(postgres_server: Server, template_database: str) -> Iterator[str]:
-    """Another migrated database on the same server."""
-    name = f"other_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template_database} STRATEGY FILE_COPY')
-        yield postgres_server.url.removesuffix("/postgres") + f"/{name}"
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def test_a_drain_of_another_database_takes_nothing(client: Redis, connection: Connection) -> None:

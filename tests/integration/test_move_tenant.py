@@ -6,11 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from tests.integration.test_dedup import entry, store_batch
@@ -19,9 +17,6 @@ from workers.store.connect import connect
 from workers.store.limits import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from deploy.local.service import Server
     from workers.store.connect import Connection
 
 PAGE = Path(__file__).parents[2] / "deploy" / "SCALING.md"
@@ -29,16 +24,6 @@ PAGE = Path(__file__).parents[2] / "deploy" / "SCALING.md"
 pytestmark = pytest.mark.skipif(
     shutil.which("psql") is None, reason="psql is not installed: apt-get install postgresql-client"
 )
-
-
-@pytest.fixture
-def other_url(postgres_server: Server, template_database: str) -> Iterator[str]:
-    """The database of the cell that the tenant moves to."""
-    name = f"other_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE {template_database} STRATEGY FILE_COPY')
-        yield postgres_server.url.removesuffix("/postgres") + f"/{name}"
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def move(tenant: str, *, source: str, target: str) -> None:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pytest
 
 from shared.redis_client import open_client
@@ -27,7 +26,7 @@ from tests.redis_failover import REDIS, Cluster, Node, cluster, watched
 from workers.store import tenants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from workers.store.connect import Connection
@@ -107,8 +106,8 @@ def test_an_event_that_too_few_replicas_have_received_is_not_acknowledged() -> N
 
 
 @pytest.fixture
-def start_workers(database_url: str, connection: Connection, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Start the workers and beat with these settings; they must live until the test is over."""
+def start_workers(start_workers: Callable[..., None], connection: Connection) -> Callable[..., None]:
+    """Make an endpoint before the workers start."""
     tenants.add_tenant(connection, "acme")
     tenants.add_endpoint(
         connection,
@@ -118,24 +117,7 @@ def start_workers(database_url: str, connection: Connection, tmp_path: Path) -> 
         label="first",
         ciphertext=Cipher([SECRETS_KEY]).encrypt(SECRET),
     )
-    with ExitStack() as stack:
-        running: dict[str, psutil.Popen] = {}
-
-        def start(**settings: str) -> None:
-            environ = os.environ | {"DATABASE_URL": database_url, "HANDLERS": "workers.handlers.example"} | settings
-            celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
-            queues = ("ingest", "handlers", "housekeeping")
-            commands = {name: [*celery, "worker", "-Q", name, "-c", "1", "-n", f"{name}@%h"] for name in queues}
-            commands["beat"] = [*celery, "beat", "--schedule", str(tmp_path / "beat")]
-            for name, command in commands.items():
-                log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
-                running[name] = psutil.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
-                stack.callback(running[name].wait)
-                stack.callback(os.killpg, running[name].pid, signal.SIGKILL)
-
-        yield start
-        for name, process in running.items():
-            assert process.poll() is None, (tmp_path / f"{name}.log").read_text()[-3000:]
+    return start_workers
 
 
 def handled(connection: Connection) -> set[str]:

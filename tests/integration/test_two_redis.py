@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
 from shared.registry import Cipher
@@ -20,41 +15,17 @@ from workers.store import tenants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from workers.store.connect import Connection
 
 OF_THE_INBOX = {NAMES.inbox, NAMES.registry, NAMES.identity, NAMES.active_tenants, NAMES.live_ingresses}
 OF_THE_BROKER = {NAMES.tasks_ended, NAMES.identity, NAMES.handler_means, NAMES.live_workers, NAMES.live_handlers}
-QUEUES = ("ingest", "handlers", "housekeeping")
 
 
 @pytest.fixture
 def servers() -> Iterator[tuple[Valkey, Valkey]]:
     with own_valkey() as inbox, own_valkey() as broker:
         yield inbox, broker
-
-
-@pytest.fixture
-def start_workers(database_url: str, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Start the workers and beat with these settings; they must live until the test is over."""
-    with ExitStack() as stack:
-        running: dict[str, psutil.Popen] = {}
-
-        def start(**settings: str) -> None:
-            environ = os.environ | {"DATABASE_URL": database_url, "HANDLERS": "workers.handlers.example"} | settings
-            celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
-            commands = {name: [*celery, "worker", "-Q", name, "-c", "1", "-n", f"{name}@%h"] for name in QUEUES}
-            commands["beat"] = [*celery, "beat", "--schedule", str(tmp_path / "beat")]
-            for name, command in commands.items():
-                log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
-                running[name] = psutil.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
-                stack.callback(running[name].wait)
-                stack.callback(os.killpg, running[name].pid, signal.SIGKILL)
-
-        yield start
-        for name, process in running.items():
-            assert process.poll() is None, (tmp_path / f"{name}.log").read_text()[-3000:]
 
 
 def names_in(valkey: Valkey) -> set[str]:
