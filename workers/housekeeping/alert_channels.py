@@ -45,7 +45,7 @@ class ChannelError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """Somebody who is told, of all tenants unless `tenants` names some."""
+    """A receiver of alerts; of those about all tenants, unless `tenants` names some."""
 
     name: str
     tenants: tuple[str, ...] | None

@@ -1,7 +1,7 @@
 """Sends one message to one channel, within `SEND_SECONDS` whatever the receiver does.
 
 The id of a message goes with every attempt, in `webhook-id` or in `Message-ID`: a receiver that answers too late, or
-not at all, may get the message again, and can tell. What keeps one from arriving is a `SendError`.
+not at all, may get the message again, and can tell. A message that does not arrive raises `SendError`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def sign(key: bytes, message_id: UUID, body: bytes, *, now: datetime) -> dict[st
 
 
 @contextmanager
-def _ended_after(seconds: float, get_socket: Callable[[], socket.socket | None]) -> Iterator[None]:
+def _aborted_after(seconds: float, get_socket: Callable[[], socket.socket | None]) -> Iterator[None]:
     """Cut the connection when the time is over, so that whoever waits for it gets an error."""
     is_over = threading.Event()
 
@@ -138,7 +138,7 @@ def _post(url: str, body: bytes, headers: Mapping[str, str], *, seconds: float) 
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     sent = {"Content-Type": "application/json", "User-Agent": "webhook-pipeline", "Connection": "close", **headers}
     try:
-        with _ended_after(seconds, lambda: connection.sock):
+        with _aborted_after(seconds, lambda: connection.sock):
             connection.request("POST", target, body, sent)
             status = connection.getresponse().status  # what it says besides does not matter
     finally:
@@ -167,7 +167,7 @@ def _mail(channel: Email, message: EmailMessage, *, seconds: float) -> None:
     smtp = smtplib.SMTP_SSL.__new__(smtplib.SMTP_SSL) if is_tls else smtplib.SMTP.__new__(smtplib.SMTP)
     how: dict[str, Any] = {"timeout": STEP_SECONDS} | ({"context": context} if is_tls else {})
     try:
-        with _ended_after(seconds, lambda: getattr(smtp, "sock", None)):
+        with _aborted_after(seconds, lambda: getattr(smtp, "sock", None)):
             smtp.__init__(channel.host, channel.port, **how)  # type: ignore[misc]
             if channel.security == "starttls":
                 smtp.starttls(context=context)

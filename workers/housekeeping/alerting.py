@@ -1,7 +1,8 @@
-"""Tells channels of incidents: makes the messages of what they have not been told, and sends them beside the sweeps.
+"""Tells channels of incidents: makes the messages that they have not had, and sends them beside the sweeps.
 
-A thread for each channel that has something to send, so that none waits for another, and the task that starts them for
-none. One that ends with its process loses nothing: its message is sent again after `LEASE_SECONDS`, under the same id.
+Each channel that has something to send has a thread of its own, so that no channel waits for another, and the task for
+none of them. A thread that ends with its process loses nothing: its message is sent again after `LEASE_SECONDS`, under
+the same id.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _group_rejected(connection: Connection) -> None:
 
 
 def _group_refused(connection: Connection, refused: Sequence[Refused]) -> None:
-    """Record endpoints that are refused for a while and get nothing valid: beside that, refusals are a stranger's."""
+    """Record endpoints whose requests are all refused for a while; refusals beside valid requests are a stranger's."""
     lasting = [it for it in refused if it.count >= REFUSED_COUNT and it.last_at - it.first_at >= REFUSED_SECONDS]
     if not lasting:
         return

@@ -5,7 +5,9 @@
 - `deliveries`, `serial`, `recovery`, `limits`, `manual`: open work, in order of subjects, found again when lost, held
   back, and changed by hand.
 - `session`, `exchange`: the connection that handlers write through.
-- `tenants`, `refusals`: the registry, and why a change of it is refused.
-- `event_history`, `stats`, `server`: what people read.
-- `partitions`: the tables of the days.
+- `catalogue`: what handler workers have announced. `tallies`: what was done, by the minute.
+- `tenants`, `refusals`: the registry, and why a change of it is refused. `audit`: who changed what.
+- `jobs`, `incidents`, `alerts`: what people asked for, what failed for one cause, who is told of it.
+- `event_history`, `stats`, `server`, `figures`: what people and Prometheus read.
+- `partitions`: the tables of the days. `identity`, `grants`: which database this is, and the rights of its roles.
 """
