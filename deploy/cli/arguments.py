@@ -67,6 +67,18 @@ def past(text: str) -> datetime:
         raise typer.BadParameter(f"{text!r} is longer than time is") from None
 
 
+def future(text: str) -> datetime:
+    """Read a time that is still to come, or a duration from now on."""
+    now = datetime.now(UTC)
+    try:
+        found = now + duration(text) if text.strip()[-1:] in _UNITS else moment(text)
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is longer than time is") from None
+    if found <= now:
+        raise typer.BadParameter(f"{text!r} is over already; write 30m, 2h, 7d, or a date or time to come")
+    return found
+
+
 def existing_file(about: str) -> Any:
     """Return the option of a file that must be there to be read."""
     return typer.Option(exists=True, dir_okay=False, readable=True, help=about)
@@ -95,6 +107,12 @@ TypeFilter = Annotated[str | None, typer.Option("--type", help="Only of events o
 ErrorFilter = Annotated[str | None, typer.Option("--error", help="Only those whose last error has this text in it.")]
 Rate = Annotated[
     float | None, typer.Option("--rate", parser=rate, metavar="RATE", help="At most 100/s, 300/m or 5000/h.")
+]
+PauseEnd = Annotated[
+    datetime | None,
+    typer.Option(
+        "--until", parser=future, metavar="TIME", help="It ends by itself: after 30m, 2h, 7d, or at a date or time."
+    ),
 ]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be changed.")]

@@ -170,7 +170,8 @@ def _of_delivery(it: DeliveryHistory, now: datetime, *, tracebacks: bool) -> Ite
             text = f"{who}: next attempt in {_span(it.due_at - now)}, at {_stamp(it.due_at)}"
             yield _Line(it.due_at, text, "yellow")
         case "pending":
-            yield _Line(now, f"{who}: due, waits to be admitted", "yellow")
+            waits = "waits to be admitted" if it.paused is None else f"paused {it.paused}"
+            yield _Line(now, f"{who}: due, {waits}", "yellow")
         case "queued":
             yield _Line(now, f"{who}: sent to a worker through Celery", "yellow")
         case "running":

@@ -3,15 +3,17 @@
 import inspect
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from deploy.cli.arguments import DryRun, HandlerName, InFlight, rate
+from deploy.cli.arguments import DryRun, HandlerName, InFlight, PauseEnd, rate
 from deploy.cli.connections import broker_client, database, database_url, names, redis_variables
 from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say
+from deploy.cli.pauses import pause_deliveries, resume_deliveries
 from deploy.local.settings import inherited
 from shared.settings import load
 from workers import events, registration
@@ -19,8 +21,10 @@ from workers.errors import RegistrationError
 from workers.live_workers import Live, read_live
 from workers.registration import Handler, Handlers
 from workers.settings import WorkerSettings
-from workers.store import catalogue, limits, manual
+from workers.store import catalogue, limits, manual, pauses
 from workers.store.catalogue import Registered
+from workers.store.connect import Connection
+from workers.store.limits import ANY
 
 RUNNING_SECONDS: Final = 60.0
 """For which a rename waits for what runs under the old name."""
@@ -37,8 +41,9 @@ def list_() -> None:
     """
     with database(read_only=True) as connection:
         registered = catalogue.list_registered(connection)
+        held = pauses.list_pauses(connection)
     live = _read_live()
-    rows = (_state_of(it, live) for it in registered)
+    rows = (_state_of(it, live) | {"paused": _paused(it.registration.name, held)} for it in registered)
     emit(
         rows,
         "handler",
@@ -48,6 +53,7 @@ def list_() -> None:
         "max_attempts",
         "timeout",
         "live",
+        "paused",
         "code_version",
         "last_seen_at",
     )
@@ -78,10 +84,7 @@ def remove(name: HandlerName, *, dry_run: DryRun = False) -> None:
     """
     _require_no_worker(name)
     with database() as connection:
-        names = {it.registration.name for it in catalogue.list_registered(connection)}
-        is_open = catalogue.count_open(connection, name)
-        if name not in names and not is_open:
-            raise CommandError(f"no handler {name!r} is announced; there are: {', '.join(sorted(names)) or 'none'}")
+        _require_known(connection, name)
         if not dry_run:
             catalogue.remove(connection, name)
         batches = manual.cancel(connection, manual.Selection(handler=name), dry_run=dry_run)
@@ -156,6 +159,30 @@ def limit(
     say(chosen, f"{name}, {whose}: {'at most ' + ' and '.join(bounds) if bounds else 'no limit'}")
 
 
+OfTenant = Annotated[str, typer.Option("--tenant", help="Only of this tenant; without it, of all of them.")]
+
+
+@command(app, changes=True)
+def pause(name: HandlerName, *, tenant: OfTenant = ANY, until: PauseEnd = None) -> None:
+    """Start none of a handler's deliveries until it is resumed; events go on to be stored, and their deliveries wait.
+
+    What runs goes on to its end. `pipeline tenants pause` pauses all handlers of a tenant.
+
+    Examples:
+        pipeline handlers pause acme.sync_crm --reason "their API is down" --until 2h
+        pipeline handlers pause acme.sync_crm --tenant acme
+    """
+    with database(read_only=True) as connection:
+        _require_known(connection, name)
+    pause_deliveries(tenant=tenant, handler=name, until=until)
+
+
+@command(app, changes=True)
+def resume(name: HandlerName, *, tenant: OfTenant = ANY) -> None:
+    """Run a paused handler again; a pause of it for one tenant, or of a tenant, is resumed by itself."""
+    resume_deliveries(tenant=tenant, handler=name)
+
+
 @command(app, "limits")
 def limits_() -> None:
     """List the limits of handlers; the tenant * stands for all of them together."""
@@ -202,6 +229,18 @@ def _state_of(it: Registered, live: Live) -> dict[str, Any]:
         "backfills": it.backfills,
         "renamed_to": None,
     } | {name: getattr(registration, name) for name in kept}
+
+
+def _paused(name: str, held: Iterable[pauses.Pause]) -> str | None:
+    """Return what pauses a handler, in words: for which tenants, since when, by whom, why."""
+    own = [it for it in held if it.handler == name]
+    return "; ".join(str(it) if it.tenant == ANY else f"for {it.tenant} {it}" for it in own) or None
+
+
+def _require_known(connection: Connection, name: str) -> None:
+    known = {it.registration.name for it in catalogue.list_registered(connection)}
+    if name not in known and not catalogue.count_open(connection, name):
+        raise CommandError(f"no handler {name!r} is announced; there are: {', '.join(sorted(known)) or 'none'}")
 
 
 def _require_no_worker(name: str) -> None:

@@ -20,14 +20,17 @@ from shared.settings import load
 from shared.wire import Names
 from workers.housekeeping import publishing
 from workers.live_workers import read_live
-from workers.store import incidents, tenants
+from workers.store import incidents, pauses, tenants
 from workers.store import stats as store
 from workers.store.connect import Connection
+from workers.store.limits import ANY
 from workers.store.partitions import DAYS_AHEAD
+from workers.store.pauses import Pause
 
 WATCH_SECONDS: Final = 2.0
 IDLE_SHOWN: Final = 20
 REFUSED_SHOWN: Final = 10
+PAUSED_SHOWN: Final = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class Figures:
     idle: list[str] = field(default_factory=list)
     refused: list[refusals.Refused] = field(default_factory=list)
     incidents: int = 0
+    paused: list[Pause] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -116,6 +120,8 @@ def _read_postgres(connection: Connection, figures: Figures) -> None:
         found[f"rejected_last_{name}"] = store.count_rejected(connection, window)
     found["registry_version"] = tenants.registry_version(connection)
     found["open_incidents"] = figures.incidents = incidents.count_open(connection)
+    figures.paused = pauses.list_pauses(connection)
+    found["paused"] = [asdict(it) for it in figures.paused]
     days = figures.days = store.read_days(connection)
     found |= {"oldest_day": days.oldest, "newest_day": days.newest}
     figures.snapshots = store.list_old_snapshots(connection)
@@ -189,6 +195,11 @@ def _about_postgres(figures: Figures) -> Iterator[str]:
         yield f"registry   {_about_registry(figures.redis['registry_published'], found['registry_version'])}"
     for line in _about_days(figures.days):
         yield f"days       {line}"
+    for it in figures.paused[:PAUSED_SHOWN]:
+        what = it.tenant if it.handler == ANY else it.handler + ("" if it.tenant == ANY else f" for {it.tenant}")
+        yield f"paused     {what} {it}"
+    if (others := len(figures.paused) - PAUSED_SHOWN) > 0:
+        yield f"paused     and {others} more"
     if figures.incidents:
         yield f"incidents  {figures.incidents} open: pipeline incidents list"
     for snapshot in figures.snapshots:

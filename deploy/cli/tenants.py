@@ -1,19 +1,21 @@
 """The commands `pipeline tenants …`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import redis
 import typer
 
-from deploy.cli.arguments import InFlight, TenantName, rate, size
+from deploy.cli.arguments import InFlight, PauseEnd, TenantName, rate, size
 from deploy.cli.connections import broker_client, database, names, registry_change
 from deploy.cli.output import command, emit, say
+from deploy.cli.pauses import pause_deliveries, resume_deliveries
 from shared import registry
 from shared.settings import SettingError
 from workers.live_workers import read_live
-from workers.store import tenants
+from workers.store import pauses, tenants
+from workers.store.limits import ANY
 from workers.store.stats import read_load
 
 app: Final = typer.Typer(help="Tenants: whose events these are.", no_args_is_help=True)
@@ -50,8 +52,9 @@ def list_() -> None:
         "ingest_rate",
         "ingest_burst",
         "inbox_bytes",
-        "paused_at",
+        "paused",
         "created_at",
+        shown=lambda row: row | {"paused": _paused(row)},
     )
 
 
@@ -61,17 +64,19 @@ def show(name: TenantName) -> None:
     with database() as connection:
         found = tenants.find_tenant(connection, name)
         (work,) = read_load(connection, tenant=name)
+        held = pauses.list_pauses(connection, tenant=name)
     waits_for = work.waits_for(_live_handlers())
     lines = [
         *_in_words(found),
         f"work       {work.pending} due, {work.retrying} waiting for their next attempt, {work.dead} dead",
         f"in flight  {work.queued} with Celery, {work.running} running",
     ]
-    if found.paused_at is not None:
-        lines.append(f"paused     since {found.paused_at.isoformat(sep=' ', timespec='seconds')}")
+    lines += [f"paused     {it}" for it in held if it.handler == ANY]
+    lines += [f"paused     {it.handler}, {it}" for it in held if it.handler != ANY]
     if waits_for is not None:
         lines.append(f"waits for  {waits_for}; the oldest has been due for {work.oldest_seconds} s")
-    say(asdict(found) | asdict(work) | {"waits_for": waits_for}, *lines)
+    more = {"waits_for": waits_for, "pauses": [asdict(it) for it in held]}
+    say(asdict(found) | asdict(work) | more, *lines)
 
 
 def _live_handlers() -> Collection[str] | None:
@@ -84,19 +89,21 @@ def _live_handlers() -> Collection[str] | None:
 
 
 @command(app, changes=True)
-def pause(name: TenantName) -> None:
-    """Run none of a tenant's handlers until it is resumed; its events are still accepted and stored."""
-    with database() as connection:
-        tenants.pause_tenant(connection, name)
-    say({"tenant": name, "paused": True}, f"paused {name}; what is queued already still runs")
+def pause(name: TenantName, *, until: PauseEnd = None) -> None:
+    """Start none of a tenant's deliveries until it is resumed; its events are still accepted and stored.
+
+    What runs goes on to its end. `pipeline handlers pause` pauses one handler, of all tenants or of one.
+
+    Examples:
+        pipeline tenants pause acme --until 2h --reason "their database is being moved"
+    """
+    pause_deliveries(tenant=name, until=until)
 
 
 @command(app, changes=True)
 def resume(name: TenantName) -> None:
-    """Run a paused tenant's handlers again."""
-    with database() as connection:
-        tenants.resume_tenant(connection, name)
-    say({"tenant": name, "paused": False}, f"resumed {name}")
+    """Run a paused tenant's handlers again; those that are paused by themselves stay so."""
+    resume_deliveries(tenant=name)
 
 
 @command(app, changes=True)
@@ -152,6 +159,12 @@ def limit(
             tenants.limit_ingest(connection, name, limits)
         now = tenants.find_tenant(connection, name)
     say({"tenant": name} | _limits(now), *_in_words(now))
+
+
+def _paused(row: Mapping[str, Any]) -> str | None:
+    if row["paused_at"] is None:
+        return None
+    return pauses.describe(row["paused_at"], row["paused_by"], row["pause_reason"], row["paused_until"])
 
 
 def _limits(it: tenants.Tenant) -> dict[str, Any]:

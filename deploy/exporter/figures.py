@@ -68,14 +68,20 @@ FIGURES: Final = {
         _gauge("worker_fetch_age_seconds", "Time since the last fetch of a worker with a free slot; 0: none", "duty"),
         _gauge("workers_lost", "Workers that fell silent within an hour, were not stopped and are not back", "duty"),
         _gauge("deliveries", "Open deliveries, of each state up to 10,000", "state"),
-        _gauge("deliveries_oldest_seconds", "How long the oldest has been in its state beyond its time", "state"),
+        _gauge(
+            "deliveries_oldest_seconds",
+            "How long the oldest has been in its state beyond its time, without what is paused",
+            "state",
+        ),
         _gauge("lease_overdue_seconds", "Time since the first lease ended that nobody has noticed; 0: none"),
         _gauge("tenant_due_deliveries", "Due deliveries, of each tenant up to 1,000", "tenant"),
-        _gauge("tenant_oldest_seconds", "How long the oldest of them has been due", "tenant"),
+        _gauge("tenant_oldest_seconds", "How long the oldest of them has been due that is not paused", "tenant"),
         _gauge("tenants_waiting", "Tenants with due deliveries"),
         _gauge("dead_deliveries", "Dead deliveries that are kept, up to 10,000"),
         _gauge("rejected_events", "Rejected events that are kept, up to 10,000"),
         _gauge("open_incidents", "Incidents that are open and not muted"),
+        _gauge("paused", "Tenants, handlers, and handlers for one tenant that are paused", "kind"),
+        _gauge("paused_seconds", "How long ago the oldest of these pauses began; 0: there is none"),
         _counter("events", "What drains have made of events", "outcome"),
         _counter(
             "attempts", "Outcomes of deliveries; retried: the attempt failed, another follows", "handler", "outcome"

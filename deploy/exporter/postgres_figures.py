@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from workers.dispatch.admission import QUEUED_SECONDS
-from workers.store import figures, incidents, stats, tallies, tenants
+from workers.store import figures, incidents, pauses, stats, tallies, tenants
 from workers.store.connect import TIMED_OUT, PostgresConnection
 from workers.store.identity import read_identity
 
@@ -112,7 +112,7 @@ class PostgresFigures:
 
 
 class DueLanes:
-    """The lanes with due work as they were seen last; where there are too many for one look, it goes round."""
+    """Lanes with due work, without paused ones, as they were seen last; too many for one look are seen in turn."""
 
     def __init__(self) -> None:
         self._due: dict[tuple[str, str], float] = {}
@@ -128,7 +128,7 @@ class DueLanes:
             for lane, due_at in self._due.items()
             if lane <= self.after or (not is_complete and lane > last)
         }
-        self._due |= {(lane.tenant, lane.handler): lane.due_at for lane in seen}
+        self._due |= {(lane.tenant, lane.handler): lane.due_at for lane in seen if not lane.paused}
         self.after = last
 
     def oldest(self) -> dict[str, float]:
@@ -158,6 +158,10 @@ def _add_kept(connection: Connection, families: Families, _: float) -> None:
     families.add("pipeline_dead_deliveries", kept.dead)
     families.add("pipeline_rejected_events", kept.rejected)
     families.add("pipeline_open_incidents", incidents.count_open(connection))
+    paused = pauses.count_pauses(connection)
+    for kind, count in (("tenant", paused.tenants), ("handler", paused.handlers), ("tenant_handler", paused.lanes)):
+        families.add("pipeline_paused", count, kind)
+    families.add("pipeline_paused_seconds", paused.oldest_seconds or 0.0)
 
 
 def _add_server(connection: Connection, families: Families, _: float) -> None:

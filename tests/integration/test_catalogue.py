@@ -11,7 +11,7 @@ from tests.integration.draining import count, post, run
 from workers.announcer import log_announced
 from workers.dispatch.admission import admit
 from workers.registration import Handler
-from workers.store import catalogue, deliveries, manual
+from workers.store import catalogue, deliveries, manual, pauses
 from workers.store.catalogue import Catalogue, announce
 from workers.store.connect import Connection, connect
 from workers.store.manual import Selection
@@ -215,6 +215,7 @@ def test_a_handler_keeps_all_its_deliveries_have_been_through_under_another_name
 ) -> None:
     say(connection, handler(event="greeting", serial_by="subject"))
     connection.execute("INSERT INTO handler_limits (handler, max_in_flight) VALUES ('acme.run', 7)")
+    pauses.pause(connection, handler="acme.run")
     ids = add_deliveries(4)
     connection.execute("UPDATE deliveries SET state = 'queued', ready = false, lease_until = now()")
     claimed, _ = deliveries.claim(connection, "acme.run", ids[:2], worker="one", lease=60.0)
@@ -235,6 +236,7 @@ def test_a_handler_keeps_all_its_deliveries_have_been_through_under_another_name
     ]
     success = [deliveries.Outcome(claimed=claimed[1], state="succeeded")]
     assert deliveries.record(connection, "acme.run", success), "what runs ends under the name that it began with"
+    assert [it.handler for it in pauses.list_pauses(connection)] == ["acme.new"]
     assert connection.execute("SELECT handler, max_in_flight FROM handler_limits").fetchall() == [
         {"handler": "acme.new", "max_in_flight": 7}
     ]

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from shared import registry
 from tests.names import NAMES
 from workers.housekeeping.publishing import Publisher, published_version
-from workers.store import refusals, tenants
+from workers.store import pauses, refusals, tenants
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def test_what_exists_or_is_missing_is_refused_by_name(connection: Connection) ->
     with pytest.raises(refusals.TenantExistsError, match="acme"):
         tenants.add_tenant(connection, "acme")
     with pytest.raises(refusals.UnknownTenantError, match="nobody"):
-        tenants.pause_tenant(connection, "nobody")
+        pauses.pause(connection, tenant="nobody")
     with pytest.raises(refusals.UnknownTenantError, match="pipeline tenants add nobody"):
         tenants.add_endpoint(connection, tenant="nobody", provider="p", scheme="p", label="l", ciphertext=b"x")
     with pytest.raises(refusals.SecretExistsError, match="v1"):
@@ -116,10 +116,10 @@ def test_what_exists_or_is_missing_is_refused_by_name(connection: Connection) ->
 
 def test_a_tenant_is_paused_limited_and_resumed(connection: Connection) -> None:
     tenants.add_tenant(connection, "acme", max_in_flight=3)
-    tenants.pause_tenant(connection, "acme")
+    pauses.pause(connection, tenant="acme")
     (paused,) = tenants.list_tenants(connection)
     assert paused.paused_at is not None
-    tenants.resume_tenant(connection, "acme")
+    assert pauses.resume(connection, tenant="acme")
     tenants.limit_tenant(connection, "acme", None)
     (resumed,) = tenants.list_tenants(connection)
     assert (resumed.paused_at, resumed.max_in_flight) == (None, None)

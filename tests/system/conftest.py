@@ -20,7 +20,7 @@ TENANTS = (
     *("pair", "github", "latency", "anyone", "asynchronous", "endless", "permanent", "later", "independent", "unknown"),
     *("fatal", "bystander", "kills", "postgres-away", "redis-away", "redis-slow", "flushed", "frozen", "shutdown"),
     *("rotated", "disabled", "hasty", "patient", "flooding", "still", "alone", "noisy", "noisy-too", "prefixed"),
-    *("lines", "watched", "jobs"),
+    *("lines", "watched", "jobs", "held"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.moveris import other
 from tests.system.ledger import account, effects, effects_of_more_than_one_run, wait_until_settled
 from tests.system.stack import PREFIX
 from tests.system.waiting import until
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 DELETED_COUNT = 1000
 SHUTDOWN_COUNT = 1000
+PAUSED_COUNT = 600
 CELERY_NAMES = ("ingest", "handlers", "express", "housekeeping", "unacked", "unacked_index", "unacked_mutex")
 CELERY_KEYS = [PREFIX + name for name in CELERY_NAMES]
 
@@ -42,6 +44,42 @@ def test_deleting_every_celery_queue_while_deliveries_wait_loses_none(stack: Sta
     assert (done.succeeded, done.failed) == (DELETED_COUNT, 0)
     assert len(effects(stack, ids)) == DELETED_COUNT
     assert effects_of_more_than_one_run(stack) == []
+
+
+def test_nothing_of_a_paused_handler_starts_though_it_was_queued_and_all_of_it_runs_once_after(
+    stack: Stack, tmp_path: Path
+) -> None:
+    ids = _store_backlog(stack, "held", PAUSED_COUNT, tmp_path / "ids")
+    until(lambda: account(stack, ids).succeeded > 0, seconds=30, what="progress")
+    pause = ("handlers", "pause", "effects.slowly", "--tenant", "held", "--reason", "their API is down")
+    assert "what runs goes on to its end" in stack.pipeline(*pause)
+    until(lambda: in_flight(stack, ids) == 0, seconds=2, what="the end of what ran")
+    before = account(stack, ids)
+    assert before.open > 0
+    claims = "SELECT max(fence) AS last FROM deliveries WHERE tenant = 'held'"
+    (last,) = stack.query(claims)
+    ids.append(stack.endpoint("held").deliver(other("effect.slowly")))
+    until(lambda: account(stack, ids).open == before.open + 1, seconds=10, what="the event that came meanwhile")
+    with stack.redis() as redis:  # other work goes on, by workers that would take this too
+        stack.pipeline("send", "shutdown", "--count=50", "--event=effect.slowly", "--wait")
+        assert redis.llen(f"{PREFIX}handlers") == 0
+    assert (account(stack, ids).succeeded, in_flight(stack, ids)) == (before.succeeded, 0)
+    assert stack.query(claims) == [last]
+    assert "their API is down" in stack.pipeline("events", "show", ids[-1])
+    assert "paused     effects.slowly for held since" in stack.pipeline("stats")
+    stack.pipeline("handlers", "resume", "effects.slowly", "--tenant", "held")
+    done = wait_until_settled(stack, ids, seconds=60)
+    assert (done.succeeded, done.failed) == (PAUSED_COUNT + 1, 0)
+    assert len(effects(stack, ids)) == PAUSED_COUNT + 1
+    assert effects_of_more_than_one_run(stack) == []
+
+
+def in_flight(stack: Stack, ids: list[str]) -> int:
+    (row,) = stack.query(
+        "SELECT count(*) AS number FROM deliveries WHERE event_id = ANY (%s::uuid[]) AND state <> 'pending'", [ids]
+    )
+    number: int = row["number"]
+    return number
 
 
 def test_every_name_in_redis_has_the_prefix(stack: Stack) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.dispatch.admission import Message, capacity, deal, last_served, take_turns
+from workers.dispatch.admission import Message, capacity, deal
+from workers.dispatch.turns import last_served, take_turns
 from workers.store.deliveries import Candidate, DueTenant
 
 

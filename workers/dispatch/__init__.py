@@ -1,6 +1,7 @@
 """Admit, run, record: a delivery from `pending` to its outcome.
 
 - `admission`: tops the Celery queue up from Postgres, fairly.
+- `turns`: in which order due deliveries are served, and where service goes on.
 - `express`: which deliveries go past the others, through a queue of their own.
 - `queue`: those queues, in Redis.
 - `running`: runs the deliveries of one message.

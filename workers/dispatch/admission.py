@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from shared import traces
 from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, run_off
+from workers.dispatch.turns import Turn, last_served, list_held, take_turns
 from workers.store import deliveries, limits, serial
 from workers.store.limits import ANY
 
@@ -73,65 +73,11 @@ class HandlerQueue(Protocol):
         """Send one message; any exception means that it may not have been sent."""
 
 
-class Turn(NamedTuple):
-    """A candidate in the order of service: turns of tenants, then places, then a tenant's own order."""
-
-    number: int
-    place: int
-    row: int
-    lane: int
-    candidate: Candidate
-
-
 class Dealt(NamedTuple):
     """Messages, and the turns that found no room in them."""
 
     messages: list[Message]
     skipped: list[Turn]
-
-
-def take_turns(
-    candidates: Sequence[Candidate], tenants: Mapping[str, DueTenant], allowances: Mapping[tuple[str, str], int]
-) -> list[Turn]:
-    """Order candidates by turns, and leave out what limits do not admit.
-
-    1. Within a tenant: one of each handler, then the next of each.
-    2. Over tenants: as many of each as its weight, then the next.
-    3. Each limit admits as many as it has left, whichever lanes they come from.
-
-    Args:
-        candidates: the oldest of each lane, oldest first.
-        tenants: by name; without an entry, a weight of 1.
-        allowances: deliveries that may still be queued, by (tenant, handler), where "*" is all of them.
-    """
-    rows: dict[tuple[int, int], int] = {}
-    own = []
-    for candidate in candidates:
-        place, lane = candidate.place, candidate.lane
-        row = rows[place, lane] = rows.get((place, lane), 0) + 1
-        own.append((place, row, lane, candidate))
-    own.sort(key=itemgetter(0, 1, 2))
-    turns = []
-    before = position = 0
-    for place, row, lane, candidate in own:
-        position = position + 1 if place == before else 0
-        before = place
-        tenant = tenants.get(candidate.tenant)
-        weight = tenant.weight if tenant else 1
-        turns.append(Turn(position // weight + 1, place, row, lane, candidate))
-    turns.sort(key=itemgetter(0, 1, 2, 3))
-    if not allowances:
-        return turns
-    left = dict(allowances)
-    admitted = []
-    for turn in turns:
-        tenant_name, handler = turn.candidate.tenant, turn.candidate.handler
-        bounds = [bound for bound in ((tenant_name, ANY), (ANY, handler), (tenant_name, handler)) if bound in left]
-        if all(left[bound] > 0 for bound in bounds):
-            admitted.append(turn)
-            for bound in bounds:
-                left[bound] -= 1
-    return admitted
 
 
 def deal(turns: Sequence[Turn], *, room: int, capacities: Mapping[str, int]) -> Dealt:
@@ -164,20 +110,6 @@ def deal(turns: Sequence[Turn], *, room: int, capacities: Mapping[str, int]) -> 
         if not candidate.alone and len(message) >= min(share, capacities[candidate.handler]):
             del filling[candidate.handler]
     return Dealt([Message(handler=message[0].handler, deliveries=tuple(message)) for message in messages], skipped)
-
-
-def last_served(skipped: Iterable[tuple[int, int]], *, last: int, more: bool) -> int:
-    """Return the place after which service goes on; 0 if it is to begin where it began.
-
-    Args:
-        skipped: turn and place of what found no room.
-        last: the last place that was looked at.
-        more: whether others may wait after it, which were not looked at. They come before second turns.
-    """
-    first = min(skipped, default=None)
-    if first is None or (more and first[0] > 1):
-        return last
-    return first[1] - 1
 
 
 def admit(
@@ -281,7 +213,8 @@ class _Admission:
             if limited:
                 limits.take_tokens(connection, _count(limited, messages))
             lanes = min(lanes, 1 + (most - 1) // len(tenants))  # as many were looked at
-            self._move(state, candidates, skipped, counts, room=room, more=len(tenants) >= most, lanes=lanes)
+            held = list_held(free, turns, tenants, more=lanes)
+            self._move(state, candidates, skipped, held, counts, room=room, more=len(tenants) >= most, lanes=lanes)
         marked = marks()
         kept = (
             Message(
@@ -349,6 +282,7 @@ class _Admission:
         state: AdmissionState,
         candidates: Sequence[Candidate],
         skipped: Sequence[Turn],
+        held: Mapping[str, str],
         counts: Mapping[str, float],
         *,
         room: int,
@@ -366,12 +300,13 @@ class _Admission:
         last_lanes: dict[int, int] = {}
         for each, lane in handlers:
             last_lanes[each] = max(lane, last_lanes.get(each, 0))
-        moved = {}
+        moved = dict(held)
         by_place: dict[int, list[tuple[int, int]]] = {}
         for turn in skipped:
             by_place.setdefault(turn.place, []).append((turn.row, turn.lane))
         for each, rows in by_place.items():
             last = last_lanes[each]
+            moved.pop(names[each], None)
             if last > 1 and (lane := last_served(rows, last=last, more=last >= lanes)):
                 moved[names[each]] = handlers[each, lane]
         deliveries.move_turns(self._connection, moved)
@@ -381,8 +316,9 @@ def _allowances(tenants: Mapping[str, DueTenant], limited: Iterable[Allowance]) 
     """Return what caps, pauses and rates still admit."""
     allowances = {(name, ANY): it.allowance for name, it in tenants.items() if it.allowance is not None}
     for limit in limited:
-        bounds = [bound for bound in (limit.in_flight_left, limit.tokens) if bound is not None]
-        allowances[limit.tenant, limit.handler] = max(0, int(min(bounds)))
+        lane = (limit.tenant, limit.handler)
+        bounds = [it for it in (limit.in_flight_left, limit.tokens, allowances.get(lane)) if it is not None]
+        allowances[lane] = max(0, int(min(bounds)))
     return allowances
 
 

@@ -61,6 +61,8 @@ UPDATE registered_handlers SET backfill_after = %(after)s WHERE name = %(name)s;
 -- name: remove
 WITH limits AS (
     DELETE FROM handler_limits WHERE handler = %(name)s
+), pauses AS (
+    DELETE FROM handler_pauses WHERE handler = %(name)s
 ), serial AS (
     DELETE FROM serial_handlers WHERE handler = %(name)s
 )
@@ -80,6 +82,11 @@ WITH old AS MATERIALIZED (
 ), kept AS (
     INSERT INTO handler_limits (handler, tenant, max_in_flight, rate, tokens, counted_at)
     SELECT %(new)s, tenant, max_in_flight, rate, tokens, counted_at FROM limits ON CONFLICT DO NOTHING
+), pauses AS (
+    DELETE FROM handler_pauses WHERE handler = %(old)s RETURNING *
+), still_paused AS (
+    INSERT INTO handler_pauses (handler, tenant, paused_at, paused_by, pause_reason, paused_until)
+    SELECT %(new)s, tenant, paused_at, paused_by, pause_reason, paused_until FROM pauses ON CONFLICT DO NOTHING
 )
 INSERT INTO registered_handlers AS h (
     name, event, tenant, provider, max_attempts, timeout_seconds, schedule, serial_by, code_version, backfill_after

@@ -54,7 +54,7 @@ class AdmissionState:
         after: the tenant served last.
         express: seconds of work that tenants have sent through the express queue, when it was last written.
         express_age: seconds since then.
-        limited: whether any handler has a limit.
+        limited: whether any handler has a limit, or is paused.
         serial: whether any handler runs one delivery of a subject at a time.
         walked: entries of the index that this session has read before, of whatever transaction.
     """

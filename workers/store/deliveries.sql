@@ -12,14 +12,14 @@
 -- its messages are empty.
 -- name: lock_admission
 SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
-       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited,
+       coalesce((SELECT true FROM handler_limits LIMIT 1), (SELECT true FROM handler_pauses LIMIT 1)) IS NOT NULL AS limited,
        (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true),
        pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked
 FROM admission FOR UPDATE;
 
 -- name: lock_admission_if_free
 SELECT tenant, express, extract(epoch FROM clock_timestamp() - express_at)::float8 AS express_age,
-       (SELECT true FROM handler_limits LIMIT 1) IS NOT NULL AS limited,
+       coalesce((SELECT true FROM handler_limits LIMIT 1), (SELECT true FROM handler_pauses LIMIT 1)) IS NOT NULL AS limited,
        (SELECT true FROM serial_handlers LIMIT 1) IS NOT NULL AS serial, set_config('synchronous_commit', 'off', true),
        pg_stat_get_xact_tuples_returned('deliveries_position'::regclass) AS walked
 FROM admission FOR UPDATE SKIP LOCKED;

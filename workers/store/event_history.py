@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import class_row
 
+from workers.store import pauses
+from workers.store.limits import ANY
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class DeliveryHistory:
         lease_until: until when its message or its run is waited for.
         finished_at: when it came to succeeded, dead or cancelled.
         failures: recorded failed attempts, oldest first.
+        paused: since when its tenant or handler is paused, by whom and why, in words; None if neither is.
     """
 
     handler: str
@@ -88,6 +91,7 @@ class DeliveryHistory:
     created_at: datetime
     finished_at: datetime | None
     failures: Sequence[Attempt] = ()
+    paused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,14 +162,26 @@ def read_history(connection: Connection, event_id: UUID) -> EventHistory | None:
             deliveries = cursor.execute(_SQL["read_deliveries"], key).fetchall()
         with connection.cursor(row_factory=class_row(Attempt)) as cursor:
             attempts = cursor.execute(_SQL["read_attempts"], key).fetchall()
+        waits = any(it.state == "pending" for it in deliveries)
+        held = pauses.list_pauses(connection, tenant=story.tenant) if waits else []
     return replace(
         story,
         arrivals=tuple(arrivals),
         deliveries=tuple(
-            replace(it, failures=tuple(failed for failed in attempts if failed.handler == it.handler))
+            replace(
+                it,
+                failures=tuple(failed for failed in attempts if failed.handler == it.handler),
+                paused=_paused(it, held),
+            )
             for it in deliveries
         ),
     )
+
+
+def _paused(delivery: DeliveryHistory, held: Iterable[pauses.Pause]) -> str | None:
+    if delivery.state != "pending":
+        return None
+    return next((str(it) for it in held if it.handler in {ANY, delivery.handler}), None)
 
 
 def read_body(connection: Connection, event_id: UUID) -> bytes | None:

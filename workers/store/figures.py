@@ -54,6 +54,7 @@ class Lane:
     tenant: str
     handler: str
     due_at: float
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

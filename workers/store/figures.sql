@@ -40,7 +40,13 @@ WITH RECURSIVE lane AS (
     ) AS next
     WHERE lane.number < 10000
 )
-SELECT tenant, handler, extract(epoch FROM due_at)::float8 AS due_at FROM lane WHERE event_id IS NOT NULL;
+SELECT lane.tenant, lane.handler, extract(epoch FROM lane.due_at)::float8 AS due_at, t.name IS NOT NULL OR EXISTS (
+    SELECT FROM handler_pauses AS p WHERE p.handler = lane.handler AND p.tenant IN ('*', lane.tenant) OFFSET 0
+) AS paused
+FROM lane LEFT JOIN LATERAL (
+    SELECT name FROM tenants WHERE name = lane.tenant AND paused_at IS NOT NULL LIMIT 1
+) AS t ON true
+WHERE lane.event_id IS NOT NULL;
 
 -- name: count_due
 SELECT tenant, (
@@ -84,7 +90,7 @@ SELECT set_config('statement_timeout', %(timeout)s, false), set_config('enable_s
        set_config('enable_bitmapscan', 'off', false), set_config('jit', 'off', false), extract(epoch FROM clock_timestamp())::float8 AS now;
 
 -- Open work for the handlers that somebody runs, up to 10,000 deliveries of each state; of what is due as many as its
--- tenant's cap lets run, and nothing of a paused one.
+-- tenant's cap lets run, and nothing of what is paused.
 -- name: open_by_handler
 WITH RECURSIVE lane AS (
     SELECT tenant, handler, event_id, position, 1 AS number
@@ -106,6 +112,9 @@ WITH RECURSIVE lane AS (
         )
     ) AS found
     WHERE lane.event_id IS NOT NULL AND (%(runnable)s::text[] IS NULL OR lane.handler = ANY (%(runnable)s::text[]))
+      AND NOT EXISTS (
+          SELECT FROM handler_pauses AS p WHERE p.handler = lane.handler AND p.tenant IN ('*', lane.tenant) OFFSET 0
+      )
     LIMIT 10000
 ), sent AS (
     (SELECT handler FROM deliveries WHERE state = 'queued' ORDER BY lease_until LIMIT 10000)

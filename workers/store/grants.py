@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _QUERIES: Final = Queries("grants.sql")
 TABLES: Final = (
     *("events", "receipts", "arrivals", "late_days", "deliveries", "deliveries_done", "attempts"),
-    *("admission", "admission_turns", "lane_marks", "handler_limits", "serial_handlers"),
+    *("admission", "admission_turns", "lane_marks", "handler_limits", "handler_pauses", "serial_handlers"),
     *("registered_handlers", "handler_catalogue"),
     *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
     *("jobs", "job_counts"),
@@ -31,7 +31,7 @@ TABLES: Final = (
 )
 """What the application reads and writes; partitions are reached through these."""
 APPEND_ONLY: Final = ("audit",)
-READ_ONLY: Final = ("migrations", "all_deliveries")
+READ_ONLY: Final = ("migrations", "all_deliveries", "pauses")
 HANDLERS_FUNCTION: Final = "record_success"
 FUNCTIONS: Final = (
     *("uuid_at", "uuid_time", "note_late", "parked", "next_ready", "next_tenant", "next_lane"),

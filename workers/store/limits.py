@@ -35,7 +35,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """What a handler's limit still admits at a moment, for one tenant or for all of them ("*"); None for any number."""
+    """What a handler's limit or pause still admits, for one tenant or all of them ("*"); None for any number."""
 
     handler: str
     tenant: str
@@ -63,7 +63,7 @@ def list_limits(connection: Connection) -> list[Limit]:
 
 
 def list_allowances(connection: Connection, *, handlers: Collection[str], tenants: Collection[str]) -> list[Allowance]:
-    """Return what the limits of these handlers, for these tenants or all, still admit."""
+    """Return what the limits and pauses of these handlers, for these tenants or all, still admit."""
     parameters = {"handlers": list(handlers), "tenants": list(tenants)}
     rows = connection.execute(_QUERIES["list_allowances"], parameters).fetchall()
     return [

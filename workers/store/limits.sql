@@ -1,7 +1,7 @@
 -- Limits of handlers, over all workers. Rates count what is admitted: a bucket holds what one second brings.
 
 -- What the limits of handlers still admit, of those that these lanes fall under; a limit counts what is in flight once,
--- whichever tenant it belongs to. What is in flight is read once, through its index.
+-- whichever tenant it belongs to. What is in flight is read once, through its index. A pause admits nothing.
 -- name: list_allowances
 WITH in_flight AS MATERIALIZED (
     SELECT tenant, handler FROM deliveries WHERE state = 'queued'
@@ -17,7 +17,11 @@ SELECT l.handler, l.tenant, l.rate,
            least(greatest(l.rate, 1), l.tokens + l.rate * extract(epoch FROM moment.at - l.counted_at))
        END AS tokens, moment.at
 FROM handler_limits AS l, (SELECT clock_timestamp() AS at OFFSET 0) AS moment
-WHERE l.handler = ANY (%(handlers)s::text[]) AND (l.tenant = '*' OR l.tenant = ANY (%(tenants)s::text[]));
+WHERE l.handler = ANY (%(handlers)s::text[]) AND (l.tenant = '*' OR l.tenant = ANY (%(tenants)s::text[]))
+UNION ALL
+SELECT p.handler, p.tenant, NULL, 0, NULL, p.paused_at
+FROM handler_pauses AS p
+WHERE p.handler = ANY (%(handlers)s::text[]) AND (p.tenant = '*' OR p.tenant = ANY (%(tenants)s::text[]));
 
 -- name: take_tokens
 UPDATE handler_limits AS l SET tokens = taken.left_over, counted_at = %(at)s

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg.rows import class_row
 
 from workers.store.partitions import KEYS
+from workers.store.pauses import describe
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import date, datetime
     from uuid import UUID
 
@@ -58,6 +59,9 @@ class Load:
     running: int
     dead: int
     paused_at: datetime | None
+    paused_by: str | None
+    pause_reason: str | None
+    paused_until: datetime | None
     max_in_flight: int | None
     weight: int
     oldest_seconds: float | None
@@ -66,6 +70,8 @@ class Load:
     """Handlers with a limit that some of what is pending is for."""
     handlers: list[str]
     """The handlers that something is pending for, the first hundred."""
+    paused_handlers: list[str]
+    """Those of them that are paused."""
 
     def waits_for(self, live: Collection[str] | None) -> str | None:
         """Say in words what the pending deliveries wait for, None if there are none.
@@ -73,18 +79,27 @@ class Load:
         Args:
             live: the handlers that some worker runs; None if that is not known.
         """
-        if not self.pending:
-            return None
+        return next(self._reasons(live), "its turn at a free slot") if self.pending else None
+
+    def _reasons(self, live: Collection[str] | None) -> Iterator[str]:
+        """Yield what holds them back, what holds back most first."""
         if self.paused_at is not None:
-            return "its pause: resume it"
+            yield f"its pause, {describe(self.paused_at, self.paused_by, self.pause_reason, self.paused_until)}"
+        if self.handlers and not {*self.handlers} - {*self.paused_handlers}:
+            yield f"the pause of {_name_some(self.paused_handlers)}"
         if nobodys := [] if live is None else [it for it in self.handlers if it not in live]:
-            more = " and others" if len(nobodys) > _NAMES_SHOWN else ""
-            return f"a worker that runs {', '.join(nobodys[:_NAMES_SHOWN])}{more}"
+            yield f"a worker that runs {_name_some(nobodys)}"
         if self.max_in_flight is not None and self.queued + self.running >= self.max_in_flight:
-            return f"its own limit of {self.max_in_flight} in flight"
+            yield f"its own limit of {self.max_in_flight} in flight"
         if self.limited_handlers:
-            return f"the limit of {', '.join(self.limited_handlers)}, or its turn"
-        return "its turn at a free slot"
+            yield f"the limit of {', '.join(self.limited_handlers)}, or its turn"
+        if self.paused_handlers:
+            yield f"the pause of {_name_some(self.paused_handlers)}, or its turn"
+
+
+def _name_some(handlers: Sequence[str]) -> str:
+    more = " and others" if len(handlers) > _NAMES_SHOWN else ""
+    return f"{', '.join(handlers[:_NAMES_SHOWN])}{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,13 +48,19 @@ SELECT n.tenant,
        coalesce(f.running, 0) AS running,
        (SELECT count(*) FROM (SELECT FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant = n.tenant
                               LIMIT %(bound)s) AS bounded) AS dead,
-       t.paused_at, t.max_in_flight, coalesce(t.weight, 1) AS weight, lanes.oldest_seconds, lanes.handlers,
+       t.paused_at, t.paused_by, t.pause_reason, t.paused_until, t.max_in_flight, coalesce(t.weight, 1) AS weight, lanes.oldest_seconds, lanes.handlers,
        array(
            SELECT l.handler FROM handler_limits AS l
            WHERE l.tenant IN ('*', n.tenant)
              AND EXISTS (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = l.handler)
            ORDER BY l.handler LIMIT 20
-       ) AS limited_handlers
+       ) AS limited_handlers,
+       array(
+           SELECT p.handler FROM handler_pauses AS p
+           WHERE p.tenant IN ('*', n.tenant)
+             AND EXISTS (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = p.handler)
+           ORDER BY p.handler LIMIT 100
+       ) AS paused_handlers
 FROM names AS n
 LEFT JOIN in_flight AS f USING (tenant)
 LEFT JOIN waiting AS w USING (tenant)

@@ -48,7 +48,7 @@ class Tenant:
         ingest_rate: events a second that its providers may send.
         ingest_burst: events that may come at once, whatever the rate.
         inbox_bytes: its share of the inbox, while other tenants are active.
-        paused_at: while set, nothing of it is admitted.
+        paused_at: while set, nothing of it is admitted; by whom, why and until when is beside it, see `pauses`.
     """
 
     name: str
@@ -58,6 +58,9 @@ class Tenant:
     ingest_burst: int | None
     inbox_bytes: int | None
     paused_at: datetime | None
+    paused_by: str | None
+    pause_reason: str | None
+    paused_until: datetime | None
     created_at: datetime
 
     @property
@@ -118,16 +121,6 @@ def find_tenant(connection: Connection, name: str) -> Tenant:
     if found is None:
         raise _unknown_tenant(name)
     return found
-
-
-def pause_tenant(connection: Connection, name: str) -> None:
-    """Admit nothing more of a tenant; its events are still accepted and stored. Raises UnknownTenantError."""
-    _change_tenant(connection, "pause_tenant", name)
-
-
-def resume_tenant(connection: Connection, name: str) -> None:
-    """Admit a paused tenant again. Raises UnknownTenantError."""
-    _change_tenant(connection, "resume_tenant", name)
 
 
 def limit_tenant(connection: Connection, name: str, max_in_flight: int | None) -> None:

@@ -2,14 +2,9 @@
 INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) ON CONFLICT DO NOTHING RETURNING name;
 
 -- name: list_tenants
-SELECT name, max_in_flight, weight, ingest_rate, ingest_burst, inbox_bytes, paused_at, created_at
+SELECT name, max_in_flight, weight, ingest_rate, ingest_burst, inbox_bytes, paused_at, paused_by, pause_reason,
+       paused_until, created_at
 FROM tenants WHERE name = %(name)s OR %(name)s::text IS NULL ORDER BY name;
-
--- name: pause_tenant
-UPDATE tenants SET paused_at = coalesce(paused_at, now()) WHERE name = %(name)s RETURNING name;
-
--- name: resume_tenant
-UPDATE tenants SET paused_at = NULL WHERE name = %(name)s RETURNING name;
 
 -- name: limit_tenant
 UPDATE tenants SET max_in_flight = %(max_in_flight)s WHERE name = %(name)s RETURNING name;

@@ -12,7 +12,7 @@ from workers.app import app, settings
 from workers.housekeeping import incidents as grouping
 from workers.housekeeping import jobs, sweeper
 from workers.process import LostRightError, SchemaMissingError
-from workers.store import alerts, catalogue, deliveries, incidents, recovery
+from workers.store import alerts, catalogue, deliveries, incidents, pauses, recovery
 from workers.store.jobs import forget_jobs
 from workers.store.partitions import drop_expired, ensure_partitions
 from workers.store.stats import list_old_snapshots
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWEEP_LIMIT_SECONDS: Final = 120
+MOST_TOLD: Final = 20
+"""Pauses that are logged each minute."""
 KEEP_DAYS_LIMIT_SECONDS: Final = 600
 """After which a process of the pool hangs in its task and is killed. The next tick does what it left."""
 
@@ -38,11 +40,19 @@ def sweep() -> None:
     2. The registry, if Redis does not hold the latest.
     3. Expired leases, then queued deliveries that no message will bring, or that wait in an express queue which
        nobody serves.
-    4. Deliveries of events that were stored before any handler was announced.
-    5. Admission, which also makes due retries ready.
+    4. Pauses whose time is over end.
+    5. Deliveries of events that were stored before any handler was announced.
+    6. Admission, which also makes due retries ready.
     """
     _do_each(
-        _ring_for_what_waits, _publish, _expire_leases, _return_queued, _close_express_if_late, _backfill, admit_due
+        _ring_for_what_waits,
+        _publish,
+        _expire_leases,
+        _return_queued,
+        _close_express_if_late,
+        _end_pauses,
+        _backfill,
+        admit_due,
     )
     this_process().note_end("sweep")
 
@@ -67,7 +77,7 @@ def work_on_jobs() -> None:
 
 @app.task(name="housekeeping.warn", send_events=False, time_limit=SWEEP_LIMIT_SECONDS)
 def warn() -> None:
-    """Log which sessions have held a snapshot for long, and which handlers something waits for that no worker runs."""
+    """Log what keeps deliveries waiting or slows sweeps: old snapshots, handlers that no worker runs, pauses."""
     with this_process().connections() as process:
         connection = process.postgres.connection
         for snapshot in list_old_snapshots(connection):
@@ -75,6 +85,9 @@ def warn() -> None:
         for name in sorted({*recovery.list_ready_handlers(connection)} - process.live.read().handlers):
             extra = {"code": "no_worker", "handler": name}
             log.warning("deliveries of %s wait, and no live worker runs it: see `pipeline doctor`", name, extra=extra)
+        for it in pauses.list_pauses(connection, most=MOST_TOLD):
+            extra = {"code": "paused", "tenant": it.tenant, "handler": it.handler}
+            log.info("paused %s", it, extra=extra)
 
 
 @app.task(name="housekeeping.keep_days", time_limit=KEEP_DAYS_LIMIT_SECONDS)
@@ -142,6 +155,12 @@ def _expire_leases() -> None:
 def _return_queued() -> None:
     process = this_process()
     sweeper.return_queued(process.postgres.connection, list_named=process.queue.list_named)
+
+
+def _end_pauses() -> None:
+    ended = pauses.end_pauses(this_process().postgres.connection)
+    if ended:
+        log.info("%s pauses ended: their time was over", ended, extra={"code": "pauses_ended"})
 
 
 def _close_express_if_late() -> None:

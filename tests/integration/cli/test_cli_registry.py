@@ -155,8 +155,23 @@ def test_tenants_are_listed_limited_paused_and_resumed(pipeline: Pipeline) -> No
     pipeline("tenants", "limit", "acme", "--max-in-flight", "5")
     (row,) = pipeline.json("tenants", "list")
     assert (row["tenant"], row["max_in_flight"], row["paused_at"] is None) == ("acme", 5, False)
-    pipeline("tenants", "resume", "acme")
+    assert pipeline("tenants", "resume", "acme").text == "resumed acme\n"
     assert pipeline.json("tenants", "list")[0]["paused_at"] is None
+
+
+def test_pauses_say_who_why_and_until_when_and_each_is_resumed_by_itself(pipeline: Pipeline) -> None:
+    pipeline("tenants", "add", "acme")
+    reason = ("--reason", "their API is down")
+    pipeline("tenants", "pause", "acme", "--until", "2h", *reason, LOGNAME="alice")
+    assert "no handler 'a.run' is announced" in pipeline("handlers", "pause", "a.run", status=1).err
+    assert "is over already" in pipeline("tenants", "pause", "acme", "--until", "2020-01-01", status=2).err
+    assert "no tenant" in pipeline("tenants", "pause", "nobody", status=1).err
+    (shown,) = pipeline.json("tenants", "show", "acme")
+    assert [(it["paused_by"], it["pause_reason"]) for it in shown["pauses"]] == [("alice", "their API is down")]
+    for told in (pipeline("tenants", "show", "acme").text, pipeline("stats").text, pipeline("tenants", "list").text):
+        assert "by alice, until " in told.replace("\n", " ")
+    assert pipeline("handlers", "resume", "a.run", "--tenant", "acme").text.startswith("a.run for acme was not paused")
+    assert "still paused: acme, since" in pipeline("handlers", "resume", "a.run", "--tenant", "acme").text
 
 
 def test_a_limit_that_is_not_given_stays_until_it_is_lifted(pipeline: Pipeline) -> None:
@@ -215,8 +230,8 @@ def test_a_tenant_is_shown_with_what_its_deliveries_wait_for(
     pipeline("tenants", "pause", "acme")
     said = pipeline("tenants", "show", "acme").text
     assert "at most 2 in flight at once, 1 in each round of turns" in said
-    assert "waits for  its pause: resume it" in said
-    assert pipeline.json("stats")[1]["waits_for"] == "its pause: resume it"
+    assert "waits for  its pause, since " in said
+    assert pipeline.json("stats")[1]["waits_for"].startswith("its pause, since ")
     assert "no tenant 'nobody'" in pipeline("tenants", "show", "nobody", status=1).err
 
 
