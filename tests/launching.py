@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,19 +25,22 @@ PARENT_WATCH: Final = ROOT / "deploy" / "local" / "parent_watch.py"
 """Run as a program, as the supervisor of `pipeline up` runs it."""
 _WORKER: Final = os.environ.get("PYTEST_XDIST_WORKER", "")
 _FIRST: Final = 10_000 + 2_000 * (int(_WORKER.removeprefix("gw")) % 4) if _WORKER else 18_000
+_given: Final[deque[int]] = deque(maxlen=100)
 
 
 def free_port() -> int:
     """Return a TCP port that is free now, in a range of this test process.
 
     It lies below the ports of outgoing connections: among those, a client that keeps trying a stopped server can end up
-    connected to itself.
+    connected to itself. None comes twice among a hundred, so that two servers of one test never get the same.
     """
     while True:
         port = _FIRST + secrets.randbelow(2_000)
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                probe.bind(("127.0.0.1", port))
+                _given.append(port)
+                return port
 
 
 def end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
