@@ -12,6 +12,8 @@ import pytest
 
 from deploy.exporter.wanted import HANDLERS_PER_EXPRESS, PATH
 from deploy.health import DUTIES
+from tests.benchmarks import report
+from tests.benchmarks.sizes import CHILDREN, request_of
 from tests.deploy.checks import ROOT, needs_checks, read_yaml, run_tool
 
 if TYPE_CHECKING:
@@ -210,6 +212,17 @@ def test_every_pod_keeps_to_the_restricted_standard_on_a_read_only_root(name: st
             assert set(one["resources"]["requests"]) == {"cpu", "memory"}
             assert set(one["resources"]["limits"]) == {"memory"}
             assert [it["mountPath"] for it in one["volumeMounts"]] == ["/tmp"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_pod_requests_what_was_measured(name: str) -> None:
+    measured = report.read_json("sizes")["sizes"]
+    for duty, deployment in deployments(name).items():
+        (one,) = deployment["spec"]["template"]["spec"]["containers"]
+        cpu, memory = request_of(measured[duty])
+        assert one["resources"]["requests"] == {"cpu": f"{cpu}m", "memory": f"{memory}Mi"}, duty
+        if duty in CHILDREN:
+            assert one["command"][one["command"].index("-c") + 1] == str(CHILDREN[duty])
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
