@@ -40,7 +40,7 @@ def test_a_handler_may_ask_for_one_delivery_of_a_subject_at_a_time() -> None:
 
 
 def test_settings_are_a_pydantic_model() -> None:
-    with pytest.raises(RegistrationError, match="settings is a pydantic model, not {'crm_url': 'text'}"):
+    with pytest.raises(RegistrationError, match="settings is a pydantic model, not"):
         handler("acme.run", settings={"crm_url": "text"})(nothing)  # type: ignore[call-overload]
 
 
