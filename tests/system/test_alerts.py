@@ -72,6 +72,7 @@ def test_every_panel_of_the_dashboard_shows_figures(stack: Stack, watching: Prom
         pytest.fail(f"no figures in {left}")
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_and_not_started_again_is_told_until_it_is_back(
     stack: Stack, watching: Prometheus
 ) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.moveris import other
 from tests.system.ledger import account, effects, wait_until_settled
 from tests.system.stack import kill
@@ -78,6 +80,7 @@ def test_kill_nine_of_the_express_worker_delays_a_quiet_tenants_event_by_two_sec
     stack.successor("express", former)
 
 
+@pytest.mark.long
 def test_restarting_everything_while_a_backlog_is_worked_off_loses_nothing(stack: Stack, tmp_path: Path) -> None:
     quiet = stack.endpoint("still")
     with flood(stack, "noisy", tmp_path / "ids"):

@@ -83,6 +83,7 @@ def started(python: Path, *arguments: str, **environ: str) -> Iterator[subproces
         watchdog.cancel()
 
 
+@pytest.mark.long
 def test_the_ingress_installs_alone_and_starts(tmp_path: Path, wheel: Path, redis_url: str) -> None:
     python = install(tmp_path, wheel, "ingress")
     assert not [module for module in ("celery", "kombu", "psycopg", "pydantic", "flower") if imports(python, module)]
@@ -97,6 +98,7 @@ def test_the_ingress_installs_alone_and_starts(tmp_path: Path, wheel: Path, redi
                 time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_the_workers_install_alone_and_start(tmp_path: Path, wheel: Path, redis_url: str, database_url: str) -> None:
     python = install(tmp_path, wheel, "workers")
     assert not [module for module in ("starlette", "uvicorn", "httptools", "flower") if imports(python, module)]
