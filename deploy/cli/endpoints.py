@@ -1,5 +1,6 @@
 """The commands `pipeline endpoints …`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -94,8 +95,9 @@ def list_(*, tenant: TenantFilter = None) -> None:
     A secret that no key of SECRETS_KEY opens is marked: its events are answered 503.
     """
     with database() as connection:
-        unreadable = _find_unreadable(connection)
-        rows = [_row(it, unreadable) for it in tenants.list_endpoints(connection, tenant=tenant)]
+        listed = tenants.list_endpoints(connection, tenant=tenant)
+        unreadable = _find_unreadable(connection, listed if tenant else None)
+        rows = [_row(it, unreadable) for it in listed]
     emit(rows, "tenant", "provider", "enabled", "scheme", "labels", "path", "created_at", shown=_shown)
 
 
@@ -116,13 +118,21 @@ def enable(tenant: TenantName, *, provider: Provider) -> None:
     say({"tenant": tenant, "provider": provider, "enabled": True}, f"enabled {path_of(tenant, provider)}")
 
 
-def _find_unreadable(connection: Connection) -> set[tuple[str, str, str]] | None:
-    """Return tenant, provider and label of the secrets that cannot be decrypted; None if there is no SECRETS_KEY."""
+def _find_unreadable(
+    connection: Connection, listed: Sequence[tenants.EndpointSummary] | None
+) -> set[tuple[str, str, str]] | None:
+    """Return tenant, provider and label of the secrets that cannot be decrypted; None if there is no SECRETS_KEY.
+
+    Of the listed endpoints only, or of all.
+    """
     try:
         keys = cipher()
     except SettingError:
         return None
-    _, endpoints = tenants.read_registry(connection)
+    if listed is None:
+        _, endpoints = tenants.read_registry(connection)
+    else:
+        endpoints = [tenants.find_endpoint(connection, tenant=it.tenant, provider=it.provider) for it in listed]
     return {
         (it.tenant, it.provider, secret.label)
         for it in endpoints

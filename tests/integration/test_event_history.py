@@ -128,6 +128,11 @@ def test_deliveries_of_open_and_done_states_are_listed_together(connection: Conn
     assert [
         it.state for it in event_history.list_deliveries(connection, limit=10, states=states, tenant="acme")
     ] == states
+    (succeeded,) = event_history.list_deliveries(connection, limit=10, states=["succeeded"], tenant="acme")
+    assert succeeded.finished_at
+    assert not event_history.list_deliveries(
+        connection, limit=10, states=["succeeded"], tenant="acme", handler="other.run"
+    )
     (dead,) = event_history.list_deliveries(connection, limit=10, states=["dead"], handler="other.run")
     assert (dead.tenant, dead.last_error) == ("other", "ValueError: no")
     assert len(event_history.list_deliveries(connection, limit=3, states=states)) == 3
@@ -251,6 +256,7 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
         (lists["list_events"], narrow | {"tenant": None, "state": "rejected", "since": NOW - timedelta(hours=1)}),
         (lists["list_done"], narrow | {"state": "dead"}),
         (lists["list_done"], narrow | {"state": "succeeded", "tenant": None}),
+        (lists["list_succeeded_of_tenant"], narrow),
         (counts["read_fates"], {"ids": ids}),
         (counts["tenants_with_work"], bounds | {"tenant": None}),
         (counts["tenants_with_work"], bounds | {"tenant": "acme"}),

@@ -42,8 +42,6 @@ class Delivery:
         received_at: when the ingress had the whole body, aware.
         headers: the kept request headers, names in lower case; not signed.
         body: exactly the bytes that were received.
-        settings: of the tenant, by name (`pipeline tenants set`); or an object of the model that the handler asks for.
-            One that is missing raises an error that says which.
     """
 
     __slots__ = (
@@ -55,7 +53,6 @@ class Delivery:
         "headers",
         "provider",
         "received_at",
-        "settings",
         "subject",
         "tenant",
     )
@@ -72,7 +69,6 @@ class Delivery:
         headers: Mapping[str, str],
         body: bytes,
         subject: str | None = None,
-        settings: Any,
         connect: Callable[[], psycopg.Connection[Any]],
     ) -> None:
         self.event_id = event_id
@@ -84,7 +80,6 @@ class Delivery:
         self.headers = headers
         self.body = body
         self.subject = subject
-        self.settings = settings
         self._connect = connect
 
     @property

@@ -218,6 +218,8 @@ def list_deliveries(
     with connection.cursor(row_factory=class_row(DeliverySummary)) as cursor:
         for state in states:
             query = _SQL["list_open" if state in OPEN_STATES else "list_done"]
+            if state == "succeeded" and tenant is not None:
+                query = _SQL["list_succeeded_of_tenant"]
             values = {"state": state, "tenant": tenant, "handler": handler, "most": limit}
             found += cursor.execute(query, values, prepare=False).fetchall()
     return sorted(found, key=lambda it: (it.event_id, it.handler), reverse=True)[:limit]

@@ -50,3 +50,16 @@ WHERE state = %(state)s
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
   AND (%(handler)s::text IS NULL OR handler = %(handler)s)
 ORDER BY event_id DESC LIMIT %(most)s;
+
+-- No index leads to what a tenant's handlers have done with success, but to its events.
+-- name: list_succeeded_of_tenant
+SELECT d.event_id, d.handler, d.tenant, d.state, d.attempt, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until,
+       d.worker, d.last_error, d.created_at, d.finished_at
+FROM events AS e
+CROSS JOIN LATERAL (
+    SELECT * FROM deliveries_done AS d
+    WHERE d.event_id = e.id AND d.state = 'succeeded' AND (%(handler)s::text IS NULL OR d.handler = %(handler)s)
+    OFFSET 0
+) AS d
+WHERE e.tenant = %(tenant)s
+ORDER BY e.id DESC LIMIT %(most)s;
