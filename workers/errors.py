@@ -28,6 +28,13 @@ class RetryAfter(Exception):  # noqa: N818 - reads as what the handler asks for
         self.seconds = seconds
 
 
+class SettingsError(KeyError):
+    """A tenant has not the settings that a handler asks for; the text names them, the tenant and the command."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class TimedOut(BaseException):
     """The handler did not return within its timeout."""
 

@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
+from pydantic import BaseModel
+
 from workers.dispatch.retry import DEFAULT_SCHEDULE
 from workers.errors import RegistrationError
 from workers.store.catalogue import Registration
@@ -35,7 +37,7 @@ StartFunction = TypeVar("StartFunction", bound="Callable[[], object]")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 _RESERVED: Final = ("ingest.", "housekeeping.", "celery.")
-_PARAMETERS: Final = ("event", "tenant", "provider", "max_attempts", "timeout", "schedule", "serial_by")
+_PARAMETERS: Final = ("event", "tenant", "provider", "max_attempts", "timeout", "schedule", "serial_by", "settings")
 DEFAULT_TIMEOUT: Final = 30.0
 
 
@@ -45,6 +47,7 @@ class Handler(Registration):
 
     Attributes:
         function: called with the event and the delivery; may be `async def`.
+        settings: the model that the tenant's settings must fit before it is called; None: any.
     """
 
     function: Callable[..., Any]
@@ -55,6 +58,7 @@ class Handler(Registration):
     timeout: float = DEFAULT_TIMEOUT
     schedule: tuple[float, ...] = DEFAULT_SCHEDULE
     serial_by: Literal["subject"] | None = None
+    settings: type[BaseModel] | None = None
 
 
 class Handlers:
@@ -103,6 +107,7 @@ def handler(
     timeout: float = ...,
     schedule: Sequence[float] = ...,
     serial_by: Literal["subject"] | None = ...,
+    settings: type[BaseModel] | None = ...,
 ) -> Callable[[Completed], Completed]: ...
 @overload
 def handler(
@@ -115,6 +120,7 @@ def handler(
     timeout: float = ...,
     schedule: Sequence[float] = ...,
     serial_by: Literal["subject"] | None = ...,
+    settings: type[BaseModel] | None = ...,
 ) -> Callable[[Failed], Failed]: ...
 @overload
 def handler(
@@ -127,6 +133,7 @@ def handler(
     timeout: float = ...,
     schedule: Sequence[float] = ...,
     serial_by: Literal["subject"] | None = ...,
+    settings: type[BaseModel] | None = ...,
 ) -> Callable[[F], F]: ...
 def handler(
     name: str,
@@ -138,6 +145,7 @@ def handler(
     timeout: float = DEFAULT_TIMEOUT,
     schedule: Sequence[float] = DEFAULT_SCHEDULE,
     serial_by: Literal["subject"] | None = None,
+    settings: type[BaseModel] | None = None,
     **unknown: object,
 ) -> Callable[[Any], Any]:
     """Register the function below as a handler.
@@ -156,6 +164,8 @@ def handler(
         serial_by: "subject": of the deliveries of a tenant and a subject, such as a session, run one at a time, oldest
             first by arrival. One that fails holds only its own subject back, until it succeeds or is dead. Holds for
             events that are stored from then on.
+        settings: a pydantic model that the tenant's settings must fit: `delivery.settings` is an object of it. If they
+            do not, the attempt fails before the function is called, and is tried again by the schedule.
         **unknown: refused; the error lists the parameters that there are.
 
     Raises:
@@ -171,6 +181,7 @@ def handler(
             timeout=timeout,
             schedule=schedule,
             serial_by=serial_by,
+            settings=settings,
             unknown=unknown,
         )
         held = _registered.get(name)
@@ -224,6 +235,7 @@ def _make(
     timeout: Any,
     schedule: Any,
     serial_by: Any,
+    settings: Any,
     unknown: dict[str, object],
 ) -> Handler:
     """Check and build one handler."""
@@ -253,6 +265,7 @@ def _make(
         raise RegistrationError(f"{who}: timeout is a number of seconds above 0, not {timeout!r}")
     if serial_by not in {None, "subject"}:
         raise RegistrationError(f"{who}: serial_by is 'subject' or None, not {serial_by!r}")
+    _require_model(who, settings)
     return Handler(
         name=name,
         function=function,
@@ -260,6 +273,7 @@ def _make(
         timeout=limit[0],
         schedule=steps,
         serial_by=serial_by,
+        settings=settings,
         **texts,
     )
 
@@ -268,6 +282,11 @@ def _require_no_generator(who: str, function: Callable[..., Any]) -> None:
     """Raise `RegistrationError` for a function that yields: calling it would run nothing, and look like a success."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise RegistrationError(f"{who}: it yields, so that a call of it runs nothing; return instead")
+
+
+def _require_model(who: str, settings: Any) -> None:
+    if settings is not None and not (isinstance(settings, type) and issubclass(settings, BaseModel)):
+        raise RegistrationError(f"{who}: settings is a pydantic model, not {settings!r}")
 
 
 def _seconds(values: Any) -> tuple[float, ...] | None:

@@ -32,6 +32,7 @@ from shared.settings import database_url, load, setting
 from workers import events, registration, samples
 from workers.dispatch.delivery import Delivery
 from workers.dispatch.handler_loop import HandlerLoop
+from workers.dispatch.tenant_settings import read_settings
 from workers.store.limits import ANY
 from workers.store.session import DeliveryConnection, require_open_transaction
 
@@ -64,6 +65,7 @@ class HandlerRunner:
         provider: str | None = None,
         tenant: str | None = None,
         attempt: int = 1,
+        settings: Mapping[str, Any] | None = None,
     ) -> Event:
         """Run a handler once and return the event that it was given.
 
@@ -75,10 +77,12 @@ class HandlerRunner:
             provider: who sends it. Default: the one that the handler asks for, else "moveris".
             tenant: whose event it is. Default: the one that the handler asks for, else "test".
             attempt: number of the attempt, from 1.
+            settings: of the tenant; they are checked by the handler's model, if it has one.
 
         Raises:
             ValueError: the function is no handler, or it does not ask for such an event and would not be called.
             Rejected: the body would not reach a handler.
+            SettingsError: the settings do not fit the handler's model, or lack what the handler looks up.
             TransactionMisused: the handler has left `delivery.connection` in a state that cannot be committed.
             BaseException: whatever the handler raises.
         """
@@ -99,8 +103,9 @@ class HandlerRunner:
                 f"{handler.name} is not called for {parsed.type!r} of {provider!r} to {tenant!r}: it asks for "
                 f"event={handler.event!r}, provider={handler.provider!r}, tenant={handler.tenant!r}"
             )
+        given = {"provider": provider, "tenant": tenant, "headers": kept, "body": body, "attempt": attempt}
         with self._connection.transaction():
-            self._run(handler, parsed, provider=provider, tenant=tenant, headers=kept, body=body, attempt=attempt)
+            self._run(handler, parsed, settings=read_settings(handler.settings, tenant, settings or {}), **given)
         return parsed.event
 
     def _run(self, handler: Handler, parsed: events.Parsed, **given: Any) -> None:

@@ -32,26 +32,34 @@ READ_SECONDS: Final = 30
 """Time that a statement of a command that only reads may take."""
 
 
+def _postgres() -> GivenSettings | Stack:
+    given = load(GivenSettings)
+    return given if given.database_url else _stack("DATABASE_URL")
+
+
+def _redis() -> GivenSettings | Stack:
+    given = load(GivenSettings)
+    return given if given.redis_url or given.inbox_url or given.broker_url else _stack("REDIS_URL")
+
+
 def database_url() -> str:
     """Return the URL of Postgres."""
-    return load(GivenSettings).database_url or _stack("DATABASE_URL").database_url
+    return _postgres().database_url or ""
 
 
 def database_schema() -> str:
     """Return the schema of the pipeline's tables, empty where none is set."""
-    given = load(GivenSettings)
-    if given.database_schema or given.database_url:
-        return given.database_schema
-    return _stack("DATABASE_URL").database_schema
+    return load(GivenSettings).database_schema or _postgres().database_schema
+
+
+def environment() -> str:
+    """Return the name of this environment, empty where none is set."""
+    return load(GivenSettings).environment or _postgres().environment
 
 
 def redis_urls() -> tuple[str, str]:
     """Return the URLs of the Redis of the inbox and of the broker."""
-    given = load(GivenSettings)
-    if given.redis_url or given.inbox_url or given.broker_url:
-        return given.redis_servers
-    stack = _stack("REDIS_URL")
-    return stack.inbox_url, stack.broker_url
+    return _redis().redis_servers
 
 
 def redis_variables() -> dict[str, str]:
@@ -62,18 +70,7 @@ def redis_variables() -> dict[str, str]:
 
 def names() -> Names:
     """Return the names in Redis."""
-    given = load(GivenSettings)
-    if given.redis_prefix or given.redis_url or given.inbox_url:
-        return Names(given.redis_prefix)
-    return Names(_stack("REDIS_URL").redis_prefix)
-
-
-def environment() -> str:
-    """Return the name of this environment, empty where none is set."""
-    given = load(GivenSettings)
-    if given.environment or given.database_url:
-        return given.environment
-    return _stack("DATABASE_URL").environment
+    return Names(load(GivenSettings).redis_prefix or _redis().redis_prefix)
 
 
 def secrets_key() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 import redis
@@ -25,13 +25,14 @@ from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.doctor.finding import Finding, unknown, wrong
 from deploy.doctor.redis_server import BROKER_THINGS
 from deploy.local.settings import GivenSettings
-from shared.registry import Cipher
 from shared.releases import read_ingresses
 from shared.settings import SettingError, load
-from workers.live_workers import Live, read_live
+from workers.live_workers import read_live
 from workers.store import catalogue, server
 from workers.store.connect import Connection
 from workers.store.migrate import MigrationError
+
+T = TypeVar("T")
 
 _ERRORS: Final = (psycopg.Error, redis.RedisError)
 
@@ -83,7 +84,8 @@ def _of_deployment(
     connection: Connection | None, client: redis.Redis, broker: redis.Redis
 ) -> Mapping[str, Callable[[], Finding]]:
     """Return the checks that need both servers, or the workers."""
-    live, ingresses = _live(broker), _ingresses(client)
+    live = _read_or_none(lambda: read_live(broker, names()))
+    ingresses = _read_or_none(lambda: read_ingresses(client, names()))
     workers = {
         "redis rights": lambda: deployment.redis_rights(client, names(), has_broker=len(set(redis_urls())) == 1),
         "workers": lambda: deployment.workers(live),
@@ -95,7 +97,7 @@ def _of_deployment(
     return {
         "identity": lambda: deployment.identity(connection, client, names(), environment()),
         "clocks": lambda: deployment.clocks(connection, client),
-        "keys": lambda: deployment.keys(connection, _cipher()),
+        "keys": lambda: deployment.keys(connection, _read_or_none(cipher)),
         "registry": lambda: deployment.registry(connection, client, names()),
         **workers,
         "handlers": lambda: deployment.handlers(
@@ -104,17 +106,10 @@ def _of_deployment(
     }
 
 
-def _live(client: redis.Redis) -> Live | None:
+def _read_or_none(read: Callable[[], T]) -> T | None:
     try:
-        return read_live(client, names())
-    except redis.RedisError:
-        return None
-
-
-def _ingresses(client: redis.Redis) -> list[str] | None:
-    try:
-        return read_ingresses(client, names())
-    except redis.RedisError:
+        return read()
+    except (redis.RedisError, SettingError):
         return None
 
 
@@ -127,10 +122,3 @@ def _run(checks: Mapping[str, Callable[[], Finding]]) -> Iterator[Finding]:
             yield wrong(thing, str(error))
         except _ERRORS as error:
             yield unknown(thing, explain(error) or str(error))
-
-
-def _cipher() -> Cipher | None:
-    try:
-        return cipher()
-    except SettingError:
-        return None

@@ -197,6 +197,7 @@ def _describe(handler: Handler) -> dict[str, Any]:
         "handler": handler.name,
         "given": f"{model} ({', '.join(fields)})" if fields else model,
         "fields": fields,
+        "settings": list(handler.settings.model_fields) if handler.settings else [],
         "about": (inspect.getdoc(handler.function) or "").partition("\n")[0],
     } | {name: getattr(handler, name) for name in kept}
 

@@ -14,6 +14,7 @@ from deploy.cli.doctor import doctor
 from deploy.cli.errors import explain
 from deploy.cli.health import health
 from deploy.cli.output import command
+from deploy.cli.reconcile import reconcile
 from deploy.cli.rename import rename
 from deploy.cli.send import send
 from deploy.cli.setup import adopt, env, grants, keygen, migrate
@@ -30,7 +31,7 @@ app: Final = typer.Typer(
 )
 for plain in (up, health):
     app.command()(plain)
-for function in (migrate, grants, adopt, rename, env, send, verify, stats, doctor, keygen):
+for function in (migrate, grants, adopt, rename, env, send, verify, reconcile, stats, doctor, keygen):
     command(app)(function)
 for group in (tenants, endpoints, secrets, events, deliveries, handlers, incidents, alerts, jobs, audit):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])

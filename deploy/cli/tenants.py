@@ -1,5 +1,6 @@
 """The commands `pipeline tenants …`."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Final
@@ -9,6 +10,7 @@ import typer
 
 from deploy.cli.arguments import InFlight, PauseEnd, TenantName, rate, size
 from deploy.cli.connections import broker_client, database, names, registry_change
+from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say
 from deploy.cli.pauses import pause_deliveries, resume_deliveries
 from shared import registry
@@ -68,6 +70,7 @@ def show(name: TenantName) -> None:
     waits_for = work.waits_for(_live_handlers())
     lines = [
         *_in_words(found),
+        *_settings_in_words(found.settings),
         f"work       {work.pending} due, {work.retrying} waiting for their next attempt, {work.dead} dead",
         f"in flight  {work.queued} with Celery, {work.running} running",
     ]
@@ -86,6 +89,47 @@ def _live_handlers() -> Collection[str] | None:
             return read_live(client, names()).handlers
     except (redis.RedisError, SettingError):
         return None
+
+
+@command(app, "set", changes=True)
+def set_(
+    name: TenantName,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values that are JSON are taken as such, others are texts."),
+    ] = None,
+    *,
+    unset: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Take this setting away.")] = None,
+) -> None:
+    """Set what handlers are told about a tenant, as `delivery.settings`; running workers follow with the next delivery.
+
+    It is no place for secrets: settings are shown, and kept in the audit.
+
+    Examples:
+        pipeline tenants set acme crm_url=https://crm.acme.example crm_timeout=5
+        pipeline tenants set acme 'plan="5"' --unset crm_timeout
+    """
+    if not values and not unset:
+        raise CommandError("nothing to set: give KEY=VALUE or --unset KEY; `pipeline tenants show` has the settings")
+    pairs = [it.partition("=") for it in values or ()]
+    if wrong := next((key for key, sign, _ in pairs if not sign), None):
+        raise CommandError(f"{wrong!r} is no KEY=VALUE")
+    with database() as connection:
+        tenants.set_settings(connection, name, {key: _value(text) for key, _, text in pairs}, unset=unset or ())
+        now = tenants.find_tenant(connection, name).settings
+    say({"tenant": name, "settings": now}, *_settings_in_words(now) or ["settings   none"])
+
+
+def _value(text: str) -> Any:
+    """Return a value as JSON, or else the text itself."""
+    try:
+        return json.loads(text, parse_constant=lambda _: text)
+    except ValueError:
+        return text
+
+
+def _settings_in_words(settings: Mapping[str, Any]) -> list[str]:
+    return [f"settings   {key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
 
 
 @command(app, changes=True)

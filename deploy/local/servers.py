@@ -28,6 +28,7 @@ from cryptography.fernet import Fernet
 
 from deploy.local.service import Server
 from deploy.local.state import StackError, write_private
+from workers.store.connect import connect
 
 NEW_PREFIX = "webhooks:"
 UNREACHABLE_HOMES = Path("/var/lib/webhook-pipeline")
@@ -217,8 +218,7 @@ def _make_cluster(install: Path, data: Path, password: str, uid: int | None) -> 
 
 def _postgres_answers(url: str) -> bool:
     try:
-        with psycopg.connect(url, connect_timeout=2, autocommit=True) as connection:
-            connection.execute("SELECT 1")
+        connect(url, name="pipeline up").close()
     except psycopg.OperationalError:
         return False
     return True

@@ -46,6 +46,11 @@ class Stack:
     environment: str = ""
     members: tuple[Member, ...] = ()
 
+    @property
+    def redis_servers(self) -> tuple[str, str]:
+        """The URLs of inbox and broker."""
+        return self.inbox_url, self.broker_url
+
 
 def make_data_dir(home: Path) -> Path:
     """Make the data folder and return that of the logs."""

@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 
 from shared.envelope import new_event_id
+from tests.ingress_process import Valkey, endpoint, own_valkey, publish
 from workers.dispatch.handler_loop import HandlerLoop
 from workers.dispatch.running import MessageRun
 from workers.registration import Handler
@@ -35,6 +36,14 @@ def is_terminating() -> bool:
 
 AddDeliveries = Callable[..., list[uuid.UUID]]
 Run = Callable[..., MessageRun]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    """A Redis of the module's own, with the registry of one endpoint; some modules have another."""
+    with own_valkey() as it:
+        publish(it.url, 1, endpoint())
+        yield it
 
 
 @pytest.fixture

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import httpx
 import pytest
 
-from tests.ingress_process import Valkey, answers, endpoint, own_valkey, publish, serving, wait_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.ingress_process import Valkey, answers, serving, wait_for
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory": "64mb", "maxmemory-policy": "noeviction"}
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as it:
-        publish(it.url, 1, endpoint())
-        yield it
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,7 @@ from tests.ingress_process import (
     SECRET,
     Process,
     Valkey,
-    endpoint,
     inbox,
-    own_valkey,
-    publish,
     read_answer,
     request,
     serving,
@@ -33,13 +30,6 @@ moveris = find("moveris")
 
 MB = 2**20
 CHUNKED = f"POST {PATH} HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n"
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as it:
-        publish(it.url, 1, endpoint())
-        yield it
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from tests.ingress_process import (
     answers,
     endpoint,
     inbox,
-    own_valkey,
     publish,
     read_answer,
     request,
@@ -93,13 +92,6 @@ def hanging_up(target: socket.socket) -> Iterator[None]:
     finally:
         with suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as it:
-        publish(it.url, 1, endpoint())
-        yield it
 
 
 @pytest.fixture(scope="module")

@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 import psutil
-import pytest
 
-from tests.ingress_process import Valkey, endpoint, own_valkey, publish, read_answer, request, serving, wait_for
+from tests.ingress_process import Valkey, read_answer, request, serving, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.ingress_process import Process
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with own_valkey() as it:
-        publish(it.url, 1, endpoint())
-        yield it
 
 
 def workers(ingress: Process) -> set[int]:

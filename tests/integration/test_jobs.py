@@ -256,6 +256,18 @@ def test_events_are_parsed_again_by_reason_and_by_id(connection: Connection) -> 
     assert len(ids) == 3
 
 
+def test_an_event_that_cannot_be_parsed_again_at_all_keeps_none_of_the_others(
+    connection: Connection,
+) -> None:
+    ids = [store(connection, type=None) for _ in range(3)]
+    connection.execute("UPDATE events SET headers = '{}'")
+    connection.execute("UPDATE events SET headers = %s WHERE id = %s", ['{"x": "\u0436"}', ids[1]])  # no header's bytes
+    job = do(connection, "reprocess", Filter(reason="not_json"))
+    assert (job.state, job.changed) == ("done", 3)
+    assert jobs.list_counts(connection, job.id) == {("acme", "rejected"): 2, ("-", "failed"): 1}
+    assert connection.execute("SELECT state FROM events WHERE id = %s", [ids[1]]).fetchone() == {"state": "rejected"}
+
+
 @pytest.mark.usefixtures("dead")
 def test_an_error_that_is_not_the_environments_ends_the_job_with_its_text(
     connection: Connection, monkeypatch: pytest.MonkeyPatch

@@ -14,9 +14,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from tests.integration.outcomes import error_of, rows
 from workers.errors import Permanent, RetryAfter
+from workers.store import tenants
 from workers.store.connect import Connection, connect
 
 if TYPE_CHECKING:
@@ -480,3 +482,34 @@ def test_a_server_that_became_read_only_is_left_and_the_next_attempt_goes_to_the
     run([first], write)
     assert [state for state, _, _ in rows(connection)] == ["succeeded"]
     assert len(set(backends)) == 2
+
+
+class Crm(BaseModel):
+    crm_url: str
+
+
+def test_a_handler_whose_settings_are_missing_is_not_called_and_runs_once_they_are_set(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    seen = []
+    connection.execute("INSERT INTO tenants (name) VALUES ('acme')")
+    ids = add_deliveries(1)
+    given = {"settings": Crm, "schedule": (0.0,)}
+    run(ids, lambda _, delivery: seen.append(delivery.settings.crm_url), **given)
+    assert seen == []
+    ((state, attempt, error),) = rows(connection)
+    assert (state, attempt) == ("pending", 1)
+    assert "`pipeline tenants set acme crm_url=…`" in (error or "")
+    tenants.set_settings(connection, "acme", {"crm_url": "https://one"})
+    run(ids, lambda _, delivery: seen.append(delivery.settings.crm_url), **given)
+    assert seen == ["https://one"]
+
+
+def test_a_handler_without_a_model_looks_settings_up_by_name(
+    connection: Connection, run: Run, add_deliveries: AddDeliveries
+) -> None:
+    connection.execute("INSERT INTO tenants (name) VALUES ('acme')")
+    run(add_deliveries(1), lambda _, delivery: delivery.settings["crm_url"])
+    assert (rows(connection)[0][2] or "").startswith(
+        "SettingsError: the setting crm_url is missing for the tenant 'acme'"
+    )

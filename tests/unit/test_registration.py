@@ -39,6 +39,11 @@ def test_a_handler_may_ask_for_one_delivery_of_a_subject_at_a_time() -> None:
     assert made.serial_by == "subject"
 
 
+def test_settings_are_a_pydantic_model() -> None:
+    with pytest.raises(RegistrationError, match="settings is a pydantic model, not"):
+        handler("acme.run", settings={"crm_url": "text"})(nothing)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "culprit"),
     [

@@ -42,6 +42,8 @@ class Delivery:
         received_at: when the ingress had the whole body, aware.
         headers: the kept request headers, names in lower case; not signed.
         body: exactly the bytes that were received.
+        settings: of the tenant, by name (`pipeline tenants set`); or an object of the model that the handler asks for.
+            One that is missing raises an error that says which.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Delivery:
         "headers",
         "provider",
         "received_at",
+        "settings",
         "subject",
         "tenant",
     )
@@ -69,6 +72,7 @@ class Delivery:
         headers: Mapping[str, str],
         body: bytes,
         subject: str | None = None,
+        settings: Any,
         connect: Callable[[], psycopg.Connection[Any]],
     ) -> None:
         self.event_id = event_id
@@ -80,6 +84,7 @@ class Delivery:
         self.headers = headers
         self.body = body
         self.subject = subject
+        self.settings = settings
         self._connect = connect
 
     @property

@@ -27,6 +27,7 @@ from workers.dispatch.deadline import within
 from workers.dispatch.delivery import Delivery
 from workers.dispatch.failure_log import log_failure
 from workers.dispatch.outcomes import decide, lease
+from workers.dispatch.tenant_settings import read_settings
 from workers.errors import EventGone, Fenced
 from workers.store import deliveries
 from workers.store.connect import UNREACHABLE
@@ -223,6 +224,7 @@ class MessageRun:
             headers=event.headers,
             body=event.body,
             subject=event.subject,
+            settings=read_settings(handler.settings, claimed.tenant, claimed.settings or {}),
             connect=lambda: self._session.begin(claimed, seconds_left=ends - time.monotonic()),
         )
         with within(handler.timeout):

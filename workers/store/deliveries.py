@@ -91,6 +91,7 @@ class Claimed:
         fence: of this claim; an outcome with another one changes nothing.
         token: what a success in the handler's own transaction needs beside it, since it may come from a role that is
             trusted with nothing else; None for a claim that is no handler's.
+        settings: of the tenant; None if it has none.
     """
 
     event_id: UUID
@@ -98,6 +99,7 @@ class Claimed:
     attempt: int
     fence: int
     token: UUID | None = None
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -252,7 +252,9 @@ WHERE ctid = ANY (ARRAY(
         LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS found
 ))
-RETURNING event_id, tenant, attempt, fence, token;
+RETURNING event_id, tenant, attempt, fence, token, (
+    SELECT t.settings FROM tenants AS t WHERE t.name = deliveries.tenant AND t.settings <> '{}' LIMIT 1
+) AS settings;
 
 -- The bounds let the planner leave out the partitions of other days.
 -- name: read_events

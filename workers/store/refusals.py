@@ -55,3 +55,9 @@ class UnknownSecretError(RefusedError):
     """The endpoint has no secret of that label."""
 
     code = "unknown_secret"
+
+
+class SettingsTooLargeError(RefusedError):
+    """The settings of a tenant would take more room than they may."""
+
+    code = "settings_too_large"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from psycopg import Rollback, rows
+from psycopg import DataError, Error, IntegrityError, rows
 
 from workers.store.catalogue import read_version
 from workers.store.entry import notes_array
@@ -48,8 +48,8 @@ class Reprocessed:
     """What came of parsing one event again.
 
     Attributes:
-        outcome: "accepted", "rejected" (still), "duplicate" (of `same_as`), "not_rejected" or "not_found".
-        reason: why it is rejected; None otherwise.
+        outcome: "accepted", "rejected" (still), "duplicate" (of `same_as`), "not_rejected", "not_found" or "failed".
+        reason: why it is rejected, or the type of the error that it failed with; None otherwise.
         handlers: that got a delivery.
         same_as: the event that it is a duplicate of.
         tenant: whose event it is; None if it was not found.
@@ -98,12 +98,18 @@ def reprocess_event(
     2. Parse it. Rejected again: keep the new reason.
     3. Insert its receipt. If the identity is another event's, it stays rejected as that one's duplicate.
     4. Accept it and make its deliveries.
+
+    An event that cannot be read or stored for what is in it stays as it is, and keeps none of the others.
     """
-    with connection.transaction():
-        result = _reprocess(connection, event_id, parse, catalogue)
-        if dry_run:
-            raise Rollback
-    return result
+    try:
+        with connection.transaction(force_rollback=dry_run):
+            return _reprocess(connection, event_id, parse, catalogue)
+    except (DataError, IntegrityError) as error:
+        return Reprocessed(event_id=event_id, outcome="failed", reason=type(error).__name__)
+    except Error:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the parser of a team's module raises
+        return Reprocessed(event_id=event_id, outcome="failed", reason=type(error).__name__)
 
 
 def _reprocess(

@@ -21,6 +21,7 @@ from workers.store.refusals import (
     BadNameError,
     EndpointExistsError,
     SecretExistsError,
+    SettingsTooLargeError,
     TenantExistsError,
     UnknownEndpointError,
     UnknownSecretError,
@@ -29,12 +30,13 @@ from workers.store.refusals import (
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from workers.store.connect import Connection
 
 _SQL: Final = Queries("tenants.sql")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_SETTING: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 _LABEL_LENGTH: Final = 100
 
 
@@ -49,6 +51,7 @@ class Tenant:
         ingest_burst: events that may come at once, whatever the rate.
         inbox_bytes: its share of the inbox, while other tenants are active.
         paused_at: while set, nothing of it is admitted; by whom, why and until when is beside it, see `pauses`.
+        settings: what handlers are told about it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Tenant:
     paused_by: str | None
     pause_reason: str | None
     paused_until: datetime | None
+    settings: Mapping[str, Any]
     created_at: datetime
 
     @property
@@ -131,6 +135,31 @@ def limit_tenant(connection: Connection, name: str, max_in_flight: int | None) -
 def weigh_tenant(connection: Connection, name: str, weight: int) -> None:
     """Set how many deliveries of a tenant have a turn in each round of admission. Raises UnknownTenantError."""
     _change_tenant(connection, "weigh_tenant", name, weight=weight)
+
+
+def set_settings(connection: Connection, name: str, values: Mapping[str, Any], *, unset: Collection[str] = ()) -> None:
+    """Change what handlers are told about a tenant; others of its settings stay.
+
+    Args:
+        connection: in autocommit, or in a transaction of the caller's.
+        name: of the tenant.
+        values: by name, JSON values, nothing secret: they are shown and kept in the audit.
+        unset: names of those that are taken away.
+
+    Raises:
+        RefusedError: UnknownTenantError, BadNameError, SettingsTooLargeError.
+    """
+    for key in values:
+        if not _SETTING.fullmatch(key):
+            raise BadNameError(
+                f"{key!r} cannot name a setting: take letters, digits, _, . and -, a letter or _ first, at most 100"
+            )
+    try:
+        _change_tenant(connection, "set_settings", name, values=Jsonb(dict(values)), unset=list(unset))
+    except errors.CheckViolation:
+        raise SettingsTooLargeError(
+            f"the settings of {name} would take more than 16 kB: nothing was changed; keep what is large elsewhere"
+        ) from None
 
 
 def limit_ingest(connection: Connection, name: str, limits: registry.Limits) -> None:

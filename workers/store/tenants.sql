@@ -3,7 +3,7 @@ INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) O
 
 -- name: list_tenants
 SELECT name, max_in_flight, weight, ingest_rate, ingest_burst, inbox_bytes, paused_at, paused_by, pause_reason,
-       paused_until, created_at
+       paused_until, settings, created_at
 FROM tenants WHERE name = %(name)s OR %(name)s::text IS NULL ORDER BY name;
 
 -- name: limit_tenant
@@ -15,6 +15,9 @@ UPDATE tenants SET weight = %(weight)s WHERE name = %(name)s RETURNING name;
 -- name: limit_ingest
 UPDATE tenants SET ingest_rate = %(rate)s, ingest_burst = %(burst)s, inbox_bytes = %(inbox_bytes)s
 WHERE name = %(name)s RETURNING name;
+
+-- name: set_settings
+UPDATE tenants SET settings = (settings || %(values)s) - %(unset)s::text[] WHERE name = %(name)s RETURNING name;
 
 -- name: add_endpoint
 INSERT INTO endpoints (tenant, provider, scheme) VALUES (%(tenant)s, %(provider)s, %(scheme)s)
