@@ -39,6 +39,8 @@ class Figures:
 
     redis: dict[str, Any] = field(default_factory=dict)
     postgres: dict[str, Any] = field(default_factory=dict)
+    received: dict[str, tuple[datetime, store.Received]] = field(default_factory=dict)
+    """Since the beginning of the last minute, and of the minute an hour ago."""
     days: store.Days | None = None
     snapshots: list[store.OldSnapshot] = field(default_factory=list)
     work: list[store.Load] = field(default_factory=list)
@@ -115,9 +117,10 @@ def _read_redis(client: redis.Redis, broker: redis.Redis, named: Names) -> dict[
 
 def _read_postgres(connection: Connection, figures: Figures) -> None:
     found: dict[str, Any] = {}
-    for name, window in (("minute", timedelta(minutes=1)), ("hour", timedelta(hours=1))):
-        found[f"stored_last_{name}"] = store.count_received(connection, window)
-        found[f"rejected_last_{name}"] = store.count_rejected(connection, window)
+    minute = datetime.now(UTC).replace(second=0, microsecond=0)
+    for name, since in (("minute", minute - timedelta(minutes=1)), ("hour", minute - timedelta(hours=1))):
+        figures.received[name] = (since, received := store.count_received(connection, since=since))
+        found |= {f"stored_last_{name}": received.stored, f"rejected_last_{name}": received.rejected}
     found["registry_version"] = tenants.registry_version(connection)
     found["open_incidents"] = figures.incidents = incidents.count_open(connection)
     figures.paused = pauses.list_pauses(connection)
@@ -188,9 +191,9 @@ def _about_postgres(figures: Figures) -> Iterator[str]:
     found = figures.postgres
     if not found or figures.days is None:
         return
-    for name in ("minute", "hour"):
-        stored, rejected = (_bounded(found[f"{it}_last_{name}"], store.RECEIVED_BOUND) for it in ("stored", "rejected"))
-        yield f"last {name:6} {stored} stored, {rejected} of them rejected"
+    for since, received in figures.received.values():
+        more = "+" if received.is_bounded else ""
+        yield f"since {since:%H:%M} {received.stored}{more} stored, {received.rejected}{more} of them rejected"
     if figures.redis:
         yield f"registry   {_about_registry(figures.redis['registry_published'], found['registry_version'])}"
     for line in _about_days(figures.days):

@@ -196,15 +196,6 @@ def test_a_session_that_holds_an_old_snapshot_is_named(connection: Connection, d
         assert stats.list_old_snapshots(connection) == []
 
 
-def test_events_of_the_last_while_are_counted(connection: Connection) -> None:
-    now = datetime.now(UTC)
-    store(connection, at=now - timedelta(minutes=30))
-    store(connection, at=now, state="rejected")
-    minute, hour = timedelta(minutes=1), timedelta(hours=1)
-    assert (stats.count_received(connection, minute), stats.count_received(connection, hour)) == (1, 2)
-    assert (stats.count_rejected(connection, minute), stats.count_rejected(connection, hour)) == (1, 1)
-
-
 @pytest.fixture
 def history(connection: Connection) -> None:
     """Store 60,000 events of 200 tenants, each delivered, a few dead, and 20,000 deliveries that wait."""
@@ -261,8 +252,6 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
         (counts["tenants_with_work"], bounds | {"tenant": None}),
         (counts["tenants_with_work"], bounds | {"tenant": "acme"}),
         (counts["handlers_with_work"], bounds | {"handlers": 100}),
-        (counts["count_received"], bounds | {"window": timedelta(minutes=1)}),
-        (counts["count_rejected"], bounds | {"window": timedelta(minutes=1)}),
         (by_hand["preview_retry"], selection | {"state": "dead"}),
         (
             by_hand["retry"],

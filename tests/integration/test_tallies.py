@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -11,11 +12,13 @@ import pytest
 
 from tests.integration import draining
 from tests.integration.draining import nobody, post
+from tests.integration.test_admission import plan_of
 from workers.errors import Permanent
 from workers.housekeeping.sweeper import expire_leases
-from workers.store import deliveries, manual, tallies
+from workers.store import deliveries, manual, stats, tallies
 from workers.store.connect import connect
 from workers.store.manual import Selection
+from workers.store.sql import Queries
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -55,6 +58,44 @@ def test_what_a_drain_stores_is_counted_by_tenant_and_provider(client: Redis, co
         ("events", "", "duplicate"): 1,
         ("events", "", "rejected"): 1,
     }
+
+
+def test_what_was_stored_since_a_minute_is_known_before_it_is_rolled_up_and_after(
+    client: Redis, connection: Connection
+) -> None:
+    now = datetime.now(UTC)
+    for number in range(3):
+        post(client, b'{"type":"it","n":%d}' % number)
+    draining.run(client, connection, catalogue=nobody)
+    connection.execute("UPDATE tallies_new SET at = now() - interval '50 min'")
+    post(client, b"no JSON", provider="github")
+    draining.run(client, connection, catalogue=nobody)
+    deliveries_too = (
+        "INSERT INTO tallies_new (tenant, handler, outcome, seconds) VALUES ('acme', 'x', 'succeeded', '{1}')"
+    )
+    connection.execute(deliveries_too)
+    for _ in range(2):
+        hour = stats.count_received(connection, since=now - timedelta(hours=1))
+        minute = stats.count_received(connection, since=now - timedelta(minutes=1))
+        assert (hour.stored, hour.rejected, hour.is_bounded) == (4, 1, False)
+        assert (minute.stored, minute.rejected) == (1, 1)
+        tallies.roll_up(connection)
+
+
+def test_what_was_stored_in_the_last_hour_is_read_from_the_index_of_minutes(connection: Connection) -> None:
+    connection.execute(
+        "INSERT INTO tallies (minute, tenant, provider, handler, outcome, bucket, count, seconds)"
+        " SELECT date_trunc('minute', now()) - n / 500 * interval '1 min', 't' || n %% 500, 'moveris', '', 'stored', 1,"
+        " 20000, 1 FROM generate_series(0, %s) AS n",
+        [60_000],
+    )
+    connection.execute("ANALYZE tallies")
+    since = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=1)
+    plan = plan_of(connection, "count_received", {"since": since, "bound": 100_000}, queries=Queries("stats.sql"))
+    assert "tallies_pkey" in plan
+    assert not re.search(r"Seq Scan on tallies\b", plan), plan
+    received = stats.count_received(connection, since=since)
+    assert received.stored in {20_000_000, 30_000_000}  # a minute may have begun meanwhile
 
 
 def test_an_entry_that_is_read_again_after_a_crash_counts_once(client: Redis, connection: Connection) -> None:

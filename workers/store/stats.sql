@@ -111,13 +111,17 @@ FROM work LEFT JOIN top AS t USING (handler)
 GROUP BY handler, t.text, t.count
 ORDER BY handler LIMIT %(handlers)s;
 
+-- What drains have counted since the beginning of a minute: by minutes, and what has not been added to its minute yet.
+-- Whatever is stored, that is a row for each minute, tenant and outcome, and a row a batch for the last seconds.
 -- name: count_received
-SELECT count(*) AS count FROM (SELECT FROM events WHERE id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s) AS bounded;
-
--- name: count_rejected
-SELECT count(*) AS count FROM (
-    SELECT FROM events WHERE state = 'rejected' AND id >= uuid_at(now() - %(window)s::interval) LIMIT %(bound)s
-) AS bounded;
+SELECT coalesce(sum(count) FILTER (WHERE outcome IN ('stored', 'rejected')), 0)::bigint AS stored,
+       coalesce(sum(count) FILTER (WHERE outcome = 'rejected'), 0)::bigint AS rejected, count(*) >= %(bound)s AS is_bounded
+FROM (
+    (SELECT handler, outcome, count FROM tallies WHERE minute >= %(since)s ORDER BY minute DESC LIMIT %(bound)s)
+    UNION ALL
+    (SELECT handler, outcome, cardinality(seconds) FROM tallies_new WHERE at >= %(since)s LIMIT %(bound)s)
+) AS counted
+WHERE handler = '';
 
 -- name: read_days
 -- Of the partitioned tables: the oldest day, the newest day that all of them have, and the day that it is.

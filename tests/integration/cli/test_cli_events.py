@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.envelope import new_event_id
+from shared.refusals import add_arguments
 from tests.names import NAMES
 from workers.registration import Handler
 from workers.samples import moveris
@@ -224,6 +226,9 @@ def test_stats_show_inbox_deliveries_and_the_registry(
     pipeline: Pipeline, connection: Connection, redis_client: redis.Redis
 ) -> None:
     assert "not published" in pipeline("stats").text
+    connection.execute(
+        "INSERT INTO tallies_new (tenant, provider, outcome, seconds) VALUES ('acme', 'moveris', 'stored', '{0.1}')"
+    )
     event_id = store(connection, id=new_event_id(datetime.now(UTC)))
     kill(connection, event_id)
     wait_for_retry(connection, event_id)
@@ -240,6 +245,24 @@ def test_stats_show_inbox_deliveries_and_the_registry(
     shown = pipeline("stats").text
     assert "1 waiting, the oldest for" in shown
     assert "registry   published" in shown
+    assert re.search(r"^since \d\d:\d\d 1 stored, 0 of them rejected$", shown, re.MULTILINE)
+
+
+def test_stats_show_endpoints_that_are_refused_since_when_and_how_often(
+    pipeline: Pipeline, redis_client: redis.Redis
+) -> None:
+    refused = {("moveris", "acme", "invalid_signature"): 3, ("moveris", "globex", "stale_signature"): 1}
+    redis_client.eval(*add_arguments(NAMES.refusals, refused))
+    shown = pipeline("stats").text
+    line = r"^refused    acme/moveris gets invalid_signature since \d\d:\d\d UTC, 3 times, last at \d\d:\d\d$"
+    assert re.search(line, shown, re.MULTILINE), shown
+    (figures,) = pipeline.json("stats")
+    assert {(it["tenant"], it["code"], it["count"]) for it in figures["refused"]} == {
+        ("acme", "invalid_signature", 3),
+        ("globex", "stale_signature", 1),
+    }
+    redis_client.eval(*add_arguments(NAMES.refusals, {("moveris", f"t{n}", "stale_signature"): 1 for n in range(10)}))
+    assert "refused    and 2 more\n" in pipeline("stats").text
 
 
 def test_stats_name_the_error_that_most_failures_of_a_handler_have_in_common(
