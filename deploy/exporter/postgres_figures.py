@@ -181,8 +181,11 @@ def _add_totals(connection: Connection, families: Families, _: float) -> None:
     _add_histogram(families, "pipeline_stored_seconds", [it for it in events if it.outcome != "duplicate"])
     attempts = [it for it in found if it.figure == "attempts"]
     counts = _count(attempts)
-    for handler in sorted({it.handler for it in attempts}):
-        for outcome in ATTEMPT_OUTCOMES:  # zeros too: an increase from nothing would not be seen
+    counted = {it.handler for it in attempts}
+    # zeros too, also of handlers that have not run yet: the first dead delivery is no increase of what was not there
+    announced = tallies.list_uncounted(connection, most=max(0, HANDLERS - len(counted)))
+    for handler in sorted({*counted, *announced}):
+        for outcome in ATTEMPT_OUTCOMES:
             families.add("pipeline_attempts_total", counts[handler, outcome], handler, outcome)
         families.add("pipeline_leases_expired_total", counts[handler, LOST], handler)
         _add_histogram(families, "pipeline_attempt_seconds", [it for it in attempts if it.handler == handler], handler)

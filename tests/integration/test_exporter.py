@@ -29,7 +29,9 @@ from tests.integration.test_admission import plan_of
 from tests.launching import free_port, spawn
 from tests.names import NAMES
 from workers.errors import Permanent
+from workers.registration import Handler
 from workers.store import figures, tallies
+from workers.store.catalogue import announce
 from workers.store.figures import Lane
 from workers.store.identity import read_identity
 
@@ -324,6 +326,16 @@ def test_ten_thousand_tenants_and_handlers_add_a_bounded_number_of_series(
     assert samples["pipeline_tenants_waiting",] == 10_000
     assert samples["pipeline_attempts_total", "(others)", "succeeded"] == 10_000 - HANDLERS
     assert len(samples) < HANDLERS * 45
+
+
+def test_a_handler_that_was_only_announced_has_zeros_so_that_its_first_dead_delivery_is_an_increase(
+    connection: Connection, figures_of: PostgresFigures
+) -> None:
+    announce(connection, [Handler(name=f"h.{n}", function=print) for n in range(HANDLERS + 5)], code_version="1")
+    samples = read_postgres(figures_of)
+    assert samples["pipeline_attempts_total", "h.0", "dead"] == 0
+    shown = {labels[0] for (name, *labels) in samples if name == "pipeline_attempts_total"}
+    assert len(shown) == HANDLERS
 
 
 def test_lanes_beyond_one_look_are_seen_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,11 @@ def roll_hours(connection: Connection, *, retention_days: int) -> None:
         pass
 
 
+def list_uncounted(connection: Connection, *, most: int) -> list[str]:
+    """Return handlers that are announced and have no total yet, those that were announced first."""
+    return [row["name"] for row in connection.execute(_SQL["list_uncounted"], {"most": most})]
+
+
 def _repeat(connection: Connection, query: str, values: Mapping[str, object]) -> int:
     """Take rows, a bounded number in each transaction, until none are left or the time is over; return how many."""
     done: int = 0

@@ -83,3 +83,8 @@ SELECT t.figure, CASE WHEN t.handler = '' OR named.handler IS NOT NULL THEN t.ha
        t.outcome, t.bucket, sum(t.count)::bigint AS count, sum(t.seconds)::float8 AS seconds
 FROM totals AS t LEFT JOIN named USING (handler)
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4;
+
+-- name: list_uncounted
+SELECT h.name FROM registered_handlers AS h
+WHERE h.renamed_to IS NULL AND NOT EXISTS (SELECT FROM totals AS t WHERE t.figure = 'attempts' AND t.handler = h.name)
+ORDER BY h.announced_at, h.name LIMIT %(most)s;
