@@ -96,6 +96,7 @@ class Supervisor:
         self.on_change: Callable[[Sequence[Member]], None] = lambda _: None
         self._supervised: dict[str, _Supervised] = {}
         self._changed = asyncio.Event()  # some service became ready, or was given up
+        self._is_notified = True
         self._adopt = adopt
         self._heartbeats = heartbeats
         self._health_seconds = health_seconds
@@ -154,8 +155,11 @@ class Supervisor:
         while True:
             await asyncio.sleep(MAINTENANCE_SECONDS)
             self.kill_standing_still()
-            for name in self._supervised:
-                rotate_log(self._log_of(name))
+            with suppress(OSError):  # a full disk
+                for name in self._supervised:
+                    rotate_log(self._log_of(name))
+            if not self._is_notified:
+                self._notify_if_possible()
             self._reap_orphans(kill=False)
 
     def kill_standing_still(self) -> None:
@@ -211,8 +215,17 @@ class Supervisor:
             one.has_failed = ends >= MAX_FAILED_STARTS and not one.was_ready
             self._changed.set()
             await asyncio.sleep(pause)
-            one.process = await start(one.service, self._log_of(name))
-            self._notify()
+            one.process = await self._start_again(one.service)
+            self._notify_if_possible()
+
+    async def _start_again(self, service: Service) -> asyncio.subprocess.Process:
+        """Start a service; as long as the system refuses, as on a full disk, try again after a pause."""
+        while True:
+            try:
+                return await start(service, self._log_of(service.name))
+            except OSError as error:
+                self._console.bad(f"{service.name} cannot be started: {error}")
+                await asyncio.sleep(LONGEST_PAUSE)
 
     async def _watch_readiness(self, one: _Supervised, *, is_restart: bool) -> None:
         await asyncio.sleep(one.service.settle_seconds)
@@ -234,6 +247,15 @@ class Supervisor:
 
     def _log_of(self, name: str) -> Path:
         return self._logs / f"{name}.log"
+
+    def _notify_if_possible(self) -> None:
+        """Notify; what cannot be written now, as on a full disk, is by `maintain`."""
+        try:
+            self._notify()
+            self._is_notified = True
+        except OSError as error:
+            self._console.bad(f"the list of processes cannot be written: {error}")
+            self._is_notified = False
 
     def _notify(self) -> None:
         self.on_change([describe(one.service, one.process) for one in self._supervised.values()])

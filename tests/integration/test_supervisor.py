@@ -95,6 +95,39 @@ def test_what_is_killed_is_started_again_at_once_and_said(stage: Stage) -> None:
     assert "it was killed by SIGKILL; starting it again\n" in stage.said.getvalue()
 
 
+def test_a_service_is_started_again_as_often_as_it_ends_though_its_list_of_processes_cannot_be_written(
+    stage: Stage,
+) -> None:
+    kept, refused = stage.supervisor.on_change, 0
+
+    def refuse(members: Sequence[Member]) -> None:
+        nonlocal refused
+        refused += 1
+        raise OSError(28, "No space left on device")
+
+    def successor(former: str) -> str:
+        pid = (stage.folder / "it.ready").read_text()
+        return pid if pid != former else ""
+
+    async def scenario() -> None:
+        await stage.supervisor.start(stage.service("it", POLITE))
+        await stage.supervisor.wait_until_ready("it", seconds=10)
+        stage.supervisor.on_change = refuse
+        pid = str(stage.members["it"].pid)
+        for number in (1, 2):
+            os.kill(int(pid), signal.SIGKILL)
+            await until(lambda former=pid, n=number: bool(successor(former)) and refused == n)  # type: ignore[misc]
+            pid = successor(pid)
+        stage.supervisor.on_change = kept
+        maintenance = asyncio.create_task(stage.supervisor.maintain())
+        await until(lambda: stage.members["it"].pid == int(pid), seconds=30)
+        maintenance.cancel()
+        await stage.supervisor.stop(["it"])
+
+    asyncio.run(scenario())
+    assert "the list of processes cannot be written: [Errno 28] No space left on device" in stage.said.getvalue()
+
+
 @pytest.mark.parametrize("who_beats", ["the service", "its child"])
 def test_what_stands_still_is_killed_and_started_again(stage: Stage, who_beats: str) -> None:
     beats = stage.folder / "heartbeats"
