@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,7 @@ import pytest
 from tests import runbook
 from tests.launching import ROOT, free_port
 from tests.system.ledger import EFFECTS
+from tests.system.operator import run, started
 from tests.system.prometheus import needs_prometheus, prometheus
 from tests.system.provider import Load
 from tests.system.stack import PREFIX, Stack
@@ -81,33 +79,6 @@ def test_a_worker_that_is_killed_and_not_started_again_is_told_until_it_is_back(
         log.info("told after %.0f s", watching.wait_for({"PipelineNotDraining", "PipelineWorkerGone"}, seconds=SOON))
     over = watching.wait_for_end({"PipelineNotDraining", "PipelineWorkerGone"}, seconds=SOON)
     log.info("ended after %.0f s", over)
-
-
-@contextmanager
-def started(stack: Stack, line: str) -> Iterator[None]:
-    """Run a command of the runbook that starts a process, until the block ends."""
-    settings = json.loads((stack.home / "stack.json").read_text())
-    of_the_stack = ("database_url", "inbox_url", "broker_url", "redis_prefix", "secrets_key")
-    servers = {name.upper(): settings[name] for name in of_the_stack}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with (stack.home / "by-hand.log").open("ab") as log:
-        process = subprocess.Popen(
-            ["sh", "-c", f"exec {line}"], env={**stack.environ, **servers, "PATH": path}, stdout=log, stderr=log
-        )
-    try:
-        yield
-        assert process.poll() is None, (stack.home / "by-hand.log").read_text()
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def run(stack: Stack, *lines: str) -> None:
-    """Run other commands of the runbook, in one shell."""
-    settings = json.loads((stack.home / "stack.json").read_text())
-    environ = {**stack.environ, "REDIS_URL": settings["inbox_url"]}
-    text = "\n".join([runbook.commands("")[-1], *lines])
-    subprocess.run(["sh", "-ec", text], env=environ, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.long
