@@ -63,7 +63,7 @@ class WorkerSettings(DatabaseSettings, SharedSettings):
         "DRAIN_BATCH",
         "500",
         integer(at_least=1),
-        "inbox entries stored in one transaction; a quarter of it of those beyond a tenant's burst",
+        "inbox entries stored in one transaction; of those beyond a tenant's burst a quarter, or 32 while others come",
     )
     drain_seconds: float = setting("DRAIN_SECONDS", "5", seconds, "time budget of one drain, seconds")
     reclaim_seconds: float = setting(

@@ -85,7 +85,7 @@ def performance_block(full: Results, grown: Results) -> str:
 
 def fairness_block(fair: Results) -> str:
     """Return how a quiet tenant fares beside each flood."""
-    about = f"{fair['events']:,} quiet events a row, load average {fair['load']:.1f} when it began."
+    about = f"{fair['events']:,} quiet events a row or more, load average {fair['load']:.1f} when it began."
     return f"{about}\n\n{report.markdown(fairness.rows_of(fair), fairness.HEADINGS)}"
 
 

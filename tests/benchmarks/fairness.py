@@ -3,7 +3,8 @@
 Each row posts events of quiet tenants at a steady rate while others flood, and compares the p99 from the moment when a
 request should have left to the end of its handler with that of the same tenant alone: first with the servers' files on
 the disk, then in memory, where a flush takes no time. Prints a table. A run of all rows, an hour with 2,000 events
-each, writes `results/fairness.json`, draws it, and replaces what README.md and deploy/PERFORMANCE.md say of it.
+each, writes `results/fairness.json`, draws it, and replaces what README.md and deploy/PERFORMANCE.md say of it. With
+`--keep` the rows of `--only` do so too, beside what was found last of the others.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--backlog", type=int, default=100_000, help="deliveries of the flood")
     parser.add_argument("--quick", action="store_true", help="200 events a row, and a backlog of 20,000")
     parser.add_argument("--only", nargs="*", metavar="NAME", help=f"of {', '.join(row.name for row in ROWS)}")
+    parser.add_argument("--keep", action="store_true", help="write the rows of --only into the results")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
         chosen.events, chosen.backlog = 200, 20_000
@@ -117,17 +119,24 @@ def main(arguments: Sequence[str]) -> None:
                     alone[row.quiets] = measure(ground, nobody, events=chosen.events, rate=chosen.rate, backlog=0)
                 beside = measure(ground, row, events=chosen.events, rate=chosen.rate, backlog=chosen.backlog)
                 figures = _figures(beside, alone[row.quiets])
-                found["rows"].setdefault(row.name, {"title": row.title, "kind": row.kind, "must": row.must})[place] = (
-                    figures
-                )
+                about = {"title": row.title, "kind": row.kind, "must": row.must, "events": chosen.events}
+                found["rows"].setdefault(row.name, about)[place] = figures
                 print(f"{place:8}{row.title}: {figures['p99'] * 1000:.3g} ms, {figures['ratio']:.3g} times", flush=True)
                 report.write_json(found, "unfinished")
     report.print_table(
         rows_of(found), HEADINGS, f"a quiet tenant beside floods, {chosen.events:,} events a row, {SLOTS} handler slots"
     )
-    if not chosen.quick and not chosen.only:
+    if not chosen.quick and (chosen.keep or not chosen.only):
+        found = join(report.read_json("fairness"), found)
         report.write_json(found, "fairness")
         (report.RESULTS / "fairness.svg").write_text(draw(found))
+
+
+def join(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found, and of rows that were not measured now what was found earlier."""
+    rows = {**earlier.get("rows", {}), **found["rows"]}
+    kept = {row.name: {"events": earlier.get("events"), **rows[row.name]} for row in ROWS if row.name in rows}
+    return {**found, "events": min(row["events"] for row in kept.values()), "rows": kept}
 
 
 def _figures(beside: list[float], alone: list[float]) -> dict[str, float]:

@@ -63,10 +63,10 @@ class Queue:
     def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         return {}
 
-    def send(self, message: Message) -> None:
-        if len(self.sent) == self._fails_at:
+    def send(self, *messages: Message) -> None:
+        if self._fails_at is not None and len(self.sent) + len(messages) > self._fails_at:
             raise ConnectionError("Redis is away")
-        self.sent.append(message)
+        self.sent += messages
 
 
 def outcome_of(claimed: Claimed, kind: str) -> Outcome:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from workers.dispatch.admission import Message, admit
+from workers.dispatch.admission import MOST_AT_ONCE, Message, admit
 from workers.dispatch.express import FEW, MOST_WAITING
 from workers.store import deliveries, limits, recovery
 from workers.store.connect import Connection, connect
@@ -33,12 +33,12 @@ class Sent:
         *,
         express: int = MOST_WAITING,
         seconds: Mapping[str, float] | None = None,
-        fails_after: int | None = None,
+        is_broken: bool = False,
     ) -> None:
         self.waiting = waiting
         self.express = express
         self.seconds = seconds or {}
-        self.fails_after = fails_after
+        self.is_broken = is_broken
         self.messages: list[Message] = []
 
     def lengths(self) -> tuple[int, int]:
@@ -47,10 +47,10 @@ class Sent:
     def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         return {(tenant, handler): self.seconds.get(handler, 0.001) for tenant, handler in lanes}
 
-    def send(self, message: Message) -> None:
-        if self.fails_after is not None and len(self.messages) >= self.fails_after:
+    def send(self, *messages: Message) -> None:
+        if self.is_broken:
             raise ConnectionError("the broker is away")
-        self.messages.append(message)
+        self.messages += messages
 
     @property
     def tenants(self) -> list[str]:
@@ -79,9 +79,9 @@ def test_a_full_queue_is_left_alone(connection: Connection, add_deliveries: AddD
 def test_what_could_not_be_sent_is_pending_again(connection: Connection, add_deliveries: AddDeliveries) -> None:
     add_deliveries(5)
     with pytest.raises(ConnectionError):
-        admit(connection, Sent(fails_after=2), slots=4, message_seconds=1.0)
-    assert states(connection) == {"queued": 2, "pending": 3}
-    assert admit(connection, Sent(), slots=4, message_seconds=1.0) == 3
+        admit(connection, Sent(is_broken=True), slots=4, message_seconds=1.0)
+    assert states(connection) == {"pending": 5}
+    assert admit(connection, Sent(), slots=4, message_seconds=1.0) == 5
 
 
 def test_a_flood_leaves_room_for_a_newcomer(connection: Connection, add_deliveries: AddDeliveries) -> None:
@@ -168,7 +168,7 @@ def test_a_quiet_tenants_delivery_takes_the_express_queue_while_others_fill_the_
     add_deliveries(2, tenant="quiet", handler="quiet.run")
     full = Sent(waiting=8, express=0)
     assert admit(connection, full, slots=4, message_seconds=1.0) == 2
-    assert [(message.express, len(message.deliveries)) for message in full.messages] == [(True, 1), (True, 1)]
+    assert [(message.express, len(message.deliveries)) for message in full.messages] == [(True, 2)]
     assert full.tenants == ["quiet", "quiet"]
     add_deliveries(1, tenant="quiet", handler="quiet.run")
     assert admit(connection, full, slots=4, message_seconds=1.0, express=False) == 0
@@ -178,12 +178,45 @@ def test_a_quiet_tenants_delivery_takes_the_express_queue_while_others_fill_the_
     assert [message.handler for message in empty.messages if message.express] == ["quiet.run"]
 
 
+@pytest.mark.parametrize(("waiting", "express", "sizes"), [(0, 0, [1] * 6), (1, 0, [6]), (8, 0, [6]), (8, 1, [6])])
+def test_quiet_deliveries_share_a_message_while_others_wait(
+    connection: Connection, add_deliveries: AddDeliveries, waiting: int, express: int, sizes: list[int]
+) -> None:
+    add_deliveries(6, tenant="quiet", handler="quiet.run")
+    queue = Sent(waiting=waiting, express=express)
+    admit(connection, queue, slots=4, message_seconds=1.0)
+    assert [len(message.deliveries) for message in queue.messages] == sizes
+    assert all(message.express for message in queue.messages)
+
+
+def test_an_admission_looks_at_so_many_of_a_flood_and_fills_messages_with_them(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    add_deliveries(3000, tenant="flood", handler="flood.run")
+    queue = Sent()
+    assert admit(connection, queue, slots=8, message_seconds=1.0) == MOST_AT_ONCE
+    assert [len(message.deliveries) for message in queue.messages] == [256] * 4
+    slow = Sent(seconds={"flood.run": 0.5})
+    assert admit(connection, slow, slots=8, message_seconds=1.0) == 32, "room for 16 messages of two"
+
+
+def test_with_a_bound_of_one_the_queue_is_filled_only_when_it_is_empty(
+    connection: Connection, add_deliveries: AddDeliveries
+) -> None:
+    add_deliveries(5000, tenant="flood", handler="flood.run")
+    add_deliveries(1, tenant="quiet", handler="quiet.run")
+    queue = Sent(waiting=1, express=0)
+    assert admit(connection, queue, slots=4, message_seconds=1.0, below=1) == 1
+    assert queue.tenants == ["quiet"]
+    assert admit(connection, Sent(), slots=4, message_seconds=1.0, below=1) == MOST_AT_ONCE
+
+
 def test_the_queue_is_topped_up_when_less_than_a_message_a_slot_waits(
     connection: Connection, add_deliveries: AddDeliveries
 ) -> None:
     add_deliveries(5000)
     assert admit(connection, Sent(waiting=4), slots=4, message_seconds=1.0) == 0
-    queue = Sent(waiting=3)
+    queue = Sent(waiting=3, seconds={"acme.run": 0.01})
     admit(connection, queue, slots=4, message_seconds=1.0)
     assert len(queue.messages) == 5
 

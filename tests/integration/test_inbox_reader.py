@@ -22,7 +22,7 @@ from tests.integration.draining import (
     until,
 )
 from tests.names import NAMES
-from workers.ingest.inbox_reader import READ_STEP
+from workers.ingest.inbox_reader import ACTIVE_SECONDS, READ_STEP, InboxReader
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -149,6 +149,18 @@ def test_an_event_in_the_inbox_comes_after_one_short_batch_of_the_overflow(clien
         batches = [one.read(40), one.read(40)]
         assert [entry.fields[b"id"] for entry in batches[0]] == [quiet.bytes]
         assert [entry.place.stream for entry in batches[1]] == [NAMES.overflow] * 10
+
+
+def test_batches_of_the_overflow_are_short_while_events_come_into_the_inbox(client: Redis) -> None:
+    now = [0.0]
+    one = InboxReader(client, names=NAMES, consumer="one", clock=lambda: now[0])
+    for number in range(500):
+        post(client, b"%d" % number, stream=NAMES.overflow)
+    assert len(one.read(500)) == 125
+    post(client)
+    assert [len(one.read(500)) for _ in range(3)] == [1, 32, 32]
+    now[0] += ACTIVE_SECONDS + 0.1
+    assert len(one.read(500)) == 125
 
 
 def test_large_bodies_in_the_overflow_make_its_batches_shorter(client: Redis) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from tests.names import NAMES
 from workers.dispatch.admission import Message
 from workers.dispatch.express import MOST_WAITING
-from workers.dispatch.queue import CLAIM_SECONDS, CeleryQueue, HandlerDurations, pack
+from workers.dispatch.queue import CLAIM_SECONDS, KNOWN_SECONDS, CeleryQueue, HandlerDurations, pack
 from workers.store.deliveries import Candidate
 
 if TYPE_CHECKING:
@@ -89,6 +90,37 @@ def test_durations_are_told_by_handler_and_by_tenant(queue: CeleryQueue, redis: 
     assert told["quick", "acme.run"] == pytest.approx(0.001)
     assert told["*", "acme.run"] == pytest.approx(1.8, rel=0.01)
     assert ("new", "acme.run") not in told
+
+
+def test_durations_are_read_again_after_a_moment(redis: Redis) -> None:
+    now = [0.0]
+    queue = CeleryQueue(redis, NAMES, clock=lambda: now[0])
+    durations = HandlerDurations(redis, NAMES)
+    assert queue.durations([("*", "acme.run")]) == {}
+    durations.add("acme.run", [("acme", 1.0)])
+    assert queue.durations([("*", "acme.run")]) == {}
+    assert queue.durations([("*", "acme.run"), ("acme", "acme.run")]) == {("acme", "acme.run"): 1.0}
+    now[0] += KNOWN_SECONDS
+    assert queue.durations([("*", "acme.run")]) == {("*", "acme.run"): 1.0}
+
+
+def test_messages_that_are_sent_together_keep_their_order(queue: CeleryQueue, redis: Redis) -> None:
+    first, second, quick = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    queue.send(message(quick, express=True), message(first), message(second))
+    assert queue.lengths() == (2, 1)
+    redis.rpop("handlers")
+    assert queue.list_named() == {(quick, "acme.run"), (second, "acme.run")}
+
+
+def test_a_redis_that_is_full_takes_none_of_the_messages(queue: CeleryQueue, redis: Redis) -> None:
+    before = redis.config_get("maxmemory")["maxmemory"]
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] // 2)
+    try:
+        with pytest.raises(RedisError):
+            queue.send(message(uuid.uuid4()), message(uuid.uuid4(), express=True))
+        assert queue.lengths() == (0, 0)
+    finally:
+        redis.config_set("maxmemory", before or 0)
 
 
 def test_what_a_lost_worker_still_seems_to_hold_is_not_told(queue: CeleryQueue, redis: Redis) -> None:

@@ -6,17 +6,18 @@ and a cap of a tenant, a cap and a rate of a handler. Service goes on with the f
 starves. The cost follows what is admitted, not what waits.
 
 Most deliveries are sent to the queue `handlers`, which holds two messages a slot at the most. Quick work of quiet
-tenants is sent to the queue `express`; see `workers.dispatch.express`.
+tenants is sent to the queue `express`; see `workers.dispatch.express`. All messages of an admission are sent together.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from shared import traces
-from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, run_off
+from workers.dispatch.express import FEW, MOST_MESSAGES, MOST_WAITING, choose_express, count_others, run_off
 from workers.dispatch.turns import Turn, last_served, list_held, take_turns
 from workers.store import deliveries, limits, serial
 from workers.store.limits import ANY
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 MOST_PER_MESSAGE: Final = 256
 """Deliveries in one message, at the most. A message costs Celery and an admission some milliseconds: measured on two
 cores, messages of 256 carry 1.65 times as many events all the way as messages of 64."""
+MOST_AT_ONCE: Final = 1024
+"""Deliveries that one admission looks at. On a busy machine 4,096 kept its lock for 150 ms, which quiet ones waited."""
 ASSUMED_SECONDS: Final = 0.05
 """Duration assumed of a handler that has never run."""
 QUEUED_SECONDS: Final = 2.0
@@ -69,8 +72,8 @@ class HandlerQueue(Protocol):
     def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         """Return the mean seconds of each (tenant, handler), as far as they are known; tenant "*" is all of them."""
 
-    def send(self, message: Message) -> None:
-        """Send one message; any exception means that it may not have been sent."""
+    def send(self, *messages: Message) -> None:
+        """Send messages; any exception means that they may not have been sent."""
 
 
 class Dealt(NamedTuple):
@@ -80,18 +83,19 @@ class Dealt(NamedTuple):
     skipped: list[Turn]
 
 
-def deal(turns: Sequence[Turn], *, room: int, capacities: Mapping[str, int]) -> Dealt:
+def deal(turns: Sequence[Turn], *, room: int, capacities: Mapping[str, int], fill: bool = False) -> Dealt:
     """Deal turns into at most `room` messages.
 
     While everything fits, a message carries one delivery; otherwise as many as spread the load over the room, up to the
-    handler's capacity. What runs alone has a message of its own.
+    handler's capacity; as many as that if messages are to be filled. What runs alone has a message of its own.
 
     Args:
         turns: in the order of service.
         room: messages that may be sent.
         capacities: deliveries that fit one message, by handler.
+        fill: messages to the capacity.
     """
-    share = -(-len(turns) // room) if room > 0 else 0
+    share = MOST_PER_MESSAGE if fill else -(-len(turns) // max(1, room))
     messages: list[list[Candidate]] = []
     filling: dict[str, list[Candidate]] = {}
     skipped = []
@@ -122,12 +126,13 @@ def admit(
     runnable: Collection[str] | None = None,
     wait: bool = True,
     express: bool = True,
+    below: int | None = None,
     messages: int | None = None,
 ) -> int:
     """Top the queues up; return how many deliveries were sent.
 
     1. Look how much room there is: some in `express`, and two messages a slot in `handlers`, which is left alone while
-       as many as a slot each wait there: whoever ends a message tops it up.
+       `below` wait there: whoever ends a message tops it up.
     2. Lock admission; only then look at the lanes: limits hold between concurrent admissions.
     3. Deal, mark as queued, remember where service goes on, commit.
     4. Send. What could not be sent is pending again; what was sent twice is claimed once.
@@ -142,25 +147,34 @@ def admit(
         wait: for another admission, which may have looked too early to see what is new; False where the next
             occasion is near.
         express: look for quiet tenants' work even where `handlers` is left alone.
+        below: messages in `handlers` with which it is left alone; None: as many as a slot each.
         messages: most that are sent to `handlers`; None: as many as there is room for.
     """
     waiting, waiting_express = queue.lengths()
     if not express_slots:
         waiting_express = MOST_WAITING
-    room = 2 * slots - waiting if waiting < slots else 0
+    room = 2 * slots - waiting if waiting < (slots if below is None else below) else 0
     room = room if messages is None else min(room, messages)
     if not room and not (express and waiting_express < MOST_WAITING):
         return 0
     began = time.time_ns()
-    admission = _Admission(connection, queue, express_slots=express_slots, runnable=runnable, budget=message_seconds)
+    admission = _Admission(
+        connection,
+        queue,
+        express_slots=express_slots,
+        runnable=runnable,
+        budget=message_seconds,
+        is_busy=waiting > 0 or waiting_express > 0,
+    )
     queued = admission.queue_what_is_due(room, waiting_express, wait=wait)
-    for sent, message in enumerate(queued):
-        try:
-            queue.send(message)
-        except Exception:
-            for unsent in queued[sent:]:
-                deliveries.unqueue(connection, unsent.handler, unsent.event_ids)
-            raise
+    if not queued:
+        return 0
+    try:
+        queue.send(*queued)
+    except Exception:
+        for message in queued:
+            deliveries.unqueue(connection, message.handler, message.event_ids)
+        raise
     traces.current().queued((one for message in queued for one in message.deliveries), began)
     return sum(len(message.deliveries) for message in queued)
 
@@ -179,17 +193,19 @@ class _Admission:
         express_slots: int,
         runnable: Collection[str] | None,
         budget: float,
+        is_busy: bool,
     ) -> None:
         self._connection = connection
         self._queue = queue
         self._express_slots = express_slots
         self._runnable = runnable
         self._budget = budget
+        self._is_busy = is_busy
 
     def queue_what_is_due(self, room: int, waiting_express: int, *, wait: bool) -> list[Message]:
         """Mark as queued what finds room, and return the messages that carry it."""
         connection = self._connection
-        most = max(1, room) * MOST_PER_MESSAGE
+        most = min(max(1, room) * MOST_PER_MESSAGE, MOST_AT_ONCE)
         lanes = max(LEAST_LANES, room)  # a message carries one handler: a tenant cannot use more
         with connection.pipeline(), connection.transaction():
             state = deliveries.lock_admission(connection, wait=wait)
@@ -206,7 +222,10 @@ class _Admission:
             runnable = self._runnable
             nobodys = {(ANY, it.handler): 0 for it in candidates if runnable is not None and it.handler not in runnable}
             turns = take_turns(free, tenants, _allowances(tenants, limited) | nobodys)
-            messages, skipped, counts = self._fill(turns, tenants, state, room=room, waiting_express=waiting_express)
+            is_cut = most < room * MOST_PER_MESSAGE and _is_cut(candidates, most=most)
+            messages, skipped, counts = self._fill(
+                turns, tenants, state, room=room, waiting_express=waiting_express, is_cut=is_cut
+            )
             marks = deliveries.queue(connection, [one for it in messages for one in it.deliveries], wait=QUEUED_SECONDS)
             if walked - state.walked > deliveries.MOST_WALKED + 2 * len(candidates) + FEW * len(tenants):
                 deliveries.mark_lanes(connection, {(it.tenant, it.handler) for it in candidates})
@@ -241,6 +260,7 @@ class _Admission:
         *,
         room: int,
         waiting_express: int,
+        is_cut: bool,
     ) -> tuple[list[Message], list[Turn], dict[str, float]]:
         """Fill messages for both queues; return them, what found no room, and the counts of the express queue."""
         ordered = [turn.candidate for turn in turns]
@@ -254,6 +274,7 @@ class _Admission:
         known = {
             lane: mean for lane in lanes if (mean := durations.get(lane, durations.get((ANY, lane[1])))) is not None
         }
+        quick_room = max(1, self._express_slots) if self._is_busy else MOST_MESSAGES
         counts = run_off(state.express, seconds=state.express_age, slots=self._express_slots)
         express = choose_express(
             ordered,
@@ -261,6 +282,7 @@ class _Admission:
             known,
             counts,
             waiting=waiting_express,
+            messages=quick_room,
             slots=self._express_slots,
             budget=self._budget,
         )
@@ -268,10 +290,13 @@ class _Admission:
             handler: capacity(durations.get((ANY, handler)), message_seconds=self._budget) for handler in handlers
         }
         others = [turn for position, turn in enumerate(turns) if position not in express]
-        dealt = deal(others, room=room, capacities=capacities)
+        dealt = deal(others, room=room, capacities=capacities, fill=is_cut)
+        count_others(
+            counts, [it for message in dealt.messages for it in message.deliveries], durations, budget=self._budget
+        )
         quick_turns = [turns[position] for position in sorted(express)]
-        quick_room = max(MOST_MESSAGES, len({turn.candidate.handler for turn in quick_turns}))
-        quick = deal(quick_turns, room=quick_room, capacities=capacities)
+        quick_room = max(quick_room, len({turn.candidate.handler for turn in quick_turns}))
+        quick = deal(quick_turns, room=quick_room, capacities=capacities, fill=self._is_busy)
         express_messages = [
             Message(handler=it.handler, deliveries=it.deliveries, express=True) for it in quick.messages
         ]
@@ -310,6 +335,12 @@ class _Admission:
             if last > 1 and (lane := last_served(rows, last=last, more=last >= lanes)):
                 moved[names[each]] = handlers[each, lane]
         deliveries.move_turns(self._connection, moved)
+
+
+def _is_cut(candidates: Sequence[Candidate], *, most: int) -> bool:
+    """Return whether as many of some lane were looked at as it may have, so that others of it wait."""
+    lanes = Counter((it.place, it.lane) for it in candidates)
+    return max(lanes.values()) > (most - 1) // len(lanes)
 
 
 def _allowances(tenants: Mapping[str, DueTenant], limited: Iterable[Allowance]) -> dict[tuple[str, str], int]:

@@ -27,6 +27,8 @@ CLOSED_MILLISECONDS: Final = 10_000
 """How long nothing is sent to `express`, once nobody served it."""
 STUCK_SECONDS: Final = 2.0
 """In which a worker of `express` takes at least one message, if one waits."""
+KNOWN_SECONDS: Final = 0.25
+"""How long a process remembers the mean durations that it has read: a round trip in each admission took 4 ms."""
 SHOWN: Final = 20
 """Deliveries of a message that Flower lists."""
 CLAIM_SECONDS: Final = 5.0
@@ -42,6 +44,8 @@ class CeleryQueue:
         self._clock = clock
         self._following: bytes | None = None
         self._following_since = 0.0
+        self._means: dict[tuple[str, str], str | bytes | None] = {}
+        self._means_since = float("-inf")
 
     def lengths(self) -> tuple[int, int]:
         """Return the messages that wait in `handlers` and in `express`; `MOST_WAITING` while `express` is closed."""
@@ -54,13 +58,21 @@ class CeleryQueue:
 
     def durations(self, lanes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         """Return the mean seconds of each (tenant, handler), as far as they are known; tenant "*" is all of them."""
-        asked = list(lanes)
-        means = self._redis.hmget(self._names.handler_means, [_field(*lane) for lane in asked])
-        return {lane: float(mean) for lane, mean in zip(asked, means, strict=True) if mean is not None}
+        now = self._clock()
+        if not 0 <= now - self._means_since < KNOWN_SECONDS:
+            self._means, self._means_since = {}, now
+        asked = [lane for lane in lanes if lane not in self._means]
+        if asked:
+            means = self._redis.hmget(self._names.handler_means, [_field(*lane) for lane in asked])
+            self._means |= zip(asked, means, strict=True)
+        return {lane: float(mean) for lane in lanes if (mean := self._means[lane]) is not None}
 
-    def send(self, message: Message) -> None:
-        """Send one message as the handler's own task."""
-        self._redis.lpush(self._names.prefix + _queue_of(message), pack(message))
+    def send(self, *messages: Message) -> None:
+        """Send messages as the tasks of their handlers: one round trip, all or none."""
+        pipeline = self._redis.pipeline(transaction=True)
+        for message in messages:
+            pipeline.lpush(self._names.prefix + _queue_of(message), pack(message))
+        pipeline.execute()
 
     def list_express(self) -> set[tuple[UUID, str]]:
         """Return event and handler of what waits in `express`."""

@@ -8,6 +8,7 @@ created at the beginning of the stream, whenever it is found missing. While Redi
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ OVERFLOW_PART: Final = 4
 """A batch of the overflow has one in so many of the entries and bytes of a batch of the inbox: when both have more than
 enough, a fifth of what is stored is the overflow's. An event that comes into the inbox waits for a batch of 125, which
 takes 15 ms of CPU, and not for one of 1,000, which takes 100."""
+SHORT: Final = 128
+"""A batch of the overflow has a quarter of that while events come into the inbox, or of the last batch of the inbox if
+that was more: 32 entries."""
+ACTIVE_SECONDS: Final = 1.0
+"""How long after an entry of the inbox another one is expected."""
 
 _READ_ONE: Final = f"""
 local function read_some(inbox, count, bytes)
@@ -76,12 +82,13 @@ local function read_some(inbox, count, bytes)
   end
   return entries
 end
-local function read_one(count, bytes, is_turn_of_overflow)
+local function read_one(count, bytes, overflow_count, is_turn_of_overflow)
   local fresh = {{{{}}, {{}}}}
   for _, number in ipairs(is_turn_of_overflow == '1' and {{2, 1}} or {{1, 2}}) do
     if number == 1 or redis.call('XLEN', KEYS[2]) > 0 then
-      local part = number == 2 and {OVERFLOW_PART} or 1
-      local entries = read_some(KEYS[number], math.ceil(count / part), bytes / part)
+      local most, size = count, bytes
+      if number == 2 then most, size = overflow_count, bytes / {OVERFLOW_PART} end
+      local entries = read_some(KEYS[number], most, size)
       if entries.err then return entries end
       fresh[number] = entries
       if #entries > 0 then break end
@@ -96,10 +103,10 @@ was read is returned even if the next step fails."""
 _READ: Final = (
     "local group, consumer = ARGV[1], ARGV[2]"
     + _READ_ONE
-    + "return read_one(tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5])"
+    + "return read_one(tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6])"
 )
-"""KEYS inbox, overflow; ARGV group, consumer, bound of entries, bound of bytes, 1 if it is the overflow's turn. Returns
-the entries of each, of one of them at the most."""
+"""KEYS inbox, overflow; ARGV group, consumer, bounds of entries and of bytes, bound of entries of the overflow, 1 if it
+is the turn of that. Returns the entries of each, of one of them at the most."""
 
 _LIST_IDLE: Final = """
 local function list_idle(group, idle, count)
@@ -123,19 +130,19 @@ _OPEN: Final = (
     + _LIST_IDLE
     + REFUSE_OTHERS
     + """
-local refusal = refuse_others(KEYS[4], ARGV[7])
+local refusal = refuse_others(KEYS[4], ARGV[8])
 if refusal then return refusal end
 redis.call('DEL', KEYS[3])
 local idle = list_idle(group, ARGV[2], ARGV[3])
 if #idle[1] + #idle[2] > 0 then return {idle, {{}, {}}} end
-local fresh = read_one(tonumber(ARGV[5]), tonumber(ARGV[6]), '0')
+local fresh = read_one(tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), '0')
 if fresh.err then return fresh end
 return {idle, fresh}
 """
 )
 """Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, overflow, bell,
-identity; ARGV group, idle milliseconds, bound of idle entries, consumer, bounds of fresh ones, identity. Returns idle
-entries, or else fresh ones, of each stream."""
+identity; ARGV group, idle milliseconds, bound of idle entries, consumer, bounds of fresh ones as above, identity.
+Returns idle entries, or else fresh ones, of each stream."""
 
 _TAKE_OVER: Final = """
 local entries, bytes = {}, tonumber(ARGV[4])
@@ -195,7 +202,15 @@ class Received:
 class InboxReader:
     """One consumer of the inbox."""
 
-    def __init__(self, client: Redis, *, names: wire.Names, consumer: str, broker: Redis | None = None) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        names: wire.Names,
+        consumer: str,
+        broker: Redis | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Make a reader.
 
         Args:
@@ -203,6 +218,7 @@ class InboxReader:
             broker: where the doorbell is, if not there.
             names: in Redis.
             consumer: unique per process, ever: entries that it holds are only taken over when they are idle.
+            clock: seconds.
         """
         self._client = client
         self._broker = client if broker is None else broker
@@ -210,6 +226,9 @@ class InboxReader:
         self._streams = names.streams
         self._consumer = consumer
         self._is_turn_of_overflow = False
+        self._clock = clock
+        self._inbox_batch, self._inbox_read_at = 0, float("-inf")
+        """Entries of the last batch of the inbox, and when it was read."""
 
     def open(
         self, identity: str, *, idle_seconds: float, idle_count: int, count: int, most_bytes: int = READ_BYTES
@@ -242,6 +261,7 @@ class InboxReader:
             self._consumer,
             count,
             most_bytes,
+            self._most_of_overflow(count),
             identity,
         )
         try:
@@ -266,7 +286,7 @@ class InboxReader:
             most_bytes: bound of what they bring, exceeded by `READ_STEP` entries at most; the same.
         """
         turn = int(self._is_turn_of_overflow)
-        arguments = (wire.INBOX_GROUP, self._consumer, count, most_bytes, turn)
+        arguments = (wire.INBOX_GROUP, self._consumer, count, most_bytes, self._most_of_overflow(count), turn)
         return self._fresh(self._grouped(lambda: self._client.eval(_READ, 2, *self._streams, *arguments)))
 
     def list_idle(self, *, idle_seconds: float, count: int) -> dict[Place, int]:
@@ -375,7 +395,15 @@ class InboxReader:
         pairs = zip(self._streams, reply, strict=True)
         fresh = [_received(stream, entry, 1) for stream, entries in pairs for entry in entries]
         self._is_turn_of_overflow = bool(fresh) and not self.have_overflowed(fresh)
+        if self._is_turn_of_overflow:
+            self._inbox_batch, self._inbox_read_at = len(fresh), self._clock()
         return fresh
+
+    def _most_of_overflow(self, count: int) -> int:
+        """Return how many entries of the overflow are read where so many of the inbox would be."""
+        if self._clock() - self._inbox_read_at > ACTIVE_SECONDS:
+            return -(-count // OVERFLOW_PART)
+        return -(-min(count, max(self._inbox_batch, SHORT)) // OVERFLOW_PART)
 
 
 def _received(stream: str, entry: Any, deliveries: int) -> Received:

@@ -81,7 +81,8 @@ def _make_handler_task(handler: Handler) -> None:
         try:
             with process.connections():
                 process.handler_durations.add(handler.name, run.durations)
-                admit_after_message((task.request.delivery_info or {}).get("routing_key", wire.HANDLERS_QUEUE))
+                queue = (task.request.delivery_info or {}).get("routing_key", wire.HANDLERS_QUEUE)
+                admit_after_message(queue, is_serial=handler.serial_by is not None)
         except (RedisError, LostRightError, *UNREACHABLE) as error:
             # Everything is recorded: the sweeper admits what waits.
             log.warning("no admission after a message: %s", error, extra={"code": "admission_failed"})
