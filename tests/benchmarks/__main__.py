@@ -2,7 +2,7 @@
 
 It prints one table and writes JSON and pictures. `cost --against REV` compares what an event costs in two revisions,
 `fairness` a quiet tenant beside floods with one alone, `fleet` many processes with one of each, `sizes` what one of
-each needs; each has a `--help` of its own.
+each needs, `commands` how long the operator's commands take in a big installation; each has a `--help` of its own.
 It starts what it needs, in a folder of its own, and leaves nothing behind but `tests/benchmarks/results/` and the
 README's performance table.
 """
@@ -18,7 +18,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import cost, documents, fairness, fleet, growth, report, sizes
+from tests.benchmarks import commands, cost, documents, fairness, fleet, growth, report, sizes
 from tests.benchmarks.draw import draw_all
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.measuring import Sizes
@@ -38,7 +38,13 @@ QUICK = Sizes(load_seconds=2.0, backlog=60_000, events=10_000, naive_events=600,
 def main() -> None:
     """Parse the command line, measure, report."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and processes are ended
-    others = {"cost": cost.main, "fairness": fairness.main, "fleet": fleet.main, "sizes": sizes.main}
+    others = {
+        "commands": commands.main,
+        "cost": cost.main,
+        "fairness": fairness.main,
+        "fleet": fleet.main,
+        "sizes": sizes.main,
+    }
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
         documents.update_all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks import fairness, fleet, report, sizes
+from tests.benchmarks import commands, fairness, fleet, report, sizes
 from tests.benchmarks.processes import ROOT
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SERVERS: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "b
 def update_all(root: Path = ROOT) -> list[Path]:
     """Replace the blocks; return the files that are new."""
     full, growth, fair = report.read_json("full"), report.read_json("growth"), report.read_json("fairness")
-    many, each = report.read_json("fleet"), report.read_json("sizes")
+    many, each, big = report.read_json("fleet"), report.read_json("sizes"), report.read_json("commands")
     grown = farthest(full, growth)
     readme, performance = root / "README.md", root / "deploy" / "PERFORMANCE.md"
     blocks = (
@@ -31,6 +31,7 @@ def update_all(root: Path = ROOT) -> list[Path]:
         (readme, "fairness", fairness_summary(fair) if fair else None),
         (performance, "figures", performance_block(full, grown) if full.get("rounds") else None),
         (performance, "fairness", fairness_block(fair) if fair else None),
+        (performance, "commands", commands_block(big) if big else None),
         (root / "deploy" / "SCALING.md", "figures", scaling_block(growth or full, grown)),
         (root / "deploy" / "SCALING.md", "fleet", fleet_block(many) if many else None),
         (root / "deploy" / "SCALING.md", "sizes", sizes_block(each) if each else None),
@@ -100,6 +101,11 @@ def fairness_summary(fair: Results) -> str:
         f'`make bench ARGS="fairness"`, {fair["events"]:,} events a row: a quiet tenant\'s p99 beside floods ÷ alone'
     )
     return f"{about}: {'; '.join(parts)}."
+
+
+def commands_block(big: Results) -> str:
+    """Return how long commands take in a big installation."""
+    return f"{commands.about(big)}\n\n{report.markdown(commands.rows_of(big), commands.HEADINGS)}"
 
 
 def fleet_block(many: Results) -> str:
