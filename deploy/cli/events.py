@@ -38,7 +38,7 @@ def list_(
     since: Since = None,
     limit: Limit = 20,
 ) -> None:
-    """List events, newest first.
+    """List events, newest first; a type is looked for among the newest 100,000 of what else is asked for.
 
     Examples:
         pipeline events list --tenant acme --since 2h
@@ -47,6 +47,12 @@ def list_(
     with database(read_only=True) as connection:
         found = event_history.list_events(connection, limit=limit, tenant=tenant, state=state, type=type_, since=since)
     emit(found, "received_at", "id", "tenant", "provider", "type", "subject", "state", "reject_reason")
+    if type_ is not None and len(found) < limit:
+        among = f"the newest {event_history.TYPE_BOUND:,} events"
+        print(
+            f"pipeline: looked among {among} of that tenant, state and time: --tenant and --since narrow",
+            file=sys.stderr,
+        )
 
 
 @command(app, changes=True)

@@ -244,6 +244,7 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
     for query, values in (
         (lists["list_events"], narrow),
         (lists["list_events"], narrow | {"tenant": None}),
+        (lists["list_events"], narrow | {"type": "nobody.sends"}),
         (lists["list_events"], narrow | {"tenant": None, "state": "rejected", "since": NOW - timedelta(hours=1)}),
         (lists["list_done"], narrow | {"state": "dead"}),
         (lists["list_done"], narrow | {"state": "succeeded", "tenant": None}),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SQL: Final = Queries("event_history.sql")
 _ARRIVALS_SHOWN: Final = 100
+TYPE_BOUND: Final = 100_000
 OPEN_STATES: Final = ("pending", "queued", "running")
 DONE_STATES: Final = ("succeeded", "dead", "cancelled")
 
@@ -199,7 +200,7 @@ def list_events(
     type: str | None = None,  # noqa: A002 - the word of the providers, and the column's name
     since: datetime | None = None,
 ) -> list[EventSummary]:
-    """Return events, newest first; None does not narrow."""
+    """Return events, newest first; None does not narrow. A type is looked for among the newest `TYPE_BOUND` others."""
     values = {"tenant": tenant, "state": state, "type": type, "since": since, "most": limit}
     with connection.cursor(row_factory=class_row(EventSummary)) as cursor:
         return cursor.execute(_SQL["list_events"], values, prepare=False).fetchall()
