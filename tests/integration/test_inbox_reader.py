@@ -22,7 +22,8 @@ from tests.integration.draining import (
     until,
 )
 from tests.names import NAMES
-from workers.ingest.inbox_reader import ACTIVE_SECONDS, READ_STEP, InboxReader
+from workers.ingest.inbox_reader import ACTIVE_SECONDS, InboxReader
+from workers.ingest.inbox_scripts import READ_STEP
 
 if TYPE_CHECKING:
     from redis import Redis

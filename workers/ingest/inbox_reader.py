@@ -19,7 +19,17 @@ from redis.exceptions import RedisError, ResponseError
 
 from shared import wire
 from shared.envelope import size
-from shared.identity import REFUSE_OTHERS, raise_if_foreign
+from shared.identity import raise_if_foreign
+from workers.ingest.inbox_scripts import (
+    ACKNOWLEDGE,
+    FORGET,
+    IDLE,
+    MAKE_GROUP,
+    OPEN,
+    OVERFLOW_PART,
+    READ,
+    TAKE_OVER,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,147 +44,11 @@ READ_BYTES: Final = 32 * 1024 * 1024
 """What one read brings at most, but for the last entries of it."""
 IDLE_CONSUMER_MILLISECONDS: Final = 3_600_000
 
-_FORGET: Final = """
-local gone = 0
-for _, inbox in ipairs(KEYS) do
-  if redis.call('EXISTS', inbox) == 1 then
-    for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', inbox, ARGV[1])) do
-      local consumer = {}
-      for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
-      if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
-        redis.call('XGROUP', 'DELCONSUMER', inbox, ARGV[1], consumer['name'])
-        gone = gone + 1
-      end
-    end
-  end
-end
-return gone
-"""
-"""Lua, so that no consumer takes an entry between the look and the deletion, which would drop that entry. KEYS inbox,
-overflow; ARGV group, idle milliseconds."""
-
-READ_STEP: Final = 16
-"""Entries read at once within a bound of bytes, and by which it may be exceeded."""
-OVERFLOW_PART: Final = 4
-"""A batch of the overflow has one in so many of the entries and bytes of a batch of the inbox: when both have more than
-enough, a fifth of what is stored is the overflow's. An event that comes into the inbox waits for a batch of 125, which
-takes 15 ms of CPU, and not for one of 1,000, which takes 100."""
 SHORT: Final = 128
 """A batch of the overflow has a quarter of that while events come into the inbox, or of the last batch of the inbox if
 that was more: 32 entries."""
 ACTIVE_SECONDS: Final = 1.0
 """How long after an entry of the inbox another one is expected."""
-
-_READ_ONE: Final = f"""
-local function read_some(inbox, count, bytes)
-  local entries = {{}}
-  while count > 0 and bytes > 0 do
-    local step = math.min({READ_STEP}, count)
-    local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', step, 'STREAMS', inbox, '>')
-    if read and read.err and #entries == 0 then return read end
-    if not read or read.err then break end
-    for _, entry in ipairs(read[1][2]) do
-      entries[#entries + 1] = entry
-      for i = 2, #entry[2], 2 do bytes = bytes - #entry[2][i] end
-    end
-    count = count - #read[1][2]
-    if #read[1][2] < step then break end
-  end
-  return entries
-end
-local function read_one(count, bytes, overflow_count, is_turn_of_overflow)
-  local fresh = {{{{}}, {{}}}}
-  for _, number in ipairs(is_turn_of_overflow == '1' and {{2, 1}} or {{1, 2}}) do
-    if number == 1 or redis.call('XLEN', KEYS[2]) > 0 then
-      local most, size = count, bytes
-      if number == 2 then most, size = overflow_count, bytes / {OVERFLOW_PART} end
-      local entries = read_some(KEYS[number], most, size)
-      if entries.err then return entries end
-      fresh[number] = entries
-      if #entries > 0 then break end
-    end
-  end
-  return fresh
-end
-"""
-"""Lua, so that a batch is bounded in bytes before it is sent: COUNT alone may bring a gigabyte of large bodies. What
-was read is returned even if the next step fails."""
-
-_READ: Final = (
-    "local group, consumer = ARGV[1], ARGV[2]"
-    + _READ_ONE
-    + "return read_one(tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6])"
-)
-"""KEYS inbox, overflow; ARGV group, consumer, bounds of entries and of bytes, bound of entries of the overflow, 1 if it
-is the turn of that. Returns the entries of each, of one of them at the most."""
-
-_LIST_IDLE: Final = """
-local function list_idle(group, idle, count)
-  local found = {}
-  for i = 1, 2 do
-    found[i] = {}
-    if redis.call('EXISTS', KEYS[i]) == 1 then
-      found[i] = redis.call('XPENDING', KEYS[i], group, 'IDLE', idle, '-', '+', count)
-    end
-  end
-  return found
-end
-"""
-
-_IDLE: Final = _LIST_IDLE + "return list_idle(ARGV[1], ARGV[2], ARGV[3])"
-"""KEYS inbox, overflow; ARGV group, idle milliseconds, bound of entries. Returns those of each stream."""
-
-_OPEN: Final = (
-    "local group, consumer = ARGV[1], ARGV[4]"
-    + _READ_ONE
-    + _LIST_IDLE
-    + REFUSE_OTHERS
-    + """
-local refusal = refuse_others(KEYS[4], ARGV[8])
-if refusal then return refusal end
-redis.call('DEL', KEYS[3])
-local idle = list_idle(group, ARGV[2], ARGV[3])
-if #idle[1] + #idle[2] > 0 then return {idle, {{}, {}}} end
-local fresh = read_one(tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), '0')
-if fresh.err then return fresh end
-return {idle, fresh}
-"""
-)
-"""Lua, so that a drain at rest begins with one round trip and one sync of the disk. KEYS inbox, overflow, bell,
-identity; ARGV group, idle milliseconds, bound of idle entries, consumer, bounds of fresh ones as above, identity.
-Returns idle entries, or else fresh ones, of each stream."""
-
-_TAKE_OVER: Final = """
-local entries, bytes = {}, tonumber(ARGV[4])
-for i = 5, #ARGV do
-  if bytes <= 0 then break end
-  for _, entry in ipairs(redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[i])) do
-    entries[#entries + 1] = entry
-    for j = 2, #entry[2], 2 do bytes = bytes - #entry[2][j] end
-  end
-end
-return entries
-"""
-"""KEYS one of the streams; ARGV group, consumer, idle milliseconds, bound of bytes, ids. Returns what was taken."""
-
-_ACKNOWLEDGE: Final = """
-local is_counted = redis.call('EXISTS', KEYS[2]) == 1
-for i = 2, #ARGV, 3 do
-  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-  local removed = redis.call('XDEL', KEYS[1], ARGV[i])
-  if is_counted and removed == 1 and redis.call('HEXISTS', KEYS[2], ARGV[i + 1]) == 1 then
-    if redis.call('HINCRBY', KEYS[2], ARGV[i + 1], -ARGV[i + 2]) <= 0 then redis.call('HDEL', KEYS[2], ARGV[i + 1]) end
-  end
-end
-"""
-"""Lua, so that the bytes of an entry that two drains have stored are subtracted once. KEYS one of the streams, bytes by
-tenant; ARGV group, then id, tenant and bytes of each entry."""
-
-
-_MAKE_GROUP: Final = """#!lua flags=allow-oom
-return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-"""
-"""Lua, because a Redis that is full refuses the command by itself, and without the group no drain would make room."""
 
 
 class Place(NamedTuple):
@@ -265,7 +139,7 @@ class InboxReader:
             identity,
         )
         try:
-            idle, fresh = self._grouped(lambda: self._client.eval(_OPEN, len(keys), *keys, *arguments))
+            idle, fresh = self._grouped(lambda: self._client.eval(OPEN, len(keys), *keys, *arguments))
         except ResponseError as error:
             raise_if_foreign(error, identity)
             raise
@@ -287,7 +161,7 @@ class InboxReader:
         """
         turn = int(self._is_turn_of_overflow)
         arguments = (wire.INBOX_GROUP, self._consumer, count, most_bytes, self._most_of_overflow(count), turn)
-        return self._fresh(self._grouped(lambda: self._client.eval(_READ, 2, *self._streams, *arguments)))
+        return self._fresh(self._grouped(lambda: self._client.eval(READ, 2, *self._streams, *arguments)))
 
     def list_idle(self, *, idle_seconds: float, count: int) -> dict[Place, int]:
         """Return what dead drains may have left, with how often it was delivered; nothing is taken.
@@ -297,7 +171,7 @@ class InboxReader:
         """
         return self._idle(
             self._grouped(
-                lambda: self._client.eval(_IDLE, 2, *self._streams, wire.INBOX_GROUP, int(idle_seconds * 1000), count)
+                lambda: self._client.eval(IDLE, 2, *self._streams, wire.INBOX_GROUP, int(idle_seconds * 1000), count)
             )
         )
 
@@ -317,7 +191,7 @@ class InboxReader:
             by_stream[stream].append(stream_id)
         for stream, ids in by_stream.items():
             arguments: tuple[Any, ...] = (wire.INBOX_GROUP, self._consumer, int(idle_seconds * 1000), most_bytes, *ids)
-            entries = self._grouped(partial(self._client.eval, _TAKE_OVER, 1, stream, *arguments))
+            entries = self._grouped(partial(self._client.eval, TAKE_OVER, 1, stream, *arguments))
             taken += (_received(stream, entry, idle[Place(stream, entry[0])] + 1) for entry in entries)
         return taken
 
@@ -331,7 +205,7 @@ class InboxReader:
             arguments[stream] += (stream_id, entry.fields.get(b"tenant", b""), size(entry.fields))
         pipeline = self._client.pipeline(transaction=True)
         for stream, given in arguments.items():
-            pipeline.eval(_ACKNOWLEDGE, 2, stream, self._names.inbox_bytes, wire.INBOX_GROUP, *given)
+            pipeline.eval(ACKNOWLEDGE, 2, stream, self._names.inbox_bytes, wire.INBOX_GROUP, *given)
         pipeline.execute()
 
     def have_overflowed(self, entries: Sequence[Received]) -> bool:
@@ -365,7 +239,7 @@ class InboxReader:
         return cast(
             "int",
             self._grouped(
-                lambda: self._client.eval(_FORGET, 2, *self._streams, wire.INBOX_GROUP, IDLE_CONSUMER_MILLISECONDS)
+                lambda: self._client.eval(FORGET, 2, *self._streams, wire.INBOX_GROUP, IDLE_CONSUMER_MILLISECONDS)
             ),
         )
 
@@ -379,7 +253,7 @@ class InboxReader:
         streams = self._streams
         for stream in streams if self._client.exists(self._names.overflow) else streams[:1]:
             try:
-                self._client.eval(_MAKE_GROUP, 1, stream, wire.INBOX_GROUP)
+                self._client.eval(MAKE_GROUP, 1, stream, wire.INBOX_GROUP)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
