@@ -68,7 +68,9 @@ def follow(connection: Connection, job_id: int, *, own_seconds: float = 0.0) -> 
                 if not worked.can_go_on:
                     time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        jobs.release(connection, job_id)
+        connection.close()  # it may have been interrupted in the middle of a statement
+        with database() as another:
+            jobs.release(another, job_id)
         print(
             f"pipeline: job {job_id} goes on without this command: `pipeline jobs wait {job_id}` follows it, "
             f"`pipeline jobs cancel {job_id}` ends it",

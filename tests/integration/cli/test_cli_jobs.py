@@ -58,7 +58,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(pipeline: Pipeline
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     (job,) = jobs.list_jobs(connection, limit=1)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert f"pipeline jobs wait {job.id}" in said
     assert (job.state, job.begins_at <= job.at) == ("running", True)
 
