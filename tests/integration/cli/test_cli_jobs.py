@@ -47,8 +47,13 @@ def test_a_small_one_is_done_by_its_own_command_and_listed(pipeline: Pipeline, c
 
 @pytest.mark.usefixtures("dead")
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_follow(pipeline: Pipeline, connection: Connection) -> None:
+    # What was started in the background of a shell ignores Ctrl-C, and so would what it starts.
+    listening = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.cli", "deliveries", "retry", "--all", "--rate", "1/s"],
+        [
+            *(sys.executable, "-c", f"{listening} runpy.run_module('deploy.cli', run_name='__main__')"),
+            *("deliveries", "retry", "--all", "--rate", "1/s"),
+        ],
         env=os.environ | pipeline.environ,
         stderr=subprocess.PIPE,
         text=True,
