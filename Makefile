@@ -50,7 +50,7 @@ checks: $(CHECKS)/installed ## Install the tools with which make test checks wha
 
 sbom: $(CHECKS)/installed ## Write a bill of materials (CycloneDX) of each lock file that is deployed into dist/.
 	@mkdir -p $(DIST)
-	@for lock in ingress workers flower otel; do \
+	@for lock in ingress workers flower console otel; do \
 	  PYTHONWARNINGS=ignore $(CHECKS)/bin/cyclonedx-py requirements $(LOCKS)/$$lock.txt --output-reproducible --output-format JSON \
 	    --pyproject pyproject.toml --output-file $(DIST)/$$lock.cdx.json && echo "$(DIST)/$$lock.cdx.json"; \
 	done

@@ -22,6 +22,7 @@ compile dev --extra dev --constraints "$locks/platforms.in" pyproject.toml
 compile ingress --extra ingress --constraints "$locks/dev.txt" pyproject.toml
 compile workers --extra workers --constraints "$locks/dev.txt" pyproject.toml
 compile flower --extra workers --extra flower --constraints "$locks/dev.txt" pyproject.toml
+compile console --extra console --constraints "$locks/dev.txt" pyproject.toml
 compile otel --extra otel --constraints "$locks/dev.txt" pyproject.toml
 compile build "$locks/build.in"
 compile checks "$locks/checks.in"

@@ -21,6 +21,7 @@ EXTRAS = {
     "ingress": ["ingress"],
     "workers": ["workers"],
     "flower": ["workers", "flower"],
+    "console": ["console"],
     "otel": ["otel"],
 }
 """Lock file: the extras that it installs."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from email.message import Message
     from pathlib import Path
 
-LOCKS = ("ingress", "workers", "flower", "otel")
+LOCKS = ("ingress", "workers", "flower", "console", "otel")
 SECURITY = (ROOT / "SECURITY.md").read_text()
 
 
