@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from deploy.cli.main import app
+from deploy.console.settings import ConsoleSettings
 from deploy.exporter.settings import ExporterSettings
 from deploy.flower.settings import FlowerSettings
 from deploy.health import HealthSettings
@@ -29,6 +30,7 @@ KINDS = (
     StackSettings,
     FlowerSettings,
     ExporterSettings,
+    ConsoleSettings,
     GivenSettings,
     HealthSettings,
 )
@@ -49,6 +51,7 @@ READERS = {
     "make run": StackSettings,
     "Flower": FlowerSettings,
     "exporter": ExporterSettings,
+    "console": ConsoleSettings,
     "pipeline": GivenSettings,
     "pipeline health": HealthSettings,
 }

@@ -1,0 +1,4 @@
+"""The web console: pages for operators, rendered on the server, a deployment of its own.
+
+- `settings`: what it reads from the environment.
+"""

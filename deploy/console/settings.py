@@ -1,0 +1,109 @@
+"""What the console reads from the environment; see `shared.settings`."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from shared.settings import (
+    DatabaseSettings,
+    HeartbeatSettings,
+    LogSettings,
+    RedisSettings,
+    SettingError,
+    address,
+    http_url,
+    integer,
+    port,
+    setting,
+)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_TOKEN: Final = re.compile(r"[A-Za-z0-9-]{1,100}")
+_OF_EVERY_BROWSER: Final = frozenset({"host", "cookie", "origin", "referer", "user-agent", "accept", "authorization"})
+
+
+def header_name(text: str) -> str:
+    """Parse the name of a header that only a proxy sets, such as X-Forwarded-User; empty for none."""
+    if text and not _TOKEN.fullmatch(text):
+        raise ValueError(f"the name of a header such as X-Forwarded-User is expected, not {text!r}")
+    if text.lower() in _OF_EVERY_BROWSER:
+        raise ValueError(f"every browser may send {text}: take a header that only the proxy sets")
+    return text
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Parse a comma-separated list of addresses and networks, such as 10.1.2.3,10.2.0.0/16,::1."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            network = ipaddress.ip_network(part)
+        except ValueError as error:
+            raise ValueError(f"addresses and networks such as 10.1.2.3,10.2.0.0/16 are expected: {error}") from None
+        if network.prefixlen == 0:
+            raise ValueError(f"{part} is every address, so that anybody could say who they are: name the proxy's own")
+        found.append(network)
+    return tuple(found)
+
+
+def yes_or_no(text: str) -> bool:
+    """Parse yes or no, in any case."""
+    if text.lower() not in {"yes", "no"}:
+        raise ValueError(f"yes or no is expected, not {text!r}")
+    return text.lower() == "yes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSettings):
+    """Settings of the console; a proxy's header and the addresses that it may come from are both there, or neither."""
+
+    host: str = setting("CONSOLE_HOST", "127.0.0.1", address, "address on which the console listens")
+    port: int = setting("CONSOLE_PORT", "8080", port, "port on which the console listens")
+    url: str = setting(
+        "CONSOLE_URL",
+        "",
+        http_url,
+        "where browsers reach the console behind a proxy, such as https://hooks.example.com; it passes Host on",
+    )
+    proxy_header: str = setting(
+        "CONSOLE_PROXY_HEADER",
+        "",
+        header_name,
+        "header in which an authenticating proxy names the console's user, such as X-Forwarded-User; empty: none is "
+        "trusted",
+    )
+    proxy_from: tuple[Network, ...] = setting(
+        "CONSOLE_PROXY_FROM",
+        "",
+        networks,
+        "comma-separated addresses and networks of that proxy: from others the header is ignored",
+    )
+    idle_seconds: int = setting(
+        "CONSOLE_IDLE_SECONDS",
+        "3600",
+        integer(at_least=60),
+        "time without a request after which a session ends, seconds",
+    )
+    session_seconds: int = setting(
+        "CONSOLE_SESSION_SECONDS", "43200", integer(at_least=60), "time after which a session ends anyway, seconds"
+    )
+    takes_secrets: bool = setting(
+        "CONSOLE_SECRETS",
+        "no",
+        yes_or_no,
+        "whether the console may add secrets of endpoints, yes or no; it then needs SECRETS_KEY",
+    )
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            SettingError: one is there without the other.
+        """
+        super().__post_init__()
+        if self.proxy_header and not self.proxy_from:
+            raise SettingError(
+                "CONSOLE_PROXY_FROM is not set: name the addresses that CONSOLE_PROXY_HEADER may come from"
+            )
+        if self.proxy_from and not self.proxy_header:
+            raise SettingError("CONSOLE_PROXY_HEADER is not set: name the header that CONSOLE_PROXY_FROM sends")
