@@ -1,7 +1,8 @@
 """The audit: who changed what, when and why. Rows are only ever added, and outlive the events.
 
-Changes of tenants, endpoints, secrets and limits are recorded by triggers, in the transaction of the change: one that
-somebody makes with psql is recorded too. Other changes call `record`. No secret and no body is ever recorded.
+Changes of tenants, endpoints, secrets, limits and the console's users are recorded by triggers, in the transaction of
+the change: one that somebody makes with psql is recorded too. Other changes call `record`. No secret, no password's
+hash and no body is ever recorded.
 """
 
 from __future__ import annotations
@@ -47,9 +48,16 @@ class Entry:
     why: str | None
 
 
-def act_as(connection: Connection, who: str, why: str | None = None) -> None:
-    """Name the person in whose name this session makes its changes from now on, and the reason."""
-    connection.execute(_SQL["act_as"], {"who": who, "why": why or ""})
+def act_as(connection: Connection, who: str, why: str | None = None, *, is_local: bool = False) -> None:
+    """Name the person in whose name changes are made from now on, and the reason: in this session, or transaction.
+
+    Args:
+        connection: of the changes.
+        who: see `Entry`.
+        why: None for no reason.
+        is_local: until the end of this transaction only.
+    """
+    connection.execute(_SQL["act_as"], {"who": who, "why": why or "", "is_local": is_local})
 
 
 def record(

@@ -1,5 +1,5 @@
 -- name: act_as
-SELECT set_config('pipeline.who', %(who)s, false), set_config('pipeline.why', %(why)s, false);
+SELECT set_config('pipeline.who', %(who)s, %(is_local)s), set_config('pipeline.why', %(why)s, %(is_local)s);
 
 -- name: record
 INSERT INTO audit (who, what, target, before, after, why) VALUES (

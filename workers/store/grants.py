@@ -28,6 +28,7 @@ TABLES: Final = (
     *("jobs", "job_counts"),
     *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
     *("incidents", "incident_tenants", "incident_progress", "incident_notices", "alert_channels", "alert_messages"),
+    *("console_users", "console_sessions", "console_attempts"),
 )
 """What the application reads and writes; partitions are reached through these."""
 APPEND_ONLY: Final = ("audit",)

@@ -61,3 +61,27 @@ class SettingsTooLargeError(RefusedError):
     """The settings of a tenant would take more room than they may."""
 
     code = "settings_too_large"
+
+
+class PersonExistsError(RefusedError):
+    """The console has a user of that name already."""
+
+    code = "person_exists"
+
+
+class UnknownPersonError(RefusedError):
+    """The console has no such user."""
+
+    code = "unknown_person"
+
+
+class BadRoleError(RefusedError):
+    """A role that there is not, or tenants of a person who is no operator."""
+
+    code = "bad_role"
+
+
+class BadPasswordError(RefusedError):
+    """A password that nobody should have."""
+
+    code = "bad_password"
