@@ -9,6 +9,6 @@
 - `tenants`, `refusals`: the registry, and why a change of it is refused. `audit`: who changed what.
 - `people`, `sign_in_attempts`: who may use the console, and that nobody guesses their passwords.
 - `jobs`, `incidents`, `alerts`: what people asked for, what failed for one cause, who is told of it.
-- `event_history`, `stats`, `server`, `figures`: what people and Prometheus read.
+- `event_history`, `event_search`, `stats`, `server`, `figures`: what people and Prometheus read.
 - `partitions`: the tables of the days. `identity`, `grants`: which database this is, and the rights of its roles.
 """

@@ -5,7 +5,7 @@ Lists and texts are bounded in length. A body is read only by `read_body`. What 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import class_row
@@ -15,7 +15,7 @@ from workers.store.limits import ANY
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -30,7 +30,7 @@ DONE_STATES: Final = ("succeeded", "dead", "cancelled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSummary:
-    """One event as lists show it; times are aware."""
+    """One event as lists show it; times are aware, and `deliveries` says how many are in which state."""
 
     id: UUID
     provider: str
@@ -42,6 +42,7 @@ class EventSummary:
     secret_label: str
     state: str
     reject_reason: str | None
+    deliveries: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +204,20 @@ def list_events(
     """Return events, newest first; None does not narrow. A type is looked for among the newest `TYPE_BOUND` others."""
     values = {"tenant": tenant, "state": state, "type": type, "since": since, "most": limit}
     with connection.cursor(row_factory=class_row(EventSummary)) as cursor:
-        return cursor.execute(_SQL["list_events"], values, prepare=False).fetchall()
+        found = cursor.execute(_SQL["list_events"], values, prepare=False).fetchall()
+    outcomes = read_outcomes(connection, [it.id for it in found])
+    return [replace(it, deliveries=outcomes.get(it.id, {})) for it in found]
+
+
+def read_outcomes(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, dict[str, int]]:
+    """Count the deliveries of events by state; those that wait for their next attempt as "retrying".
+
+    Events without any are left out.
+    """
+    found: dict[UUID, dict[str, int]] = {}
+    for row in connection.execute(_SQL["read_outcomes"], {"ids": list(ids)}):
+        found.setdefault(row["id"], {})[row["state"]] = row["count"]
+    return found
 
 
 def list_deliveries(

@@ -38,6 +38,17 @@ FROM (
 WHERE %(type)s::text IS NULL OR type = %(type)s
 ORDER BY id DESC LIMIT %(most)s;
 
+-- Deliveries of each event by state; of those that are pending, what waits for its next attempt by itself.
+-- name: read_outcomes
+SELECT it.id, d.state, count(*) AS count
+FROM unnest(%(ids)b::uuid[]) AS it(id) CROSS JOIN LATERAL (
+    SELECT CASE WHEN state = 'pending' AND NOT ready AND due_at < parked() THEN 'retrying' ELSE state END AS state
+    FROM deliveries WHERE event_id = it.id
+    UNION ALL
+    SELECT state FROM deliveries_done WHERE event_id = it.id
+) AS d
+GROUP BY it.id, d.state ORDER BY it.id, d.state;
+
 -- name: list_open
 SELECT event_id, handler, tenant, state, attempt, due_at, lease_until, worker, last_error, created_at,
        NULL::timestamptz AS finished_at
