@@ -1,11 +1,11 @@
 """Searching events by what they are, what became of them, and a text in their bodies.
 
 Guarantees: pages are by id, so that they stay put while events come in; a search walks one index in the order of ids
-and looks at a bounded number of rows (`Found.bound`); a body that is no JSON is left out; a text that Postgres could
-not hold finds nothing. Queries are in `event_search.sql`.
+and looks at a bounded number of rows, for a bounded time (`Found.bound`); a body that is no JSON is left out; a text
+that Postgres could not hold finds nothing. Queries are in `event_search.sql`.
 
-- `walk_events`: from event to event, of all tenants, of one, or of those rejected for a reason. What became of each is
-  found by key.
+- `walk_events`: from event to event, of all tenants or of one. What became of each is found by key.
+- `walk_rejected`: from one rejected event to the next, where no tenant is given.
 - `walk_open`: from one open delivery to the next, where no tenant is given.
 - `walk_done`: from one finished delivery to the next, for what is dead or cancelled, and for what a handler has done.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -32,14 +33,16 @@ if TYPE_CHECKING:
 _SQL: Final = Queries("event_search.sql")
 LOOKED_BOUND: Final = 100_000
 """Rows that a search looks at."""
-PROBED_BOUND: Final = 20_000
-"""Rows that it looks at where each needs a look elsewhere."""
 PARSED_BOUND: Final = 5_000
 """Bodies that it looks at."""
 BODY_BYTES_BOUND: Final = 32_000_000
 """Bytes of bodies that it looks at."""
-_BODY_BYTES_AT_ONCE: Final = 4_000_000
+SEARCH_SECONDS: Final = 0.12
+"""Time budget of a search: a portion that has begun is looked at to its end."""
+_PORTION: Final = 2_000
+"""Rows of the first portion; the next has as many as there seems to be time for."""
 _BODIES_AT_ONCE: Final = 500
+_BODY_BYTES_AT_ONCE: Final = 4_000_000
 _UNESCAPED: Final = re.compile(r"[A-Za-z0-9_ .:-]+")
 """What JSON writes as it is, or as \\u00xx."""
 _MISSING: Final = object()
@@ -81,11 +84,6 @@ class EventQuery:
     text: str | None = None
 
     @property
-    def _is_about_content(self) -> bool:
-        """Whether it asks for what a delivery does not tell."""
-        return any(it is not None for it in (self.provider, self.type, self.subject))
-
-    @property
     def _is_contradictory(self) -> bool:
         """Whether nothing can fit: rejected events have no deliveries, and no text in Postgres has a NUL in it."""
         is_rejected = self.reason is not None or self.state == "rejected"
@@ -105,7 +103,8 @@ class Found:
     Attributes:
         events: the newest first.
         has_more: there are older ones that fit; of a page of newer ones, newer ones.
-        bound: how many were looked at when a bound ended the search before the page was full; else None.
+        bound: how many were looked at when a bound, of rows or of time, ended the search before the page was full; else
+            None.
         reached: then the id of the last of them: the search goes on before it, or after it for newer ones.
     """
 
@@ -116,12 +115,73 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Walk:
-    """Ids in the order of the walk; where a bound ended it, after how many and where."""
+class _Portion:
+    """What one portion of a search found.
 
-    ids: list[UUID]
-    bound: int | None = None
-    reached: UUID | None = None
+    Attributes:
+        ids: in the order of the walk.
+        places: of each, the number of rows that were looked at up to it.
+        looked: rows that were looked at.
+        end: the id of the last of them, after which the search goes on; None if nothing comes after it.
+    """
+
+    ids: Sequence[UUID]
+    places: Sequence[int]
+    looked: int
+    end: UUID | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Bodies:
+    """Looks for a text in a field of bodies, within `PARSED_BOUND` and `BODY_BYTES_BOUND`."""
+
+    connection: Connection
+    field: Sequence[str]
+    text: str
+    number: int = 0
+    size: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more of them may be looked at."""
+        return self.number >= PARSED_BOUND or self.size >= BODY_BYTES_BOUND
+
+    def choose(self, portion: _Portion) -> _Portion:
+        """Return what has the text, of as many events of a portion as may be looked at."""
+        text = self.text.lower()
+        part = max(_UNESCAPED.findall(text), key=len, default="")
+        chosen: list[tuple[UUID, int]] = []
+        places = dict(zip(portion.ids, portion.places, strict=True))
+        looked = 0
+        for ids, size in self._measure(portion.ids):
+            if self.is_over:
+                end = portion.ids[looked - 1]
+                return _Portion(
+                    ids=[it for it, _ in chosen], places=[it for _, it in chosen], looked=places[end], end=end
+                )
+            values = {"ids": ids, "part": part}
+            rows = self.connection.execute(_SQL["read_bodies"], values, binary=True, prepare=False)
+            chosen += [
+                (row["id"], places[row["id"]]) for row in rows if text in _read_field(row["body"], self.field).lower()
+            ]
+            looked += len(ids)
+            self.number += len(ids)
+            self.size += size
+        return replace(portion, ids=[it for it, _ in chosen], places=[it for _, it in chosen])
+
+    def _measure(self, ids: Sequence[UUID]) -> Iterator[tuple[list[UUID], int]]:
+        """Yield ids, in their order, of which the bodies may be read at once, and how many bytes these have."""
+        part: list[UUID] = []
+        size = 0
+        for row in self.connection.execute(_SQL["measure_bodies"], {"ids": list(ids)}, prepare=False).fetchall():
+            own = row["bytes"] or 0
+            if part and size + own > _BODY_BYTES_AT_ONCE:
+                yield part, size
+                part, size = [], 0
+            part.append(row["id"])
+            size += own
+        if part:
+            yield part, size
 
 
 def search_events(
@@ -143,33 +203,63 @@ def search_events(
         raise ValueError("a text is looked for in a field: give one")
     if query._is_contradictory:  # noqa: SLF001 - of this module
         return Found(events=[])
-    page = {"before": before, "after": after}
     with connection.transaction():
         connection.execute(_SQL["prepare_search"])
-        if query.text and query.field:
-            walk = _walk(connection, query, most=PARSED_BOUND, **page)
-            walk = _search_bodies(connection, walk, query.field, query.text, most=limit + 1)
-        else:
-            walk = _walk(connection, query, most=limit + 1, **page)
-        ids = sorted(walk.ids[:limit], reverse=True)
+        found, looked, end = _search(connection, query, before=before, after=after, most=limit + 1)
+        has_more = len(found) > limit
+        ids = sorted(found[:limit], reverse=True)
+        is_cut = not has_more and end is not None
         return Found(
             events=_read_summaries(connection, ids),
-            has_more=len(walk.ids) > limit,
-            bound=walk.bound,
-            reached=walk.reached,
+            has_more=has_more,
+            bound=looked if is_cut else None,
+            reached=end if is_cut else None,
         )
 
 
-def _walk(connection: Connection, query: EventQuery, *, before: UUID | None, after: UUID | None, most: int) -> _Walk:
-    """Return ids of events that fit but for the text, the newest first; the oldest first after an id."""
+def _search(
+    connection: Connection, query: EventQuery, *, before: UUID | None, after: UUID | None, most: int
+) -> tuple[list[UUID], int, UUID | None]:
+    """Look at one portion after the other until the page is full, nothing is left, or a bound is reached.
+
+    Returns:
+        Ids in the order of the walk, how many rows were looked at, and where a bound ended the search.
+    """
+    bodies = _Bodies(connection=connection, field=query.field, text=query.text) if query.field and query.text else None
+    found: list[UUID] = []
+    looked, bound = 0, _PORTION
+    began = time.monotonic()
+    while True:
+        wanted = _BODIES_AT_ONCE if bodies else most - len(found)
+        portion = _walk(
+            connection, query, before=before, after=after, most=wanted, bound=min(bound, LOOKED_BOUND - looked)
+        )
+        if bodies:
+            portion = bodies.choose(portion)
+        found += portion.ids
+        looked += portion.looked
+        taken = time.monotonic() - began
+        if len(found) >= most or portion.end is None:
+            return found[:most], looked, None
+        if looked >= LOOKED_BOUND or taken >= SEARCH_SECONDS or (bodies and bodies.is_over):
+            return found, looked, portion.end
+        before, after = (portion.end, after) if after is None else (before, portion.end)
+        bound = max(_PORTION, int(looked / taken * (SEARCH_SECONDS - taken)))
+
+
+def _walk(
+    connection: Connection, query: EventQuery, *, before: UUID | None, after: UUID | None, most: int, bound: int
+) -> _Portion:
+    """Return events that fit but for the text, the newest first; the oldest first after an id."""
     name, values = _choose_walk(query)
     statement = _SQL[name] if after is None else _SQL[name].replace(" DESC", " ASC")
-    values |= {"before": before, "after": after, "most": most}
-    *rows, end = connection.execute(statement, values, prepare=False).fetchall()
-    ids = [row["id"] for row in rows]
-    if len(ids) == most or end["looked"] < values["bound"]:
-        return _Walk(ids=ids)
-    return _Walk(ids=ids, bound=end["looked"], reached=end["id"])
+    values |= {"before": before, "after": after, "most": most, "bound": bound}
+    *rows, last = connection.execute(statement, values, prepare=False).fetchall()
+    ids, places = [row["id"] for row in rows], [row["place"] for row in rows]
+    if len(rows) == most:
+        return _Portion(ids=ids, places=places, looked=places[-1], end=ids[-1])
+    is_cut = last["place"] >= bound
+    return _Portion(ids=ids, places=places, looked=last["place"], end=last["id"] if is_cut else None)
 
 
 def _choose_walk(query: EventQuery) -> tuple[str, dict[str, Any]]:
@@ -178,56 +268,20 @@ def _choose_walk(query: EventQuery) -> tuple[str, dict[str, Any]]:
         name: getattr(query, name)
         for name in ("tenant", "provider", "type", "subject", "state", "reason", "handler", "since", "until")
     }
-    if query.reason is not None:
-        values["state"] = "rejected"  # which the index of reasons is of
-    of_content = PROBED_BOUND if query._is_about_content else LOOKED_BOUND  # noqa: SLF001
+    is_rejected = query.reason is not None or query.state == "rejected"
     match query.outcome:
         case "dead" | "cancelled":
-            return "walk_done", values | {"done": query.outcome, "bound": of_content}
+            return "walk_done", values | {"done": query.outcome}
         case "handled" if query.handler is not None and query.tenant is None:
-            return "walk_done", values | {"done": "succeeded", "bound": of_content}
+            return "walk_done", values | {"done": "succeeded"}
         case "open" | "retrying" if query.tenant is None:
-            return "walk_open", values | {"outcome": query.outcome, "bound": of_content}
+            return "walk_open", values | {"outcome": query.outcome}
+        case None if is_rejected and query.tenant is None:
+            return "walk_rejected", values
         case None if query.handler is None:
-            return "walk_events", values | {"outcome": None, "bound": LOOKED_BOUND}
+            return "walk_events", values | {"outcome": None}
         case outcome:
-            return "walk_events", values | {"outcome": outcome or "any", "bound": PROBED_BOUND}
-
-
-def _search_bodies(connection: Connection, walk: _Walk, field: Sequence[str], text: str, *, most: int) -> _Walk:
-    """Return which of the events of a walk have a text in a field, up to so many."""
-    text = text.lower()
-    part = max(_UNESCAPED.findall(text), key=len, default="")
-    found: list[UUID] = []
-    looked, looked_bytes = 0, 0
-    for ids, size in _portions(connection, walk.ids):
-        if looked and looked_bytes + size > BODY_BYTES_BOUND:
-            return _Walk(ids=found, bound=looked, reached=walk.ids[looked - 1])
-        for row in connection.execute(_SQL["read_bodies"], {"ids": ids, "part": part}, binary=True, prepare=False):
-            if text in _read_field(row["body"], field).lower():
-                found.append(row["id"])
-                if len(found) == most:
-                    return _Walk(ids=found)
-        looked, looked_bytes = looked + len(ids), looked_bytes + size
-    if len(walk.ids) == PARSED_BOUND:
-        return _Walk(ids=found, bound=looked, reached=walk.ids[-1])
-    return replace(walk, ids=found)
-
-
-def _portions(connection: Connection, ids: Sequence[UUID]) -> Iterator[tuple[list[UUID], int]]:
-    """Yield ids, in their order, of which the bodies may be read at once, and how many bytes these have."""
-    for begin in range(0, len(ids), _BODIES_AT_ONCE):
-        portion: list[UUID] = []
-        size = 0
-        values = {"ids": list(ids[begin : begin + _BODIES_AT_ONCE])}
-        for row in connection.execute(_SQL["measure_bodies"], values, prepare=False).fetchall():
-            own = row["bytes"] or 0
-            if portion and size + own > _BODY_BYTES_AT_ONCE:
-                yield portion, size
-                portion, size = [], 0
-            portion.append(row["id"])
-            size += own
-        yield portion, size
+            return "walk_events", values | {"outcome": outcome or "any"}
 
 
 def _read_field(body: bytes, field: Sequence[str]) -> str:
