@@ -7,6 +7,7 @@ Only the `settings` modules read the environment.
 
 import base64
 import dataclasses
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -150,6 +151,14 @@ def address(text: str) -> str:
     if not text.isascii() or not text.isprintable() or set(text) & set(" /@"):
         raise ValueError(f"a host name or an IP address is expected, not {text!r}")
     return text
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host name or an IP address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def http_url(text: str) -> str:

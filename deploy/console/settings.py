@@ -4,6 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from shared.settings import (
     DatabaseSettings,
@@ -12,8 +13,8 @@ from shared.settings import (
     RedisSettings,
     SettingError,
     address,
-    http_url,
     integer,
+    is_loopback,
     port,
     setting,
 )
@@ -30,6 +31,18 @@ def header_name(text: str) -> str:
     if text.lower() in _OF_EVERY_BROWSER:
         raise ValueError(f"every browser may send {text}: take a header that only the proxy sets")
     return text
+
+
+def console_url(text: str) -> str:
+    """Parse the URL that browsers reach the console at; empty for none."""
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError(f"a URL without a path, such as https://hooks.example.com, is expected, not {text!r}")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError(f"{text} is not encrypted, and no browser would send a session's cookie there: take https")
+    return text.rstrip("/")
 
 
 def networks(text: str) -> tuple[Network, ...]:
@@ -62,7 +75,7 @@ class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSet
     url: str = setting(
         "CONSOLE_URL",
         "",
-        http_url,
+        console_url,
         "where browsers reach the console behind a proxy, such as https://hooks.example.com; it passes Host on",
     )
     proxy_header: str = setting(

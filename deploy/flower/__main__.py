@@ -8,13 +8,12 @@ then: keep them inside.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from pathlib import Path
 
 from deploy.flower.settings import FlowerSettings
-from shared.settings import SettingError, load
+from shared.settings import SettingError, is_loopback, load
 
 COLUMNS = "name,args,state,exception,received,runtime"
 """Whose event it is stands beside the handler's name: what comes last is off the screen when a text is long."""
@@ -51,14 +50,6 @@ def command(settings: FlowerSettings) -> tuple[list[str], dict[str, str]]:
     # in the environment, for other users of the machine can read a command line
     secret = {"FLOWER_BASIC_AUTH": f"{settings.user}:{settings.password}"} if settings.password else {}
     return argv, secret
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def main() -> None:

@@ -41,6 +41,10 @@ def test_a_header_without_its_addresses_is_refused_and_so_are_addresses_without_
         ("CONSOLE_PROXY_HEADER", "Origin"),
         ("CONSOLE_SECRETS", "maybe"),
         ("CONSOLE_URL", "console.example.com"),
+        ("CONSOLE_URL", "http://console.example.com"),
+        ("CONSOLE_URL", "https://example.com/console"),
+        ("CONSOLE_URL", "https://"),
+        ("CONSOLE_URL", "https://[::1"),
         ("CONSOLE_IDLE_SECONDS", "5"),
     ],
 )

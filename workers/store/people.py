@@ -97,6 +97,11 @@ class PersonSummary:
     seen_at: datetime | None
 
 
+def is_name(text: str) -> bool:
+    """Return whether a person could have this name, whatever somebody typed."""
+    return _NAME.fullmatch(text) is not None
+
+
 def add_person(
     connection: Connection,
     name: str,
@@ -117,7 +122,7 @@ def add_person(
     Raises:
         RefusedError: BadNameError, BadRoleError, UnknownTenantError, PersonExistsError.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise BadNameError(
             f"{name!r} cannot name a user: use up to 100 letters, digits and _ . @ + -, a letter or digit first"
         )
