@@ -26,7 +26,7 @@ TABLES: Final = (
     *("registered_handlers", "handler_catalogue"),
     *("tenants", "endpoints", "endpoint_secrets", "registry_version"),
     *("jobs", "job_counts"),
-    *("tallies_new", "tallies", "tallies_hourly", "totals", "endpoint_activity"),
+    *("tallies_new", "tallies", "tallies_hourly", "activity", "totals", "endpoint_activity"),
     *("incidents", "incident_tenants", "incident_progress", "incident_notices", "alert_channels", "alert_messages"),
     *("console_users", "console_sessions", "console_attempts"),
 )

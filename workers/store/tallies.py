@@ -76,6 +76,8 @@ def roll_hours(connection: Connection, *, retention_days: int) -> None:
     ends = time.monotonic() + CALL_SECONDS
     while connection.execute(_SQL["drop_hours"], values).rowcount == _AT_ONCE and time.monotonic() < ends:
         pass
+    values = {"minutes": MINUTES_KEPT, "hours": timedelta(days=USUAL_DAYS), "most": _AT_ONCE}
+    connection.execute(_SQL["drop_activity"], values)
 
 
 def list_uncounted(connection: Connection, *, most: int) -> list[str]:

@@ -23,6 +23,12 @@ WITH taken AS MATERIALIZED (
     SELECT * FROM counted ORDER BY minute, tenant, provider, handler, outcome, bucket
     ON CONFLICT (minute, tenant, provider, handler, outcome, bucket)
     DO UPDATE SET count = t.count + excluded.count, seconds = t.seconds + excluded.seconds
+), shown AS (
+    INSERT INTO activity AS t (span, at, handler, outcome, bucket, count)
+    SELECT span, date_trunc(span, minute), handler, outcome, bucket, sum(count)
+    FROM counted CROSS JOIN (VALUES ('hour'), ('minute')) AS each(span)
+    GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (span, at, handler, outcome, bucket) DO UPDATE SET count = t.count + excluded.count
 ), seen AS (
     INSERT INTO endpoint_activity AS a (tenant, provider, first_at, last_at)
     SELECT tenant, provider, min(at), max(at) FROM taken WHERE provider <> '' GROUP BY tenant, provider
@@ -57,6 +63,13 @@ SELECT count(*) AS taken FROM taken;
 -- name: drop_hours
 DELETE FROM tallies_hourly WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM tallies_hourly WHERE hour < now() - %(keep)s::interval ORDER BY hour LIMIT %(most)s
+));
+
+-- name: drop_activity
+DELETE FROM activity WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM activity
+    WHERE (span = 'minute' AND at < now() - %(minutes)s::interval) OR (span = 'hour' AND at < now() - %(hours)s::interval)
+    LIMIT %(most)s
 ));
 
 -- name: note_usual
