@@ -9,7 +9,19 @@ from typing import Final
 
 import typer
 
-from deploy.cli import alerts, audit, deliveries, endpoints, events, handlers, incidents, jobs, secrets, tenants
+from deploy.cli import (
+    alerts,
+    audit,
+    console,
+    deliveries,
+    endpoints,
+    events,
+    handlers,
+    incidents,
+    jobs,
+    secrets,
+    tenants,
+)
 from deploy.cli.doctor import doctor
 from deploy.cli.errors import explain
 from deploy.cli.health import health
@@ -33,7 +45,7 @@ for plain in (up, health):
     app.command()(plain)
 for function in (migrate, grants, adopt, rename, env, send, verify, reconcile, stats, doctor, keygen):
     command(app)(function)
-for group in (tenants, endpoints, secrets, events, deliveries, handlers, incidents, alerts, jobs, audit):
+for group in (tenants, endpoints, secrets, events, deliveries, handlers, incidents, alerts, jobs, audit, console):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 

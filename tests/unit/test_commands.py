@@ -5,10 +5,22 @@ from __future__ import annotations
 import pytest
 import typer.main
 
-from deploy.cli import alerts, audit, deliveries, endpoints, events, handlers, incidents, jobs, secrets, tenants
+from deploy.cli import (
+    alerts,
+    audit,
+    console,
+    deliveries,
+    endpoints,
+    events,
+    handlers,
+    incidents,
+    jobs,
+    secrets,
+    tenants,
+)
 
-GROUPS = (alerts, audit, deliveries, endpoints, events, handlers, incidents, jobs, secrets, tenants)
-READING = {"list", "show", "check", "test", "wait", "limits"}
+GROUPS = (alerts, audit, console, deliveries, endpoints, events, handlers, incidents, jobs, secrets, tenants)
+READING = {"list", "show", "check", "test", "wait", "limits", "list-users"}
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__.rpartition(".")[2])
