@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from shared.envelope import new_event_id
 from tests.integration import draining
 from tests.integration.draining import nobody, post
 from workers.errors import Permanent
@@ -61,12 +62,18 @@ def test_minutes_without_anything_are_there_and_the_one_that_runs_is_the_last(co
     assert all(it.received == it.handled == 0 for it in points)
 
 
-def test_a_tenants_hours_come_from_what_was_rolled_up(connection: Connection) -> None:
+def test_a_tenants_hours_come_from_what_was_rolled_up_and_from_minutes_that_were_not(connection: Connection) -> None:
     connection.execute(
         "INSERT INTO tallies_hourly (hour, tenant, provider, handler, outcome, bucket, count, seconds)"
         " VALUES (date_trunc('hour', now()) - interval '5 hours', 'acme', 'github', '', 'stored', 1, 7, 1)"
     )
-    assert [it.received for it in activity.read_hours(connection, tenant="acme", hours=6)] == [7, 0, 0, 0, 0, 0]
+    connection.execute(
+        "INSERT INTO tallies (minute, tenant, provider, handler, outcome, bucket, count, seconds)"
+        " VALUES (date_trunc('hour', now()) - interval '1 minute', 'acme', 'github', '', 'stored', 1, 3, 1),"
+        " (date_trunc('hour', now()) + interval '59 minutes', 'acme', 'github', '', 'stored', 1, 2, 1)"
+    )
+    assert [it.received for it in activity.read_hours(connection, tenant="acme", hours=6)] == [7, 0, 0, 0, 3, 2]
+    assert not any(it.received for it in activity.read_hours(connection, tenant="\0"))
 
 
 def test_a_handlers_times_are_within_their_buckets(connection: Connection) -> None:
@@ -104,6 +111,21 @@ def test_time_to_handled_is_that_of_the_latest_deliveries(
     assert found.p50 is not None
     assert found.p99 is not None
     assert 10 <= found.p50 <= found.p99 < 60
+
+
+def test_dead_deliveries_of_an_incident_are_counted_by_the_hour_of_their_event(connection: Connection) -> None:
+    now = datetime.now(UTC)
+    for incident, hours_ago in [(1, 0), (1, 3), (1, 3), (1, 50), (2, 5), (None, 3)]:
+        connection.execute(
+            "INSERT INTO deliveries_done"
+            " (event_id, handler, tenant, state, attempt, fence, last_error, created_at, incident)"
+            " VALUES (%s, 'a', 'acme', 'dead', 1, 1, 'no', now(), %s)",
+            [new_event_id(now - timedelta(hours=hours_ago)), incident],
+        )
+    found = activity.read_incident_hours(connection, [1, 2, 3])
+    assert [number for _, number in found[1]] == [0] * 20 + [2, 0, 0, 1]
+    assert [number for _, number in found[2]] == [0] * 18 + [1] + [0] * 5
+    assert [number for _, number in found[3]] == [0] * 24
 
 
 def test_old_minutes_and_hours_are_dropped(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import class_row
 
-from workers.store.sql import Queries
+from workers.store.sql import Queries, readable
 from workers.store.tallies import BOUNDS
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _SQL: Final = Queries("activity.sql")
 LATEST: Final = 1000
 """Finished deliveries from which `read_latency` computes."""
+INCIDENT_BOUND: Final = 2_000
+"""Dead deliveries of one incident that are counted by their hours, the newest first."""
 _ID_TIME_SHIFT: Final = 80
 _SUCCEEDED: Final = "succeeded"
 
@@ -88,7 +90,7 @@ def read_minutes(
 def read_hours(
     connection: Connection, *, tenant: str | None = None, handler: str | None = None, hours: int = 24
 ) -> list[Moment]:
-    """Return the last hours, as `read_minutes` does; those of a tenant begin two hours ago, once they are rolled up."""
+    """Return the last hours, as `read_minutes` does."""
     return _read(connection, "hour", tenant=tenant, handler=handler, most=hours)
 
 
@@ -105,11 +107,26 @@ def read_handlers(connection: Connection, *, minutes: int = 60) -> list[HandlerA
     return [_handler(name, list(own)) for name, own in groupby(rows, key=lambda row: row["handler"])]
 
 
+def read_incident_hours(
+    connection: Connection, incidents: Sequence[int], *, hours: int = 24
+) -> dict[int, list[tuple[datetime, int]]]:
+    """Count the dead deliveries of incidents by the hour in which their events were received, oldest first.
+
+    Incidents of rejected events and of refused endpoints have none. Of each incident the newest `INCIDENT_BOUND` are
+    counted: where it has more, its earlier hours have too few.
+    """
+    at = [row["at"] for row in connection.execute(_SQL["list_hours"], {"hours": hours})]
+    values = {"incidents": list(incidents), "hours": hours, "bound": INCIDENT_BOUND}
+    rows = connection.execute(_SQL["incident_hours"], values, prepare=False)
+    counted = {(row["incident"], row["at"]): row["count"] for row in rows}
+    return {it: [(hour, counted.get((it, hour), 0)) for hour in at] for it in incidents}
+
+
 def _read(connection: Connection, span: str, *, tenant: str | None, handler: str | None, most: int) -> list[Moment]:
     if tenant is not None and handler is not None:
         raise ValueError("of a tenant or of a handler, not of both")
     query = f"{span}s_of_tenant" if tenant is not None else "overall"
-    values = {"span": span, "tenant": tenant, "handler": handler, "most": most}
+    values = {"span": span, "tenant": readable(tenant), "handler": readable(handler), "most": most}
     with connection.cursor(row_factory=class_row(Moment)) as cursor:
         return cursor.execute(_SQL[query], values, prepare=False).fetchall()
 

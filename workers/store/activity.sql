@@ -27,6 +27,7 @@ LEFT JOIN LATERAL (
 ) AS t ON true
 GROUP BY p.at ORDER BY p.at;
 
+-- The latest hours are still kept by the minute.
 -- name: hours_of_tenant
 SELECT p.at, coalesce(sum(t.count) FILTER (WHERE t.handler = '' AND t.outcome IN ('stored', 'rejected')), 0)::bigint AS received,
        coalesce(sum(t.count) FILTER (WHERE t.handler = '' AND t.outcome = 'rejected'), 0)::bigint AS rejected,
@@ -36,7 +37,13 @@ FROM generate_series(
     date_trunc('hour', now()) - (%(most)s - 1) * interval '1 hour', date_trunc('hour', now()), interval '1 hour'
 ) AS p(at)
 LEFT JOIN LATERAL (
-    SELECT handler, outcome, count FROM tallies_hourly AS t WHERE t.hour = p.at AND t.tenant = %(tenant)s OFFSET 0
+    SELECT handler, outcome, count FROM tallies_hourly AS t WHERE t.hour = p.at AND t.tenant = %(tenant)s
+    UNION ALL
+    SELECT of_minute.handler, of_minute.outcome, of_minute.count
+    FROM generate_series(0, 59) AS number CROSS JOIN LATERAL (
+        SELECT handler, outcome, count FROM tallies AS t
+        WHERE t.minute = p.at + number * interval '1 minute' AND t.tenant = %(tenant)s OFFSET 0
+    ) AS of_minute
 ) AS t ON true
 GROUP BY p.at ORDER BY p.at;
 
@@ -49,3 +56,18 @@ GROUP BY handler, outcome, bucket ORDER BY handler;
 -- name: latest
 SELECT event_id, extract(epoch FROM finished_at)::float8 AS finished_at
 FROM deliveries_done WHERE state = 'succeeded' ORDER BY event_id DESC LIMIT %(most)s;
+
+-- Dead deliveries of incidents by the hour in which their events were received: the newest of each, as far as the bound.
+-- name: incident_hours
+SELECT it.incident, date_trunc('hour', uuid_time(d.event_id)) AS at, count(*) AS count
+FROM unnest(%(incidents)b::bigint[]) AS it(incident) CROSS JOIN LATERAL (
+    SELECT event_id FROM deliveries_done
+    WHERE state = 'dead' AND incident = it.incident
+      AND event_id >= uuid_at(date_trunc('hour', now()) - (%(hours)s - 1) * interval '1 hour')
+    ORDER BY event_id DESC LIMIT %(bound)s
+) AS d
+GROUP BY 1, 2;
+
+-- name: list_hours
+SELECT date_trunc('hour', now()) - number * interval '1 hour' AS at FROM generate_series(0, %(hours)s - 1) AS number
+ORDER BY at;

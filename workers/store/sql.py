@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from typing import Final, LiteralString
+from typing import Final, LiteralString, overload
 
 _NAME: Final = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class Queries:
@@ -30,3 +31,12 @@ class Queries:
             return self._queries[name]
         except KeyError:
             raise KeyError(f"{self._file} has no query {name!r}") from None
+
+
+@overload
+def readable(text: str) -> str: ...
+@overload
+def readable(text: None) -> None: ...
+def readable(text: str | None) -> str | None:
+    """Return a text to look for as Postgres takes it: what it cannot hold becomes U+FFFD, which no name has."""
+    return None if text is None else _UNREADABLE.sub("\ufffd", text)
