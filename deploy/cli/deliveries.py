@@ -1,5 +1,6 @@
 """The commands `pipeline deliveries …`."""
 
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -92,6 +93,11 @@ def list_(
     with database(read_only=True) as connection:
         found = event_history.list_deliveries(connection, states=states, tenant=tenant, handler=handler, limit=limit)
     emit(found, "event_id", "tenant", "handler", "state", "attempt", "due_at", "finished_at", "last_error")
+    if State.succeeded in states and handler is not None and len(found) < limit:
+        among = f"the newest {event_history.SUCCEEDED_BOUND:,} that succeeded"
+        if tenant is not None:
+            among = f"those of the newest {event_history.TENANT_EVENTS_BOUND:,} events of {tenant}"
+        print(f"pipeline: looked for what {handler} has done among {among}", file=sys.stderr)
 
 
 @command(app, changes=True)

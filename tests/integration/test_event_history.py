@@ -138,6 +138,44 @@ def test_deliveries_of_open_and_done_states_are_listed_together(connection: Conn
     assert len(event_history.list_deliveries(connection, limit=3, states=states)) == 3
 
 
+@pytest.mark.parametrize("tenant", [None, "acme"])
+def test_pages_of_deliveries_go_on_after_the_last_one(connection: Connection, tenant: str | None) -> None:
+    states = ["pending", "queued", "running", "succeeded", "dead", "cancelled"]
+    for minutes in range(4):
+        event_id = store(connection, at=NOW - timedelta(minutes=minutes))
+        for number, state in enumerate(states):
+            deliver(connection, event_id, state, f"acme.h{number}")
+        connection.execute(
+            "INSERT INTO deliveries (event_id, handler, tenant) VALUES (%s, 'acme.due', 'acme')", [event_id]
+        )
+    found: list[event_history.DeliverySummary] = []
+    for _ in range(7):
+        before = (found[-1].event_id, found[-1].handler) if found else None
+        found += event_history.list_deliveries(connection, limit=5, states=states, tenant=tenant, before=before)
+    keys = [(it.event_id, it.handler) for it in found]
+    assert keys == sorted(keys, reverse=True)
+    assert len({*keys}) == len(keys) == 28
+
+
+def test_what_a_handler_has_done_is_looked_for_within_a_bound(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(connection, store(connection, at=NOW - timedelta(hours=1)), "succeeded", "acme.rare")
+    for minutes in range(5):
+        deliver(connection, store(connection, at=NOW - timedelta(minutes=minutes)), "succeeded")
+
+    def listed(tenant: str | None) -> int:
+        it = event_history.list_deliveries(
+            connection, limit=10, states=["succeeded"], tenant=tenant, handler="acme.rare"
+        )
+        return len(it)
+
+    assert (listed(None), listed("acme")) == (1, 1)
+    monkeypatch.setattr(event_history, "SUCCEEDED_BOUND", 5)
+    monkeypatch.setattr(event_history, "TENANT_EVENTS_BOUND", 5)
+    assert (listed(None), listed("acme")) == (0, 0)
+
+
 def test_each_acknowledged_id_has_its_fate(connection: Connection) -> None:
     expected = {uuid4(): Fate.NOT_STORED, store(connection, state="rejected"): Fate.REJECTED}
     for states, fate in (
@@ -221,7 +259,8 @@ def history(connection: Connection) -> None:
 
 @pytest.mark.usefixtures("history")
 def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
-    narrow = {"tenant": "t7", "state": None, "type": None, "since": None, "handler": None, "most": 20}
+    narrow = dict.fromkeys(("state", "type", "since", "handler", "before_id", "before_handler"))
+    narrow |= {"tenant": "t7", "most": 20, "bound": 1000}
     bounds = {"bound": stats.BOUND, "tenants": 100}
     lists, counts = Queries("event_history.sql"), Queries("stats.sql")
     by_hand = Queries("manual.sql")
@@ -246,8 +285,8 @@ def test_nothing_that_people_read_scans_history(connection: Connection) -> None:
         (lists["list_events"], narrow | {"tenant": None}),
         (lists["list_events"], narrow | {"type": "nobody.sends"}),
         (lists["list_events"], narrow | {"tenant": None, "state": "rejected", "since": NOW - timedelta(hours=1)}),
-        (lists["list_done"], narrow | {"state": "dead"}),
-        (lists["list_done"], narrow | {"state": "succeeded", "tenant": None}),
+        (lists["list_failed"], narrow | {"state": "dead"}),
+        (lists["list_succeeded"], narrow | {"handler": "nobody.has"}),
         (lists["list_succeeded_of_tenant"], narrow),
         (counts["read_fates"], {"ids": ids}),
         (counts["tenants_with_work"], bounds | {"tenant": None}),

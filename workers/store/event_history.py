@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 
 from workers.store import pauses
 from workers.store.limits import ANY
-from workers.store.sql import Queries
+from workers.store.sql import Queries, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SQL: Final = Queries("event_history.sql")
 _ARRIVALS_SHOWN: Final = 100
 TYPE_BOUND: Final = 100_000
+SUCCEEDED_BOUND: Final = 100_000
+TENANT_EVENTS_BOUND: Final = 20_000
 OPEN_STATES: Final = ("pending", "queued", "running")
 DONE_STATES: Final = ("succeeded", "dead", "cancelled")
 
@@ -202,7 +204,7 @@ def list_events(
     since: datetime | None = None,
 ) -> list[EventSummary]:
     """Return events, newest first; None does not narrow. A type is looked for among the newest `TYPE_BOUND` others."""
-    values = {"tenant": tenant, "state": state, "type": type, "since": since, "most": limit}
+    values = {"tenant": readable(tenant), "state": state, "type": readable(type), "since": since, "most": limit}
     with connection.cursor(row_factory=class_row(EventSummary)) as cursor:
         found = cursor.execute(_SQL["list_events"], values, prepare=False).fetchall()
     outcomes = read_outcomes(connection, [it.id for it in found])
@@ -227,14 +229,47 @@ def list_deliveries(
     states: Iterable[str],
     tenant: str | None = None,
     handler: str | None = None,
+    before: tuple[UUID, str] | None = None,
 ) -> list[DeliverySummary]:
-    """Return deliveries of some states, those of the newest events first; None does not narrow."""
+    """Return deliveries of some states, those of the newest events first; None does not narrow.
+
+    What a handler has done with success is looked for among the newest `SUCCEEDED_BOUND`, or the newest
+    `TENANT_EVENTS_BOUND` events of a tenant.
+
+    Args:
+        connection: of any role that may read.
+        limit: at most so many.
+        states: of `OPEN_STATES` and `DONE_STATES`.
+        tenant: whose.
+        handler: for this one.
+        before: event and handler of the last one of the page before.
+    """
+    before_id, before_handler = before or (None, None)
+    values = {
+        "tenant": readable(tenant),
+        "handler": readable(handler),
+        "before_id": before_id,
+        "before_handler": before_handler,
+        "most": limit,
+    }
     found: list[DeliverySummary] = []
     with connection.cursor(row_factory=class_row(DeliverySummary)) as cursor:
         for state in states:
-            query = _SQL["list_open" if state in OPEN_STATES else "list_done"]
-            if state == "succeeded" and tenant is not None:
-                query = _SQL["list_succeeded_of_tenant"]
-            values = {"state": state, "tenant": tenant, "handler": handler, "most": limit}
-            found += cursor.execute(query, values, prepare=False).fetchall()
+            name, bound = _choose_list(state, tenant)
+            rows = cursor.execute(_SQL[name], values | {"state": state, "bound": bound}, prepare=False)
+            found += rows.fetchall()
     return sorted(found, key=lambda it: (it.event_id, it.handler), reverse=True)[:limit]
+
+
+def _choose_list(state: str, tenant: str | None) -> tuple[str, int | None]:
+    """Return the query that lists deliveries of a state, and its bound."""
+    match state:
+        case "pending" if tenant is not None:
+            return "list_pending_of_tenant", None
+        case "pending" | "queued" | "running":
+            return "list_open", None
+        case "succeeded" if tenant is None:
+            return "list_succeeded", SUCCEEDED_BOUND
+        case "succeeded":
+            return "list_succeeded_of_tenant", TENANT_EVENTS_BOUND
+    return "list_failed", None

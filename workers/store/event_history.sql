@@ -49,33 +49,73 @@ FROM unnest(%(ids)b::uuid[]) AS it(id) CROSS JOIN LATERAL (
 ) AS d
 GROUP BY it.id, d.state ORDER BY it.id, d.state;
 
+-- Of a tenant: by the index of what is due and that of what waits, or by the key, whichever is shorter.
+-- name: list_pending_of_tenant
+SELECT * FROM (
+    (SELECT event_id, handler, tenant, state, attempt, due_at, lease_until, worker, last_error, created_at,
+            NULL::timestamptz AS finished_at
+     FROM deliveries
+     WHERE ready AND tenant = %(tenant)s
+       AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+       AND (%(before_id)s::uuid IS NULL OR (event_id, handler) < (%(before_id)s, %(before_handler)s))
+     ORDER BY event_id DESC, handler DESC LIMIT %(most)s)
+    UNION ALL
+    (SELECT event_id, handler, tenant, state, attempt, due_at, lease_until, worker, last_error, created_at, NULL
+     FROM deliveries
+     WHERE state = 'pending' AND NOT ready AND tenant = %(tenant)s
+       AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+       AND (%(before_id)s::uuid IS NULL OR (event_id, handler) < (%(before_id)s, %(before_handler)s))
+     ORDER BY event_id DESC, handler DESC LIMIT %(most)s)
+) AS pending
+ORDER BY event_id DESC, handler DESC LIMIT %(most)s;
+
 -- name: list_open
 SELECT event_id, handler, tenant, state, attempt, due_at, lease_until, worker, last_error, created_at,
        NULL::timestamptz AS finished_at
 FROM deliveries
-WHERE (%(state)s::text IS NULL OR state = %(state)s)
+WHERE state = %(state)s
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
   AND (%(handler)s::text IS NULL OR handler = %(handler)s)
-ORDER BY event_id DESC LIMIT %(most)s;
+  AND (%(before_id)s::uuid IS NULL OR (event_id, handler) < (%(before_id)s, %(before_handler)s))
+ORDER BY event_id DESC, handler DESC LIMIT %(most)s;
 
--- name: list_done
+-- name: list_failed
 SELECT event_id, handler, tenant, state, attempt, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until, worker,
        last_error, created_at, finished_at
 FROM deliveries_done
 WHERE state = %(state)s
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
   AND (%(handler)s::text IS NULL OR handler = %(handler)s)
-ORDER BY event_id DESC LIMIT %(most)s;
+  AND (%(before_id)s::uuid IS NULL OR event_id <= %(before_id)s
+                                      AND (event_id, handler) < (%(before_id)s, %(before_handler)s))
+ORDER BY event_id DESC, handler DESC LIMIT %(most)s;
 
--- No index leads to what a tenant's handlers have done with success, but to its events.
+-- No index leads to what a handler has done with success.
+-- name: list_succeeded
+SELECT event_id, handler, tenant, state, attempt, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until, worker,
+       last_error, created_at, finished_at
+FROM (
+    SELECT * FROM deliveries_done
+    WHERE state = 'succeeded' AND (%(before_id)s::uuid IS NULL OR event_id <= %(before_id)s
+                                   AND (event_id, handler) < (%(before_id)s, %(before_handler)s))
+    ORDER BY event_id DESC, handler DESC LIMIT %(bound)s
+) AS newest
+WHERE %(handler)s::text IS NULL OR handler = %(handler)s
+ORDER BY event_id DESC, handler DESC LIMIT %(most)s;
+
+-- Nor to what a tenant's handlers have, but to its events.
 -- name: list_succeeded_of_tenant
 SELECT d.event_id, d.handler, d.tenant, d.state, d.attempt, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until,
        d.worker, d.last_error, d.created_at, d.finished_at
-FROM events AS e
+FROM (
+    SELECT id FROM events
+    WHERE tenant = %(tenant)s AND (%(before_id)s::uuid IS NULL OR id <= %(before_id)s)
+    ORDER BY id DESC LIMIT %(bound)s
+) AS e
 CROSS JOIN LATERAL (
     SELECT * FROM deliveries_done AS d
     WHERE d.event_id = e.id AND d.state = 'succeeded' AND (%(handler)s::text IS NULL OR d.handler = %(handler)s)
-    OFFSET 0
+      AND (%(before_id)s::uuid IS NULL OR (d.event_id, d.handler) < (%(before_id)s, %(before_handler)s))
+    ORDER BY d.handler DESC OFFSET 0
 ) AS d
-WHERE e.tenant = %(tenant)s
 ORDER BY e.id DESC LIMIT %(most)s;
