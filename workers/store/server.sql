@@ -40,7 +40,7 @@ SELECT slot_name::text AS name, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_ls
 FROM pg_replication_slots WHERE NOT active AND restart_lsn IS NOT NULL ORDER BY slot_name;
 
 -- name: open_handlers
--- Each handler once, however many deliveries it has, by steps through the index of lanes; then those that wait for a time.
+-- Each handler once, however many deliveries it has, by steps through the index of lanes; and those of 20,000 that wait or run.
 WITH RECURSIVE lane AS (
     (SELECT tenant, handler FROM deliveries WHERE ready ORDER BY tenant, handler LIMIT 1)
     UNION ALL
@@ -51,5 +51,5 @@ WITH RECURSIVE lane AS (
 )
 SELECT DISTINCT handler FROM (
     SELECT handler FROM lane
-    UNION ALL (SELECT handler FROM deliveries WHERE NOT ready LIMIT 100000)
+    UNION ALL (SELECT handler FROM deliveries WHERE NOT ready LIMIT 20000)
 ) AS found ORDER BY handler;

@@ -14,57 +14,73 @@ SELECT id, duplicate,
        (SELECT array_agg(DISTINCT d.state) FROM deliveries_done AS d WHERE d.event_id = f.event_id) AS done
 FROM followed AS f;
 
+-- From one tenant to the next by index probes, in each of the four places where work can be; counts are bounded. If one is
+-- asked for, only that one.
 -- name: tenants_with_work
--- From one tenant to the next by index probes, in each of the three places where work can be; counts are bounded.
 WITH RECURSIVE ready AS (
-    (SELECT tenant FROM deliveries WHERE ready ORDER BY tenant LIMIT 1)
+    (SELECT tenant FROM deliveries WHERE ready AND %(tenant)s::text IS NULL ORDER BY tenant LIMIT 1)
     UNION ALL
     SELECT (SELECT d.tenant FROM deliveries AS d WHERE d.ready AND d.tenant > r.tenant ORDER BY d.tenant LIMIT 1)
     FROM ready AS r WHERE r.tenant IS NOT NULL
+), waiting AS (
+    (SELECT tenant FROM deliveries WHERE state = 'pending' AND NOT ready AND %(tenant)s::text IS NULL
+     ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.tenant FROM deliveries AS d WHERE d.state = 'pending' AND NOT d.ready AND d.tenant > r.tenant
+            ORDER BY d.tenant LIMIT 1)
+    FROM waiting AS r WHERE r.tenant IS NOT NULL
+), in_flight AS (
+    (SELECT tenant FROM deliveries WHERE state <> 'pending' AND %(tenant)s::text IS NULL ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.tenant FROM deliveries AS d WHERE d.state <> 'pending' AND d.tenant > r.tenant
+            ORDER BY d.tenant LIMIT 1)
+    FROM in_flight AS r WHERE r.tenant IS NOT NULL
 ), dead AS (
-    (SELECT tenant FROM deliveries_done WHERE state = 'dead' ORDER BY tenant LIMIT 1)
+    (SELECT tenant FROM deliveries_done WHERE state = 'dead' AND %(tenant)s::text IS NULL ORDER BY tenant LIMIT 1)
     UNION ALL
     SELECT (SELECT d.tenant FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant > r.tenant
             ORDER BY d.tenant LIMIT 1)
     FROM dead AS r WHERE r.tenant IS NOT NULL
-), in_flight AS (
-    SELECT tenant, count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running
-    FROM (SELECT tenant, state FROM deliveries WHERE state <> 'pending' LIMIT %(bound)s) AS bounded GROUP BY tenant
-), waiting AS (
-    SELECT tenant, count(*) AS retrying
-    FROM (SELECT tenant FROM deliveries WHERE state = 'pending' AND NOT ready LIMIT %(bound)s) AS bounded GROUP BY tenant
-), names AS (
-    (SELECT tenant FROM ready LIMIT %(tenants)s)
-    UNION (SELECT tenant FROM dead LIMIT %(tenants)s)
-    UNION SELECT tenant FROM in_flight
-    UNION SELECT tenant FROM waiting
-    UNION SELECT %(tenant)s::text COLLATE "C"
+), names AS MATERIALIZED (
+    SELECT tenant FROM (
+        (SELECT tenant FROM ready LIMIT %(tenants)s)
+        UNION (SELECT tenant FROM waiting LIMIT %(tenants)s)
+        UNION (SELECT tenant FROM in_flight LIMIT %(tenants)s)
+        UNION (SELECT tenant FROM dead LIMIT %(tenants)s)
+        UNION SELECT %(tenant)s::text COLLATE "C"
+    ) AS found
+    WHERE tenant IS NOT NULL ORDER BY tenant LIMIT %(tenants)s
 )
 SELECT n.tenant,
        (SELECT count(*) FROM (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant LIMIT %(bound)s) AS bounded)
            AS pending,
-       coalesce(w.retrying, 0) AS retrying,
-       coalesce(f.queued, 0) AS queued,
-       coalesce(f.running, 0) AS running,
+       (SELECT count(*) FROM (SELECT FROM deliveries AS d WHERE d.state = 'pending' AND NOT d.ready AND d.tenant = n.tenant
+                              LIMIT %(bound)s) AS bounded) AS retrying,
+       sent.queued, sent.running,
        (SELECT count(*) FROM (SELECT FROM deliveries_done AS d WHERE d.state = 'dead' AND d.tenant = n.tenant
                               LIMIT %(bound)s) AS bounded) AS dead,
-       t.paused_at, t.paused_by, t.pause_reason, t.paused_until, t.max_in_flight, coalesce(t.weight, 1) AS weight, lanes.oldest_seconds, lanes.handlers,
+       t.paused_at, t.paused_by, t.pause_reason, t.paused_until, t.max_in_flight, coalesce(t.weight, 1) AS weight,
+       lanes.oldest_seconds, lanes.handlers,
        array(
            SELECT l.handler FROM handler_limits AS l
-           WHERE l.tenant IN ('*', n.tenant)
-             AND EXISTS (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = l.handler)
+           WHERE l.tenant IN ('*', n.tenant) AND (
+               SELECT true FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = l.handler LIMIT 1
+           )
            ORDER BY l.handler LIMIT 20
        ) AS limited_handlers,
        array(
            SELECT p.handler FROM handler_pauses AS p
-           WHERE p.tenant IN ('*', n.tenant)
-             AND EXISTS (SELECT FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = p.handler)
+           WHERE p.tenant IN ('*', n.tenant) AND (
+               SELECT true FROM deliveries AS d WHERE d.ready AND d.tenant = n.tenant AND d.handler = p.handler LIMIT 1
+           )
            ORDER BY p.handler LIMIT 100
        ) AS paused_handlers
 FROM names AS n
-LEFT JOIN in_flight AS f USING (tenant)
-LEFT JOIN waiting AS w USING (tenant)
 LEFT JOIN tenants AS t ON t.name = n.tenant
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running
+    FROM (SELECT state FROM deliveries AS d WHERE d.state <> 'pending' AND d.tenant = n.tenant LIMIT %(bound)s) AS bounded
+) AS sent
 CROSS JOIN LATERAL (
     -- the oldest of each handler's, of the first hundred handlers
     WITH RECURSIVE lane AS (
@@ -83,8 +99,7 @@ CROSS JOIN LATERAL (
            array(SELECT handler FROM lane ORDER BY number) AS handlers
     FROM lane
 ) AS lanes
-WHERE n.tenant IS NOT NULL AND (%(tenant)s::text IS NULL OR n.tenant = %(tenant)s)
-ORDER BY n.tenant LIMIT %(tenants)s;
+ORDER BY n.tenant;
 
 -- name: handlers_with_work
 -- Of bounded samples. Errors are of one kind if they agree up to the first colon, such as in their exception's class.
