@@ -21,6 +21,8 @@ from workers.store.rejected import Reprocessed
 OWN_SECONDS: Final = 1.0
 """In which a command works on its own job, so that a small one is done at once; then housekeeping goes on with it."""
 COUNT_SECONDS: Final = 0.25
+COUNT_BOUND: Final = 100_000
+"""Deliveries that a dry run counts."""
 _POLL_SECONDS: Final = 0.1
 
 app: Final = typer.Typer(
@@ -98,10 +100,10 @@ def change(
     rate: float | None,
     dry_run: bool,
 ) -> int:
-    """Do it as a job, or only count; print how many of each lane, and return how many in all."""
-    with database() as connection:
+    """Do it as a job, or only count, up to `COUNT_BOUND`; print how many of each lane, and return how many in all."""
+    with database(read_only=dry_run) as connection:
         if dry_run:
-            lanes = count_lanes(connection, kind, chosen)
+            lanes = count_lanes(connection, kind, chosen, most=COUNT_BOUND)
         else:
             job, _ = run(connection, kind, chosen, rate=rate)
             lanes = jobs.list_counts(connection, job.id)
@@ -111,8 +113,11 @@ def change(
     ]
     if rows:
         emit(rows, "tenant", "handler", "count")
+    is_bounded = dry_run and lanes.total() >= COUNT_BOUND
     if not wants_json():
-        print(f"{say_deliveries(lanes.total(), dry_run=dry_run)} {done}")
+        print(f"{'at least ' if is_bounded else ''}{say_deliveries(lanes.total(), dry_run=dry_run)} {done}")
+    elif is_bounded:
+        print(f"pipeline: counting stopped at {COUNT_BOUND}: there may be more, and in other lanes", file=sys.stderr)
     return lanes.total()
 
 

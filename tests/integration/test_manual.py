@@ -101,6 +101,15 @@ def test_only_what_was_selected_is_retried(connection: Connection) -> None:
     assert list(rows(connection, "deliveries")) == [(wanted, "acme.grant")]
 
 
+def test_counting_what_a_change_would_take_may_stop_early(connection: Connection) -> None:
+    for _ in range(3):
+        finish(connection, store(connection), state="dead")
+    assert manual.count_lanes(connection, "retry", Selection()).total() == 3
+    assert manual.count_lanes(connection, "retry", Selection(), most=2).total() == 2
+    assert manual.count_lanes(connection, "resend", Selection(), most=2).total() == 0
+    assert manual.count_lanes(connection, "cancel", Selection(), most=2).total() == 0
+
+
 def test_cancelled_deliveries_are_retried_when_asked_for(connection: Connection) -> None:
     finish(connection, store(connection), state="cancelled")
     finish(connection, store(connection), state="dead")

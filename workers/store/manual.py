@@ -180,13 +180,22 @@ def cancel_step(
 
 def is_left(connection: Connection, selection: Selection, *, before: datetime) -> bool:
     """Say whether a cancellation that began at this time has left something that somebody held."""
-    return bool(_counted(connection, "preview_cancel", selection, before=before))
+    return bool(_counted(connection, "preview_cancel", selection, before=before, most=1))
 
 
-def count_lanes(connection: Connection, kind: Literal["retry", "resend", "cancel"], selection: Selection) -> Lanes:
-    """Count what a change would take if it began now; a retry takes dead ones where no state is given."""
+def count_lanes(
+    connection: Connection, kind: Literal["retry", "resend", "cancel"], selection: Selection, *, most: int | None = None
+) -> Lanes:
+    """Count what a change would take if it began now; a retry takes dead ones where no state is given.
+
+    Args:
+        connection: outside a transaction.
+        kind: of the change.
+        selection: which deliveries.
+        most: where counting stops, whichever those are; None for nowhere.
+    """
     state = (selection.state or "dead") if kind == "retry" else selection.state
-    return _counted(connection, f"preview_{kind}", selection, state=state, before=now(connection))
+    return _counted(connection, f"preview_{kind}", selection, state=state, before=now(connection), most=most)
 
 
 def count_events(connection: Connection, *, since: datetime, until: datetime, tenant: str | None) -> int:
@@ -331,8 +340,10 @@ def _values(selection: Selection) -> dict[str, Any]:
     return values | {"event_ids": None if selection.event_ids is None else list(selection.event_ids)}
 
 
-def _counted(connection: Connection, query: str, selection: Selection, **values: object) -> Lanes:
-    rows = connection.execute(_SQL[query], _values(selection) | values, prepare=False).fetchall()
+def _counted(
+    connection: Connection, query: str, selection: Selection, *, most: int | None = None, **values: object
+) -> Lanes:
+    rows = connection.execute(_SQL[query], _values(selection) | values | {"most": most}, prepare=False).fetchall()
     return Counter({(row["tenant"], row["handler"]): row["count"] for row in rows})
 
 

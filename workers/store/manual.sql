@@ -2,21 +2,25 @@
 -- prepared), so that what is given decides the index.
 
 -- name: preview_retry
-SELECT tenant, handler, count(*) AS count FROM deliveries_done
-WHERE state = %(state)s
-  AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
-  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
-  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
-  AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
-  AND (%(incident)s::bigint IS NULL OR incident = %(incident)s)
-  AND (%(until)s::timestamptz IS NULL OR event_id < uuid_at(%(until)s))
-  AND (%(error)s::text IS NULL OR strpos(lower(last_error), lower(%(error)s)) > 0)
-  AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
-      SELECT true FROM events AS e
-      WHERE e.id = event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
-        AND (%(type)s::text IS NULL OR e.type = %(type)s)
-      LIMIT 1
-  ) IS NOT NULL)
+SELECT tenant, handler, count(*) AS count
+FROM (
+    SELECT tenant, handler FROM deliveries_done
+    WHERE state = %(state)s
+      AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+      AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+      AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+      AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+      AND (%(incident)s::bigint IS NULL OR incident = %(incident)s)
+      AND (%(until)s::timestamptz IS NULL OR event_id < uuid_at(%(until)s))
+      AND (%(error)s::text IS NULL OR strpos(lower(last_error), lower(%(error)s)) > 0)
+      AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
+          SELECT true FROM events AS e
+          WHERE e.id = event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
+            AND (%(type)s::text IS NULL OR e.type = %(type)s)
+          LIMIT 1
+      ) IS NOT NULL)
+    LIMIT %(most)s
+) AS bounded
 GROUP BY tenant, handler ORDER BY tenant, handler;
 
 -- Where a step ends that looks at what the index cannot tell: the last of so many.
@@ -67,20 +71,24 @@ WITH chosen AS MATERIALIZED (
 SELECT tenant, handler, event_id FROM taken ORDER BY tenant, handler, event_id;
 
 -- name: preview_resend
-SELECT tenant, handler, count(*) AS count FROM deliveries_done
-WHERE state = 'succeeded'
-  AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
-  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
-  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
-  AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
-  AND (%(until)s::timestamptz IS NULL OR event_id < uuid_at(%(until)s))
-  AND (%(error)s::text IS NULL OR strpos(lower(last_error), lower(%(error)s)) > 0)
-  AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
-      SELECT true FROM events AS e
-      WHERE e.id = event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
-        AND (%(type)s::text IS NULL OR e.type = %(type)s)
-      LIMIT 1
-  ) IS NOT NULL)
+SELECT tenant, handler, count(*) AS count
+FROM (
+    SELECT tenant, handler FROM deliveries_done
+    WHERE state = 'succeeded'
+      AND (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+      AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+      AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+      AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+      AND (%(until)s::timestamptz IS NULL OR event_id < uuid_at(%(until)s))
+      AND (%(error)s::text IS NULL OR strpos(lower(last_error), lower(%(error)s)) > 0)
+      AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
+          SELECT true FROM events AS e
+          WHERE e.id = event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
+            AND (%(type)s::text IS NULL OR e.type = %(type)s)
+          LIMIT 1
+      ) IS NOT NULL)
+    LIMIT %(most)s
+) AS bounded
 GROUP BY tenant, handler ORDER BY tenant, handler;
 
 -- No index leads to what has succeeded: a step looks at so many finished deliveries, whatever they are.
@@ -125,21 +133,25 @@ WITH chosen AS MATERIALIZED (
 SELECT tenant, handler, event_id FROM taken ORDER BY event_id, handler;
 
 -- name: preview_cancel
-SELECT tenant, handler, count(*) AS count FROM deliveries
-WHERE (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
-  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
-  AND (%(handler)s::text IS NULL OR handler = %(handler)s)
-  AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
-  AND (%(until)s::timestamptz IS NULL OR event_id < uuid_at(%(until)s))
-  AND (%(error)s::text IS NULL OR strpos(lower(last_error), lower(%(error)s)) > 0)
-  AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
-      SELECT true FROM events AS e
-      WHERE e.id = event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
-        AND (%(type)s::text IS NULL OR e.type = %(type)s)
-      LIMIT 1
-  ) IS NOT NULL)
-  AND (%(state)s::text IS NULL OR state = %(state)s)
-  AND created_at <= %(before)s
+SELECT tenant, handler, count(*) AS count
+FROM (
+    SELECT tenant, handler FROM deliveries
+    WHERE (%(event_ids)b::uuid[] IS NULL OR event_id = ANY (%(event_ids)b::uuid[]))
+      AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+      AND (%(handler)s::text IS NULL OR handler = %(handler)s)
+      AND (%(since)s::timestamptz IS NULL OR event_id >= uuid_at(%(since)s))
+      AND (%(until)s::timestamptz IS NULL OR event_id < uuid_at(%(until)s))
+      AND (%(error)s::text IS NULL OR strpos(lower(last_error), lower(%(error)s)) > 0)
+      AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
+          SELECT true FROM events AS e
+          WHERE e.id = event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
+            AND (%(type)s::text IS NULL OR e.type = %(type)s)
+          LIMIT 1
+      ) IS NOT NULL)
+      AND (%(state)s::text IS NULL OR state = %(state)s)
+      AND created_at <= %(before)s
+    LIMIT %(most)s
+) AS bounded
 GROUP BY tenant, handler ORDER BY tenant, handler;
 
 -- name: end_of_cancel
