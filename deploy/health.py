@@ -18,7 +18,7 @@ from typing import Final
 from shared.heartbeat import Beat, default_folder, read_beats
 from shared.settings import HEALTH_SECONDS_ABOUT, HeartbeatSettings, SettingError, folder, load, seconds, setting
 
-DUTIES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "exporter")
+DUTIES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "exporter", "console")
 HEARTBEATS: Final = "heartbeats"
 """Folder in the data folder of `make run`."""
 USAGE: Final = f"usage: pipeline health {'|'.join(DUTIES)}|all"

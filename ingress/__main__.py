@@ -59,7 +59,7 @@ def main() -> None:
         Server(config).run(sockets=[listening])
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, variable: str = "INGRESS_PORT") -> socket.socket:
     """Take the port; `::` takes IPv4 too.
 
     Raises:
@@ -72,7 +72,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]
         raise SettingError(
-            f"cannot listen on {host} port {port}: {reason}; stop what uses it, or set INGRESS_PORT"
+            f"cannot listen on {host} port {port}: {reason}; stop what uses it, or set {variable}"
         ) from None
 
 

@@ -31,7 +31,7 @@ def list_() -> None:
     with database(read_only=True) as connection:
         known = {it["name"]: it for it in alerts.read_channels(connection, [it.name for it in channels])}
     rows = [
-        {"name": it.name, "type": type(it).__name__.lower(), "tenants": it.tenants or "all", "to": _target(it)}
+        {"name": it.name, "type": type(it).__name__.lower(), "tenants": it.tenants or "all", "to": target(it)}
         | known[it.name]
         for it in channels
     ]
@@ -79,7 +79,7 @@ def _read() -> list[Channel]:
         raise CommandError(str(error)) from None
 
 
-def _target(channel: Channel) -> str:
+def target(channel: Channel) -> str:
     """Return where a channel leads, without what would be a secret."""
     match channel:
         case Webhook():

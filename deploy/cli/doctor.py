@@ -1,7 +1,7 @@
 """The command `pipeline doctor`: is what the guarantees rest on as it must be?"""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Final, TypeVar
 
@@ -42,7 +42,7 @@ def doctor() -> None:
 
     Exit code 1 if something is wrong. Nothing is changed.
     """
-    findings = list(_examine())
+    findings = list(examine(lambda: database(read_only=True)))
     if wants_json():
         emit(findings)
     else:
@@ -53,7 +53,12 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _examine() -> Iterator[Finding]:
+def examine(open_database: Callable[[], AbstractContextManager[Connection]]) -> Iterator[Finding]:
+    """Yield what is found, of the servers that the environment names.
+
+    Args:
+        open_database: a connection that is closed or given back with its block.
+    """
     with ExitStack() as stack:
         client, connection = stack.enter_context(inbox_client()), None
         broker, is_one = stack.enter_context(broker_client()), len(set(redis_urls())) == 1
@@ -61,7 +66,7 @@ def _examine() -> Iterator[Finding]:
         if not is_one:
             yield from _run({thing: partial(redis_server.examine_broker, broker, thing) for thing in BROKER_THINGS})
         try:
-            connection = stack.enter_context(database(read_only=True))
+            connection = stack.enter_context(open_database())
         except (psycopg.Error, SettingError) as error:
             yield wrong("postgres", explain(error) or str(error))
             yield from (unknown(thing, "Postgres was not reached") for thing in postgres_server.THINGS)

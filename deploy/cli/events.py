@@ -1,9 +1,7 @@
 """The commands `pipeline events …`; bodies and secrets are in no timeline."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -17,12 +15,16 @@ from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_events
 from deploy.cli.jobs import reprocess as run_reprocess
 from deploy.cli.output import command, console, emit, wants_json
+from deploy.event_timeline import timeline
 from shared.settings import SettingError
 from workers.ingest.reprocess import reprocess as reprocess_events
 from workers.store import audit, event_history
 from workers.store.catalogue import Catalogue, read_registrations
-from workers.store.event_history import Attempt, DeliveryHistory, EventHistory
+from workers.store.event_history import EventHistory
 from workers.store.jobs import Filter
+
+_STYLES: Final = {"": "", "good": "green", "bad": "red", "waiting": "yellow"}
+"""Rich's, by mood."""
 
 app: Final = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
@@ -131,85 +133,12 @@ def _print(history: EventHistory, *, tracebacks: bool) -> None:
     subject = f" · {history.subject}" if history.subject else ""
     out.print(Text(f"{history.id}", style="bold"))
     out.print(Text(f"{history.provider} → {history.tenant} · {history.type or 'type unknown'}{subject}"))
-    lines = [*_of_event(history)]
-    for delivery in history.deliveries:
-        lines += _of_delivery(delivery, datetime.now(UTC), tracebacks=tracebacks)
-    for line in sorted(lines, key=lambda line: line.at):
+    for line in timeline(history):
         since = (line.at - history.received_at).total_seconds()
         when = line.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        out.print(Text(f"{when}  {since:+12.3f} s  {line.text}", style=line.style))
-        if line.more:
+        out.print(Text(f"{when}  {since:+12.3f} s  {line.text}", style=_STYLES[line.mood]))
+        if tracebacks and line.more:
             out.print(Text(line.more, style="dim"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One thing that happened, or that is to come; `style` is rich's."""
-
-    at: datetime
-    text: str
-    style: str = ""
-    more: str = ""
-
-
-def _of_event(history: EventHistory) -> Iterator[_Line]:
-    yield _Line(history.received_at, f"received, {history.body_bytes} bytes, signed by {history.secret_label}")
-    if history.state == "rejected":
-        notes = "".join(f"; {note}" for note in history.notes)
-        yield _Line(history.stored_at, f"stored, rejected: {history.reject_reason}{notes}", "red")
-    else:
-        notes = "".join(f"; noted: {note}" for note in history.notes)
-        nobody = "" if history.deliveries else "; no handler asked for it"
-        yield _Line(history.stored_at, f"stored, accepted as {history.type}{nobody}{notes}")
-    for arrival in history.arrivals:
-        yield _Line(arrival.received_at, f"arrived again as {arrival.id}, signed by {arrival.secret_label}")
-
-
-def _of_delivery(it: DeliveryHistory, now: datetime, *, tracebacks: bool) -> Iterator[_Line]:
-    who = it.handler
-    yield _Line(it.created_at, f"{who}: delivery made")
-    for failed in it.failures:
-        more = (failed.traceback or "").rstrip() if tracebacks else ""
-        yield _Line(failed.failed_at, f"{who}: {_failure(failed)}", "red", more)
-    match it.state:
-        case "pending" if it.due_at is not None and it.due_at > now:
-            text = f"{who}: next attempt in {_span(it.due_at - now)}, at {_stamp(it.due_at)}"
-            yield _Line(it.due_at, text, "yellow")
-        case "pending":
-            waits = "waits to be admitted" if it.paused is None else f"paused {it.paused}"
-            yield _Line(now, f"{who}: due, {waits}", "yellow")
-        case "queued":
-            yield _Line(now, f"{who}: sent to a worker through Celery", "yellow")
-        case "running":
-            text = f"{who}: runs on {it.worker}, waited for until {_stamp(it.lease_until or now)}"
-            yield _Line(now, text, "yellow")
-        case "succeeded":
-            yield _Line(it.finished_at or now, f"{who}: succeeded in attempt {it.attempt} on {it.worker}", "green")
-        case state:
-            attempts = "1 attempt" if it.attempt == 1 else f"{it.attempt} attempts"
-            is_shown = it.failures and it.failures[-1].error == it.last_error
-            why = "" if is_shown or not it.last_error else f": {it.last_error}"
-            yield _Line(it.finished_at or now, f"{who}: {state} after {attempts}{why}", "red")
-
-
-def _failure(failed: Attempt) -> str:
-    after = "" if failed.duration is None else f" after {_span(failed.duration)}"
-    where = f" on {failed.worker}" if failed.worker else ""
-    return f"attempt {failed.attempt} failed{after}{where}: {failed.error}"
-
-
-def _stamp(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%H:%M:%S UTC")
-
-
-def _span(span: timedelta) -> str:
-    """Return a duration as people say it."""
-    seconds = span.total_seconds()
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:  # noqa: PLR2004 - two minutes
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004 - two hours
 
 
 def _not_stored(event_id: UUID) -> str:

@@ -126,17 +126,11 @@ def expire(
     end = at or now + (after or timedelta())
     key = {"tenant": tenant, "provider": provider}
     with registry_change() as connection, connection.transaction():
-        was = _last_expiry(tenants.find_endpoint(connection, **key))
+        before = tenants.find_endpoint(connection, **key)
         # This locks the registry's version: of two commands at once, the second one sees the first one's change.
         tenants.expire_secret(connection, **key, label=label, at=end)
-        last = _last_expiry(tenants.find_endpoint(connection, **key))
-        if last < was and now < was and not even_the_last:
-            raise CommandError(
-                f"nothing was changed: no other secret of {tenant}'s endpoint of {provider} may sign from "
-                f"{max(last, now).isoformat(sep=' ', timespec='seconds')} on, all requests would get 401. Add one "
-                f"first, with `pipeline secrets add {tenant} --provider {provider} --label …`, or add "
-                "--even-the-last"
-            )
+        if not even_the_last:
+            require_another(before, tenants.find_endpoint(connection, **key))
     row = {**key, "label": label, "expires_at": end}
     say(row, f"{label} verifies nothing from {end.isoformat(sep=' ', timespec='seconds')} on")
 
@@ -191,6 +185,22 @@ def _not_by_first_key(connection: Connection) -> list[tuple[tuple[str, str, str]
         for secret in it.secrets
     )
     return [one for one in found if one[2] != 1]
+
+
+def require_another(before: Endpoint, after: Endpoint) -> None:
+    """Make sure that a change leaves no time in which no secret of an endpoint may sign, unless there was one before.
+
+    Raises:
+        CommandError: it would; the change must be taken back.
+    """
+    now, was, last = datetime.now(UTC), _last_expiry(before), _last_expiry(after)
+    if last < was and now < was:
+        raise CommandError(
+            f"nothing was changed: no other secret of {after.tenant}'s endpoint of {after.provider} may sign from "
+            f"{max(last, now).isoformat(sep=' ', timespec='seconds')} on, all requests would get 401. Add one "
+            f"first, with `pipeline secrets add {after.tenant} --provider {after.provider} --label …`, or add "
+            "--even-the-last"
+        )
 
 
 def _last_expiry(endpoint: Endpoint) -> datetime:

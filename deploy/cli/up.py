@@ -20,9 +20,9 @@ from deploy.cli.load_generator import post_many
 from deploy.cli.secrets import path_of
 from deploy.cli.signed_requests import prepare_requests
 from deploy.cli.waiting import follow
-from deploy.local.console import Console
 from deploy.local.settings import GivenSettings, StackSettings, inherited
 from deploy.local.state import Stack
+from deploy.local.terminal import Terminal
 from shared.redis_client import open_client
 from shared.registry import Cipher
 from shared.settings import SettingError, fernet_keys, load
@@ -50,29 +50,29 @@ def up(
         bool, typer.Option(help="Send one signed event to the tenant `demo` and show its trail.")
     ] = True,
 ) -> None:
-    """Run the whole stack here until Ctrl-C: servers, ingress, workers, beat, Flower and the exporter.
+    """Run the whole stack here until Ctrl-C: servers, ingress, workers, beat, Flower, console and exporter.
 
     Postgres and a Redis-compatible server are started below PIPELINE_HOME unless DATABASE_URL and REDIS_URL name
-    others. Data stay between runs. What dies is started again. INGRESS_PORT, FLOWER_PORT and
+    others. Data stay between runs. What dies is started again. INGRESS_PORT, FLOWER_PORT, CONSOLE_PORT and
     EXPORTER_PORT choose the ports; INGRESS_WORKERS, INGEST_WORKERS and HANDLER_WORKERS the number of processes.
     """
     try:
         from deploy.local.run import Run, run  # noqa: PLC0415 - needs the extra `local`, the other commands do not
     except ModuleNotFoundError as error:
         raise CommandError(f"{error.name} is not installed: `pip install '.[local]'`, or use `make run`") from None
-    console, settings = Console(), load(StackSettings)
+    terminal, settings = Terminal(), load(StackSettings)
     this = Run(
         settings=settings,
         given=load(GivenSettings),
         environ=inherited(),
-        console=console,
-        prepare=lambda stack: _prepare(stack, console),
-        greet=lambda stack: _greet(stack, console, settings.home, demo_event=demo_event),
+        terminal=terminal,
+        prepare=lambda stack: _prepare(stack, terminal),
+        greet=lambda stack: _greet(stack, terminal, settings.home, demo_event=demo_event),
     )
     asyncio.run(run(this))
 
 
-def _prepare(stack: Stack, console: Console) -> None:
+def _prepare(stack: Stack, terminal: Terminal) -> None:
     """Migrate, check the key, make the demo's endpoint if there is none, publish the registry."""
     cipher = Cipher(fernet_keys(stack.secrets_key))
     schema = stack.database_schema
@@ -83,9 +83,9 @@ def _prepare(stack: Stack, console: Console) -> None:
         is_new = _make_demo(connection, cipher)
         with open_client(stack.inbox_url, seconds=5, prefix=stack.redis_prefix) as client:
             Publisher(client, Names(stack.redis_prefix), environment=stack.environment).publish(connection)
-    console.good(f"database: {len(applied)} migrations applied" if applied else "database: up to date")
+    terminal.good(f"database: {len(applied)} migrations applied" if applied else "database: up to date")
     if is_new:
-        console.good(f"tenant {TENANT}: made, with an endpoint of {PROVIDER}")
+        terminal.good(f"tenant {TENANT}: made, with an endpoint of {PROVIDER}")
 
 
 def _check_key(connection: Connection, cipher: Cipher) -> None:
@@ -113,19 +113,20 @@ def _make_demo(connection: Connection, cipher: Cipher) -> bool:
     return True
 
 
-def _greet(stack: Stack, console: Console, home: Path, *, demo_event: bool) -> None:
+def _greet(stack: Stack, terminal: Terminal, home: Path, *, demo_event: bool) -> None:
     """Send the first event, then print where everything is."""
     _wait_for_handlers(stack)
     if demo_event:
-        with console.waiting("one signed verification.completed, as Moveris would send it"):
-            _send_first_event(stack, console)
-    console.print()
-    console.print(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
-    console.print(f"  Flower     {stack.flower_url}", "bold")
-    console.print(f"  figures    {stack.exporter_url}", "bold")
-    console.print(f"  logs       {home / 'logs'}")
-    console.print(f"  send more  {_command(home)} send {TENANT} --count 100 --wait")
-    console.print("  stop       Ctrl-C")
+        with terminal.waiting("one signed verification.completed, as Moveris would send it"):
+            _send_first_event(stack, terminal)
+    terminal.print()
+    terminal.print(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
+    terminal.print(f"  console    {stack.console_url}", "bold")
+    terminal.print(f"  Flower     {stack.flower_url}", "bold")
+    terminal.print(f"  figures    {stack.exporter_url}", "bold")
+    terminal.print(f"  logs       {home / 'logs'}")
+    terminal.print(f"  send more  {_command(home)} send {TENANT} --count 100 --wait")
+    terminal.print("  stop       Ctrl-C")
 
 
 def _wait_for_handlers(stack: Stack) -> None:
@@ -142,7 +143,7 @@ def _wait_for_handlers(stack: Stack) -> None:
             time.sleep(0.05)
 
 
-def _send_first_event(stack: Stack, console: Console) -> None:
+def _send_first_event(stack: Stack, terminal: Terminal) -> None:
     """Post one event as its provider would and print its trail; all times are from the moment it was sent."""
     path, make = prepare_requests(TENANT, PROVIDER)
     started = time.monotonic()
@@ -150,28 +151,28 @@ def _send_first_event(stack: Stack, console: Console) -> None:
     (answer,) = post_many(target, make, count=1, rate=None, connections=1, timeout=FIRST_EVENT_SECONDS)
     if answer.id is None:
         refusal = f"{answer.status} {answer.code} {answer.detail}".strip()
-        console.bad(f"the ingress did not take the event: {refusal}")
+        terminal.bad(f"the ingress did not take the event: {refusal}")
         return
-    console.good(f"event {answer.id}")
-    console.good(f"acknowledged after {answer.seconds * 1000:.0f} ms")
+    terminal.good(f"event {answer.id}")
+    terminal.good(f"acknowledged after {answer.seconds * 1000:.0f} ms")
     is_stored = False
     url, schema = stack.database_url, stack.database_schema
     for seen in follow(url, [answer.id], schema=schema, patience=FIRST_EVENT_SECONDS, poll_seconds=POLL_SECONDS):
         milliseconds = (time.monotonic() - started) * 1000
         if not is_stored and not seen.unknown and not seen.fates[Fate.NOT_STORED]:
-            console.good(f"stored after {milliseconds:.0f} ms")
+            terminal.good(f"stored after {milliseconds:.0f} ms")
             is_stored = True
     with connect(url, name="pipeline up", schema=schema) as connection:
         history = read_history(connection, answer.id)
     if history is None:
-        console.bad(f"not stored after {FIRST_EVENT_SECONDS:.0f} s: see ingest.log")
+        terminal.bad(f"not stored after {FIRST_EVENT_SECONDS:.0f} s: see ingest.log")
     elif unfinished := [it.handler for it in history.deliveries if it.state not in DONE_STATES]:
-        console.bad(f"not handled after {FIRST_EVENT_SECONDS:.0f} s: {', '.join(unfinished)}; see handlers.log")
+        terminal.bad(f"not handled after {FIRST_EVENT_SECONDS:.0f} s: {', '.join(unfinished)}; see handlers.log")
     elif not history.deliveries:
-        console.bad("stored, and no handler asks for it: name the module of yours in HANDLERS")
+        terminal.bad("stored, and no handler asks for it: name the module of yours in HANDLERS")
     else:
         names = (it.handler if it.state == "succeeded" else f"{it.handler} ({it.state})" for it in history.deliveries)
-        console.good(f"handled after {milliseconds:.0f} ms by {', '.join(names)}")
+        terminal.good(f"handled after {milliseconds:.0f} ms by {', '.join(names)}")
 
 
 def _command(home: Path) -> str:

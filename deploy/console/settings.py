@@ -3,16 +3,22 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from deploy.local.settings import CONSOLE_PORT_ABOUT, INGRESS_URL_ABOUT
 from shared.settings import (
+    ALERTS_ABOUT,
     DatabaseSettings,
     HeartbeatSettings,
     LogSettings,
     RedisSettings,
     SettingError,
     address,
+    fernet_keys,
+    file_path,
+    http_url,
     integer,
     is_loopback,
     port,
@@ -59,6 +65,14 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
+def field_paths(text: str) -> tuple[tuple[str, ...], ...]:
+    """Parse a comma-separated list of fields, such as data.model,data.verdict."""
+    paths = tuple(tuple(it.split(".")) for it in filter(None, map(str.strip, text.split(","))))
+    if not all(all(path) for path in paths):
+        raise ValueError(f"fields such as data.model,data.verdict are expected, not {text!r}")
+    return paths
+
+
 def yes_or_no(text: str) -> bool:
     """Parse yes or no, in any case."""
     if text.lower() not in {"yes", "no"}:
@@ -71,7 +85,7 @@ class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSet
     """Settings of the console; a proxy's header and the addresses that it may come from are both there, or neither."""
 
     host: str = setting("CONSOLE_HOST", "127.0.0.1", address, "address on which the console listens")
-    port: int = setting("CONSOLE_PORT", "8080", port, "port on which the console listens")
+    port: int = setting("CONSOLE_PORT", "8080", port, CONSOLE_PORT_ABOUT)
     url: str = setting(
         "CONSOLE_URL",
         "",
@@ -107,6 +121,21 @@ class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSet
         "whether the console may add secrets of endpoints, yes or no; it then needs SECRETS_KEY",
     )
 
+    secrets_key: tuple[str, ...] | None = setting(
+        "SECRETS_KEY", "", lambda text: fernet_keys(text) if text else None, "Fernet key(s) of the endpoints' secrets"
+    )
+    search_fields: tuple[tuple[str, ...], ...] = setting(
+        "CONSOLE_SEARCH_FIELDS",
+        "",
+        field_paths,
+        "comma-separated fields of JSON bodies in which the console looks for a text, such as data.model; empty: none",
+    )
+    alerts: Path | None = setting("ALERTS", "", file_path, ALERTS_ABOUT)
+    flower_url: str = setting(
+        "CONSOLE_FLOWER_URL", "", http_url, "where browsers reach Flower, for the console's link to it; none by default"
+    )
+    ingress_url: str = setting("INGRESS_URL", "", http_url, INGRESS_URL_ABOUT)
+
     def __post_init__(self) -> None:
         """Check what belongs together.
 
@@ -118,5 +147,7 @@ class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSet
             raise SettingError(
                 "CONSOLE_PROXY_FROM is not set: name the addresses that CONSOLE_PROXY_HEADER may come from"
             )
+        if self.takes_secrets and self.secrets_key is None:
+            raise SettingError("SECRETS_KEY is not set: with CONSOLE_SECRETS=yes the console encrypts secrets with it")
         if self.proxy_from and not self.proxy_header:
             raise SettingError("CONSOLE_PROXY_HEADER is not set: name the header that CONSOLE_PROXY_FROM sends")

@@ -16,7 +16,6 @@ from typing import Final
 import redis
 
 from deploy.health import HEARTBEATS
-from deploy.local.console import Console
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey, read_credentials
 from deploy.local.service import Server
 from deploy.local.services import STAGES, check_settings, pipeline_services
@@ -24,6 +23,7 @@ from deploy.local.settings import OLDEST_POSTGRES, OLDEST_REDIS, GivenSettings, 
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Stack, StackError, locked, make_data_dir, read_stack, write_stack
 from deploy.local.supervisor import Supervisor, run_blocking
+from deploy.local.terminal import Terminal
 from shared.durability import assess
 from shared.redis_client import open_client
 from shared.settings import redis_servers
@@ -49,7 +49,7 @@ class Run:
     settings: StackSettings
     given: GivenSettings
     environ: Mapping[str, str]
-    console: Console
+    terminal: Terminal
     prepare: Callable[[Stack], None]
     greet: Callable[[Stack], None]
 
@@ -61,16 +61,16 @@ async def run(this: Run) -> None:
     with locked(home):
         if former := read_stack(home):
             for name in await run_blocking(lambda: end_stale_processes(former.members)):
-                this.console.bad(f"{name} was left over from a run that was killed; ended it")
+                this.terminal.bad(f"{name} was left over from a run that was killed; ended it")
         _check_ports(this.settings)
         supervisor = Supervisor(
             logs=logs,
-            console=this.console,
+            terminal=this.terminal,
             adopt=True,
             heartbeats=home / HEARTBEATS,
             health_seconds=this.settings.health_seconds,
         )
-        stop = _handle_signals(supervisor, this.console)
+        stop = _handle_signals(supervisor, this.terminal)
         start = asyncio.create_task(_start(this, supervisor))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -106,29 +106,30 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     await supervisor.wait_until_ready(*(server.name for server in servers), seconds=SERVERS_SECONDS)
     await run_blocking(lambda: _check_servers(stack, this))
     names = ", ".join(server.name for server in servers)
-    this.console.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
+    this.terminal.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
     await run_blocking(lambda: this.prepare(stack))
     services = pipeline_services(environ, this.settings)
     await supervisor.start(*services)
-    with this.console.waiting("waiting until ingress, workers and Flower are ready"):
+    with this.terminal.waiting("waiting until ingress, workers, Flower and console are ready"):
         await supervisor.wait_until_ready(*(service.name for service in services), seconds=SERVICES_SECONDS)
-    this.console.good(f"ready: {', '.join(service.name for service in services)}")
+    this.terminal.good(f"ready: {', '.join(service.name for service in services)}")
     await run_blocking(lambda: this.greet(stack))
 
 
 async def _stop(this: Run, supervisor: Supervisor) -> None:
-    this.console.print("stopping everything in order")
+    this.terminal.print("stopping everything in order")
     killed = await supervisor.stop(*STAGES)
     (this.settings.home / "stack.json").unlink(missing_ok=True)
     if killed:
-        this.console.bad(f"did not stop in time and was killed: {', '.join(killed)}")
-    this.console.print("stopped")
+        this.terminal.bad(f"did not stop in time and was killed: {', '.join(killed)}")
+    this.terminal.print("stopped")
 
 
 def _check_ports(settings: StackSettings) -> None:
     ports = {
         "INGRESS_PORT": settings.ingress_port,
         "FLOWER_PORT": settings.flower_port,
+        "CONSOLE_PORT": settings.console_port,
         "EXPORTER_PORT": settings.exporter_port,
     }
     for variable, port in ports.items():
@@ -138,7 +139,7 @@ def _check_ports(settings: StackSettings) -> None:
             raise StackError(f"{variable} and {same[0]} are both {port}: they must differ")
 
 
-def _handle_signals(supervisor: Supervisor, console: Console) -> asyncio.Event:
+def _handle_signals(supervisor: Supervisor, terminal: Terminal) -> asyncio.Event:
     """Return an event that the first signal sets; a second one ends everything at once.
 
     A signal within a second of the first is the same one: `make` passes SIGTERM on, and the group gets it too.
@@ -149,7 +150,7 @@ def _handle_signals(supervisor: Supervisor, console: Console) -> asyncio.Event:
     def handle() -> None:
         nonlocal first
         if loop.time() - first > ECHO_SECONDS:
-            console.bad("ending everything at once")
+            terminal.bad("ending everything at once")
             supervisor.kill_now()
         first = min(first, loop.time())
         stop.set()
@@ -164,7 +165,7 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
     home, given, servers = this.settings.home, this.given, []
     own = read_credentials(home)
     if given.database_url is None:
-        with this.console.waiting("preparing Postgres"):
+        with this.terminal.waiting("preparing Postgres"):
             servers.append(prepare_postgres(home, port=own.postgres_port, password=own.postgres_password))
     if not (given.redis_url or (given.inbox_url and given.broker_url)):
         servers.append(prepare_valkey(home, port=own.valkey_port, password=own.valkey_password))
@@ -182,6 +183,7 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
         secrets_key=",".join(given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
         flower_url=this.settings.flower_url,
+        console_url=this.settings.console_url,
         exporter_url=this.settings.exporter_url,
     )
     return stack, servers
@@ -206,6 +208,6 @@ def _check_servers(stack: Stack, this: Run) -> None:
             break  # its messages are hints
         verdict = assess(facts, appendfsync, meant=this.given.inbox_durability)
         for unknown in verdict.texts("unknown"):
-            this.console.bad(f"{variable}: {unknown}")
+            this.terminal.bad(f"{variable}: {unknown}")
         if faults := verdict.texts("wrong"):
             raise StackError(f"{variable}: {'; '.join(faults)}. If that is meant, set INBOX_DURABILITY, such as to any")

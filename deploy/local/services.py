@@ -15,6 +15,7 @@ from urllib.request import ProxyHandler, build_opener
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from deploy.console.settings import ConsoleSettings
 from deploy.exporter.settings import ExporterSettings
 from deploy.flower.settings import FlowerSettings
 from deploy.health import HEARTBEATS
@@ -26,7 +27,7 @@ from shared.settings import load
 from workers.broker import broker_options, broker_tls, broker_url
 
 STAGES: Final = (
-    ("beat", "flower", "exporter"),
+    ("beat", "flower", "console", "exporter"),
     ("ingress",),
     ("ingest", "handlers", "express", "housekeeping"),
     ("postgres", "valkey"),
@@ -41,6 +42,7 @@ def check_settings(environ: Mapping[str, str]) -> None:
     """Raise what would keep the services from starting: wrong settings, or handlers that are refused."""
     load(IngressSettings, environ)
     load(FlowerSettings, environ)
+    load(ConsoleSettings, environ)
     load(ExporterSettings, environ)
     # in a process of its own: handlers are the team's code
     trial = [sys.executable, "-c", "from workers.app import load_handlers; load_handlers()"]
@@ -60,6 +62,8 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
     with_key = environ = {**environ, "HEARTBEAT_DIR": str(settings.home / HEARTBEATS)}
     environ = {name: value for name, value in environ.items() if name != "SECRETS_KEY"}
     ingress = {"INGRESS_HOST": "127.0.0.1", "INGRESS_PORT": str(settings.ingress_port)}
+    console = {"CONSOLE_HOST": "127.0.0.1", "CONSOLE_PORT": str(settings.console_port)}
+    console |= {"CONSOLE_FLOWER_URL": settings.flower_url, "INGRESS_URL": settings.ingress_url}
     flower = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(settings.flower_port)}
     return [
         Service(
@@ -87,6 +91,13 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
             argv=[sys.executable, "-m", "deploy.flower"],
             environ={name: value for name, value in environ.items() if name not in NOT_ON_A_LOOPBACK_PORT} | flower,
             is_ready=_answers(f"{settings.flower_url}/healthcheck"),
+            patience=1.0,
+        ),
+        Service(
+            name="console",
+            argv=[sys.executable, "-m", "deploy.console"],
+            environ=(with_key if load(ConsoleSettings, with_key).takes_secrets else environ) | console,
+            is_ready=_answers(f"{settings.console_url}/livez"),
             patience=1.0,
         ),
         Service(

@@ -32,6 +32,10 @@ from shared.settings import (
 
 T = TypeVar("T")
 
+CONSOLE_PORT_ABOUT: Final = "port on which the console listens"
+INGRESS_URL_ABOUT: Final = (
+    "where `pipeline send` posts, and what the console shows before the path of an endpoint, such as http://host:8000"
+)
 OLDEST_POSTGRES: Final = 150000
 OLDEST_REDIS: Final = 7
 
@@ -48,6 +52,7 @@ class StackSettings:
     home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
     ingress_port: int = setting("INGRESS_PORT", "8000", port, "port on which the ingress of `make run` listens")
     flower_port: int = setting("FLOWER_PORT", "5555", port, "port on which the Flower of `make run` listens")
+    console_port: int = setting("CONSOLE_PORT", "8080", port, CONSOLE_PORT_ABOUT)
     exporter_port: int = setting("EXPORTER_PORT", "9808", port, EXPORTER_PORT_ABOUT)
     ingest_workers: int = setting("INGEST_WORKERS", "2", integer(at_least=1), "processes that store events")
     handler_workers: int = setting(
@@ -63,6 +68,11 @@ class StackSettings:
     def ingress_url(self) -> str:
         """Return where the ingress of the stack listens."""
         return f"http://127.0.0.1:{self.ingress_port}"
+
+    @property
+    def console_url(self) -> str:
+        """Return where its console listens."""
+        return f"http://127.0.0.1:{self.console_port}"
 
     @property
     def exporter_url(self) -> str:
@@ -94,7 +104,7 @@ class GivenSettings(GivenRedisSettings):
         "INGRESS_URL",
         "",
         optional(lambda text: text.rstrip("/")),
-        "where `pipeline send` posts, such as http://host:8000",
+        INGRESS_URL_ABOUT,
     )
 
     @property

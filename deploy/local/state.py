@@ -40,6 +40,7 @@ class Stack:
     secrets_key: str
     ingress_url: str
     flower_url: str
+    console_url: str
     exporter_url: str = ""
     database_schema: str = ""
     redis_prefix: str = ""

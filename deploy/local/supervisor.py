@@ -22,9 +22,9 @@ from typing import Final, TypeVar
 
 import psutil
 
-from deploy.local.console import Console
 from deploy.local.service import Service, describe, kill_group, last_line, rotate_log, start, stop
 from deploy.local.state import Member, StackError
+from deploy.local.terminal import Terminal
 from shared.heartbeat import read_beats
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Supervisor:
 
     Args:
         logs: folder of the logs, one `<name>.log` each.
-        console: told of every end and restart.
+        terminal: told of every end and restart.
         adopt: the process has no other children: orphans of a killed service become its own, and `stop` ends them too.
         heartbeats: folder of the services' heartbeats, or None; they may be `health_seconds` old.
 
@@ -86,13 +86,13 @@ class Supervisor:
         self,
         *,
         logs: Path,
-        console: Console,
+        terminal: Terminal,
         adopt: bool = False,
         heartbeats: Path | None = None,
         health_seconds: float = 60.0,
     ) -> None:
         self._logs = logs
-        self._console = console
+        self._terminal = terminal
         self.on_change: Callable[[Sequence[Member]], None] = lambda _: None
         self._supervised: dict[str, _Supervised] = {}
         self._changed = asyncio.Event()  # some service became ready, or was given up
@@ -167,7 +167,7 @@ class Supervisor:
         beats = read_beats(self._heartbeats) if self._heartbeats else []
         for beat in beats:
             if beat.stands_still(now=time.monotonic(), patience=self._health_seconds) and self._is_ours(beat.pid):
-                self._console.bad(f"{beat.name} stands still (process {beat.pid}); killing it")
+                self._terminal.bad(f"{beat.name} stands still (process {beat.pid}); killing it")
                 with suppress(ProcessLookupError):
                     os.kill(beat.pid, signal.SIGKILL)
 
@@ -224,7 +224,7 @@ class Supervisor:
             try:
                 return await start(service, self._log_of(service.name))
             except OSError as error:
-                self._console.bad(f"{service.name} cannot be started: {error}")
+                self._terminal.bad(f"{service.name} cannot be started: {error}")
                 await asyncio.sleep(LONGEST_PAUSE)
 
     async def _watch_readiness(self, one: _Supervised, *, is_restart: bool) -> None:
@@ -234,16 +234,16 @@ class Supervisor:
         one.is_ready = one.was_ready = True
         self._changed.set()
         if is_restart:
-            self._console.good(f"{one.service.name} is back (pid {one.process.pid})")
+            self._terminal.good(f"{one.service.name} is back (pid {one.process.pid})")
 
     def _print_end(self, name: str, returncode: int, ends: int, pause: float) -> None:
         is_killed = returncode < 0
         how = f"was killed by {signal.Signals(-returncode).name}" if is_killed else f"ended with status {returncode}"
         if ends < MAX_FAILED_STARTS - 1:
-            self._console.bad(f"{name} {how}; starting it again" + (f" in {pause:.0f} s" if pause else ""))
+            self._terminal.bad(f"{name} {how}; starting it again" + (f" in {pause:.0f} s" if pause else ""))
         else:
             log = self._log_of(name)
-            self._console.bad(f"{name} {how}, {ends} times in a row; next try in {pause:.0f} s; see {log}")
+            self._terminal.bad(f"{name} {how}, {ends} times in a row; next try in {pause:.0f} s; see {log}")
 
     def _log_of(self, name: str) -> Path:
         return self._logs / f"{name}.log"
@@ -254,7 +254,7 @@ class Supervisor:
             self._notify()
             self._is_notified = True
         except OSError as error:
-            self._console.bad(f"the list of processes cannot be written: {error}")
+            self._terminal.bad(f"the list of processes cannot be written: {error}")
             self._is_notified = False
 
     def _notify(self) -> None:

@@ -210,4 +210,6 @@ def test_a_question_imports_none_of_the_libraries_that_the_processes_need() -> N
 def test_an_unknown_duty_is_answered_with_those_that_there_are(arguments: list[str]) -> None:
     done = subprocess.run([PIPELINE, "health", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "usage: pipeline health ingress|ingest|handlers|express|housekeeping|beat|exporter|all\n"
+    assert (
+        done.stderr == "usage: pipeline health ingress|ingest|handlers|express|housekeeping|beat|exporter|console|all\n"
+    )

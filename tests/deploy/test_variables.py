@@ -15,7 +15,7 @@ NOT_OURS = re.compile(
     r"PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|POSTGRES_(USER|DB|PASSWORD)|REDISCLI_AUTH|REDIS_PASSWORD|GRAFANA_PASSWORD|GF_[A-Z_]+"
 )
 """Python's, pip's, the servers' and Grafana's own, and what compose.yaml makes URLs of."""
-READERS = {"ingress": "ingress", "workers": "workers", "flower": "Flower", "exporter": "exporter"}
+READERS = {"ingress": "ingress", "workers": "workers", "flower": "Flower", "exporter": "exporter", "console": "console"}
 """Environment file: who SETTINGS.md says reads a variable."""
 
 

@@ -15,11 +15,11 @@ import psutil
 import pytest
 import rich.console
 
-from deploy.local.console import Console
 from deploy.local.service import Service
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Member, StackError
 from deploy.local.supervisor import Supervisor
+from deploy.local.terminal import Terminal
 from shared.heartbeat import Heartbeat, read_beats
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.said = io.StringIO()
-        self.supervisor = Supervisor(logs=folder, console=Console(rich.console.Console(file=self.said, width=300)))
+        self.supervisor = Supervisor(logs=folder, terminal=Terminal(rich.console.Console(file=self.said, width=300)))
         self.members: dict[str, Member] = {}
         self.supervisor.on_change = self._note
 
@@ -141,7 +141,7 @@ def test_what_stands_still_is_killed_and_started_again(stage: Stage, who_beats: 
 
     async def scenario() -> None:
         supervisor = Supervisor(
-            logs=stage.folder, console=stage.supervisor._console, heartbeats=beats, health_seconds=1.0
+            logs=stage.folder, terminal=stage.supervisor._terminal, heartbeats=beats, health_seconds=1.0
         )
         argv = [sys.executable, "-c", code]
         service = Service(name="it", argv=argv, environ=dict(os.environ), is_ready=lambda: bool(read_beats(beats)))
@@ -164,7 +164,9 @@ def test_what_stands_still_is_killed_and_started_again(stage: Stage, who_beats: 
 def test_a_process_of_somebody_else_that_stands_still_is_left_alone(stage: Stage) -> None:
     beats = stage.folder / "heartbeats"
     Heartbeat(folder=beats, name="ours", duties=["beat"])
-    supervisor = Supervisor(logs=stage.folder, console=stage.supervisor._console, heartbeats=beats, health_seconds=-1.0)
+    supervisor = Supervisor(
+        logs=stage.folder, terminal=stage.supervisor._terminal, heartbeats=beats, health_seconds=-1.0
+    )
     assert read_beats(beats)[0].stands_still(now=time.monotonic(), patience=-1.0)
     supervisor.kill_standing_still()
 
@@ -274,10 +276,10 @@ def test_a_process_that_took_over_an_old_process_id_is_left_alone() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
 def test_services_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     script = (
-        "import asyncio, os, sys; from pathlib import Path; from deploy.local.console import Console\n"
+        "import asyncio, os, sys; from pathlib import Path; from deploy.local.terminal import Terminal\n"
         "from deploy.local.service import Service; from deploy.local.supervisor import Supervisor\n"
         "async def run():\n"
-        "    it = Supervisor(logs=Path(sys.argv[1]), console=Console())\n"
+        "    it = Supervisor(logs=Path(sys.argv[1]), terminal=Terminal())\n"
         "    it.on_change = lambda members: print(members[0].pid, flush=True)\n"
         "    argv = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         "    await it.start(Service(name='it', argv=argv, environ=dict(os.environ), is_ready=lambda: True))\n"

@@ -72,7 +72,7 @@ def test_a_prefix_is_served_and_asked_for_alike(prefix: str) -> None:
 
 
 def test_the_housekeeping_worker_shows_what_it_does_except_for_each_sweep() -> None:
-    environ = {"REDIS_URL": "redis://127.0.0.1:1/0"}
+    environ = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "postgresql://127.0.0.1:1/none"}
     (service,) = [it for it in pipeline_services(environ, load(StackSettings, {})) if it.name == "housekeeping"]
     assert "--task-events" in service.argv
     tasks = (Path(__file__).parents[2] / "workers" / "tasks" / "housekeeping.py").read_text()

@@ -97,7 +97,7 @@ def read_hours(
 def read_latency(connection: Connection) -> Latency:
     """Return how long the latest deliveries took from the receipt of their event to their success."""
     rows = connection.execute(_SQL["latest"], {"most": LATEST}, prepare=False).fetchall()
-    taken = sorted(max(0.0, row["finished_at"] - _received_at(row["event_id"])) for row in rows)
+    taken = sorted(max(0.0, row["finished_at"] - received_at(row["event_id"])) for row in rows)
     return Latency(count=len(taken), p50=_rank(taken, 0.5), p99=_rank(taken, 0.99))
 
 
@@ -165,6 +165,6 @@ def _rank(values: Sequence[float], share: float) -> float | None:
     return values[min(len(values) - 1, int(share * len(values)))] if values else None
 
 
-def _received_at(event_id: UUID) -> float:
+def received_at(event_id: UUID) -> float:
     """Return the Unix time in an id, which is a UUIDv7."""
     return (event_id.int >> _ID_TIME_SHIFT) / 1000

@@ -188,6 +188,11 @@ def _paused(delivery: DeliveryHistory, held: Iterable[pauses.Pause]) -> str | No
     return next((str(it) for it in held if it.handler in {ANY, delivery.handler}), None)
 
 
+def read_tenants(connection: Connection, event_ids: Sequence[UUID]) -> set[str]:
+    """Return whose these events are; those that are not stored are nobody's."""
+    return {row["tenant"] for row in connection.execute(_SQL["read_tenants"], {"ids": list(event_ids)})}
+
+
 def read_body(connection: Connection, event_id: UUID) -> bytes | None:
     """Return the body exactly as it was received, None if the event is not stored."""
     row = connection.execute(_SQL["read_body"], {"id": event_id}, binary=True).fetchone()

@@ -119,3 +119,6 @@ CROSS JOIN LATERAL (
     ORDER BY d.handler DESC OFFSET 0
 ) AS d
 ORDER BY e.id DESC LIMIT %(most)s;
+
+-- name: read_tenants
+SELECT DISTINCT tenant FROM events WHERE id = ANY (%(ids)b::uuid[]);

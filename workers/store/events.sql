@@ -107,3 +107,19 @@ WHERE id = %(id)s AND state = 'rejected';
 -- name: reject_again
 UPDATE events SET reject_reason = %(reject_reason)s, notes = %(notes)s::text[]
 WHERE id = %(id)s AND state = 'rejected';
+
+-- From one reason to the next by index probes.
+-- name: list_reasons
+WITH RECURSIVE reasons AS (
+    (SELECT reject_reason AS reason, 1 AS number FROM events WHERE state = 'rejected' ORDER BY reject_reason LIMIT 1)
+    UNION ALL
+    SELECT (SELECT e.reject_reason FROM events AS e WHERE e.state = 'rejected' AND e.reject_reason > r.reason
+            ORDER BY e.reject_reason LIMIT 1), r.number + 1
+    FROM reasons AS r WHERE r.reason IS NOT NULL AND r.number <= %(most)s
+)
+SELECT r.reason,
+       (SELECT count(*) FROM (SELECT FROM events AS e WHERE e.state = 'rejected' AND e.reject_reason = r.reason
+                              LIMIT %(bound)s) AS bounded) AS count,
+       (SELECT e.id FROM events AS e WHERE e.state = 'rejected' AND e.reject_reason = r.reason
+        ORDER BY e.id DESC LIMIT 1) AS newest_id
+FROM reasons AS r WHERE r.reason IS NOT NULL ORDER BY r.reason LIMIT %(most)s;

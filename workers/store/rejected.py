@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _QUERIES: Final = Queries("events.sql")
 DUPLICATE: Final = "duplicate"
+REASONS: Final = 100
+REASON_BOUND: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,27 @@ class Reprocessed:
     handlers: tuple[str, ...] = ()
     same_as: UUID | None = None
     tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Events that were rejected for one reason.
+
+    Attributes:
+        count: up to `REASON_BOUND`.
+        newest_id: of the last of them, which tells when it was received.
+    """
+
+    reason: str
+    count: int
+    newest_id: UUID
+
+
+def list_reasons(connection: Connection) -> list[Reason]:
+    """Return for which reasons events were rejected, a hundred at the most, by name."""
+    values = {"bound": REASON_BOUND, "most": REASONS}
+    with connection.cursor(row_factory=rows.class_row(Reason)) as cursor:
+        return cursor.execute(_QUERIES["list_reasons"], values, prepare=False).fetchall()
 
 
 def list_rejected_ids(connection: Connection, reason: str) -> list[UUID]:

@@ -112,16 +112,20 @@ def add_tenant(connection: Connection, name: str, *, max_in_flight: int | None =
         raise TenantExistsError(f"there is a tenant {name!r} already")
 
 
-def list_tenants(connection: Connection) -> list[Tenant]:
-    """Return all tenants by name."""
+def list_tenants(
+    connection: Connection, *, prefix: str | None = None, after: str | None = None, limit: int | None = None
+) -> list[Tenant]:
+    """Return tenants by name: those that begin so, after a name, at most so many; None does not narrow."""
+    values = {"name": None, "prefix": prefix, "after": after, "most": limit}
     with connection.cursor(row_factory=class_row(Tenant)) as cursor:
-        return cursor.execute(_SQL["list_tenants"], {"name": None}).fetchall()
+        return cursor.execute(_SQL["list_tenants"], values, prepare=False).fetchall()
 
 
 def find_tenant(connection: Connection, name: str) -> Tenant:
     """Return a tenant. Raises UnknownTenantError."""
     with connection.cursor(row_factory=class_row(Tenant)) as cursor:
-        found = cursor.execute(_SQL["list_tenants"], {"name": name}).fetchone()
+        values = {"name": name, "prefix": None, "after": None, "most": 1}
+        found = cursor.execute(_SQL["list_tenants"], values).fetchone()
     if found is None:
         raise _unknown_tenant(name)
     return found
@@ -207,10 +211,33 @@ def add_endpoint(
         connection.execute(_SQL["add_secret"], key | {"label": label, "ciphertext": ciphertext})
 
 
-def list_endpoints(connection: Connection, *, tenant: str | None = None) -> list[EndpointSummary]:
-    """Return the endpoints of one tenant, or of all."""
+def list_endpoints(
+    connection: Connection,
+    *,
+    tenant: str | None = None,
+    prefix: str | None = None,
+    after: tuple[str, str] | None = None,
+    limit: int | None = None,
+) -> list[EndpointSummary]:
+    """Return endpoints by tenant and provider; None does not narrow.
+
+    Args:
+        connection: of any role that may read.
+        tenant: of this one only.
+        prefix: of tenants that begin so.
+        after: tenant and provider of the last one that is not wanted.
+        limit: at most so many.
+    """
+    after_tenant, after_provider = after or (None, None)
+    values = {
+        "tenant": tenant,
+        "prefix": prefix,
+        "after_tenant": after_tenant,
+        "after_provider": after_provider,
+        "most": limit,
+    }
     with connection.cursor(row_factory=class_row(EndpointSummary)) as cursor:
-        return cursor.execute(_SQL["list_endpoints"], {"tenant": tenant}).fetchall()
+        return cursor.execute(_SQL["list_endpoints"], values, prepare=False).fetchall()
 
 
 def change_scheme(connection: Connection, *, tenant: str, provider: str, scheme: str | Mapping[str, Any]) -> None:

@@ -1,10 +1,15 @@
 -- name: add_tenant
 INSERT INTO tenants (name, max_in_flight) VALUES (%(name)s, %(max_in_flight)s) ON CONFLICT DO NOTHING RETURNING name;
 
+-- Names are compared by their bytes: what begins with a prefix is below the prefix with the last of all characters.
 -- name: list_tenants
 SELECT name, max_in_flight, weight, ingest_rate, ingest_burst, inbox_bytes, paused_at, paused_by, pause_reason,
        paused_until, settings, created_at
-FROM tenants WHERE name = %(name)s OR %(name)s::text IS NULL ORDER BY name;
+FROM tenants
+WHERE (name = %(name)s OR %(name)s::text IS NULL)
+  AND (%(prefix)s::text IS NULL OR (name >= %(prefix)s AND name < %(prefix)s || chr(1114111)))
+  AND (%(after)s::text IS NULL OR name > %(after)s)
+ORDER BY name LIMIT %(most)s;
 
 -- name: limit_tenant
 UPDATE tenants SET max_in_flight = %(max_in_flight)s WHERE name = %(name)s RETURNING name;
@@ -33,10 +38,15 @@ UPDATE endpoints SET scheme = %(scheme)s WHERE tenant = %(tenant)s AND provider 
 SELECT e.tenant, e.provider, e.scheme, e.enabled, e.created_at,
        coalesce(array_agg(s.label ORDER BY s.created_at, s.label)
                 FILTER (WHERE s.expires_at IS NULL OR s.expires_at > now()), '{}') AS labels
-FROM endpoints e
+FROM (
+    SELECT tenant, provider, scheme, enabled, created_at FROM endpoints
+    WHERE (tenant = %(tenant)s OR %(tenant)s::text IS NULL)
+      AND (%(prefix)s::text IS NULL OR (tenant >= %(prefix)s AND tenant < %(prefix)s || chr(1114111)))
+      AND (%(after_tenant)s::text IS NULL OR (tenant, provider) > (%(after_tenant)s, %(after_provider)s))
+    ORDER BY tenant, provider LIMIT %(most)s
+) AS e
 LEFT JOIN endpoint_secrets s USING (tenant, provider)
-WHERE e.tenant = %(tenant)s OR %(tenant)s::text IS NULL
-GROUP BY e.tenant, e.provider
+GROUP BY e.tenant, e.provider, e.scheme, e.enabled, e.created_at
 ORDER BY e.tenant, e.provider;
 
 -- name: find_endpoint

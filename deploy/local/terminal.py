@@ -8,7 +8,7 @@ import rich.console
 from rich.text import Text
 
 
-class Console:
+class Terminal:
     """Prints to standard output; a reader that went away (`make run | head`) stops no service."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:

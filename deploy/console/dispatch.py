@@ -1,0 +1,150 @@
+"""What happens with every request before and after its page.
+
+1. Read the form of a POST, bounded.
+2. Check that a POST comes from the console's own pages: its origin, then the token of the form.
+3. Find out who asks; without a session they are sent to sign in.
+4. Check the role that the table of routes asks for.
+5. Lend a connection; a change is made in that person's name, with the reason they gave.
+6. Run the page in a thread, and turn what it refuses into a page.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import parse_qsl
+
+import psycopg
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from deploy.cli.errors import CommandError, explain
+from deploy.console.database import CHANGE_SECONDS, READ_SECONDS, BusyError, Database
+from deploy.console.rendering import url
+from deploy.console.rules import Rule
+from deploy.console.visit import Console, ForbiddenError, InputError, NotFoundError, Visit
+from workers.store import audit
+from workers.store.connect import TIMED_OUT
+from workers.store.refusals import (
+    RefusedError,
+    UnknownEndpointError,
+    UnknownPersonError,
+    UnknownSecretError,
+    UnknownTenantError,
+)
+
+log: Final = logging.getLogger(__name__)
+MOST_FORM_BYTES: Final = 4 * 1024 * 1024
+"""Of a posted form: a request that is pasted to be verified is the largest."""
+MOST_FIELDS: Final = 1000
+_CHANGES: Final = {"POST"}
+_STATUSES: Final = {
+    404: (NotFoundError, UnknownTenantError, UnknownEndpointError, UnknownSecretError, UnknownPersonError),
+    403: (ForbiddenError,),
+    400: (InputError, RefusedError, CommandError),
+}
+"""What a page refuses; the first family that fits."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def endpoint(console: Console, database: Database, rule: Rule) -> Endpoint:
+    """Return what Starlette calls for a rule."""
+
+    async def respond(request: Request) -> Response:
+        try:
+            form = await _read_form(request) if request.method in _CHANGES else {}
+        except InputError as error:
+            return PlainTextResponse(str(error), status_code=413)
+        except ClientDisconnect:
+            return PlainTextResponse("", status_code=400)
+        return await run_in_threadpool(_respond, console, database, rule, request, form)
+
+    return respond
+
+
+async def _read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a posted form; of several of a name, the last."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_FORM_BYTES:
+            raise InputError(f"more than {MOST_FORM_BYTES:,} bytes were posted")
+    try:
+        return dict(
+            parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="replace", max_num_fields=MOST_FIELDS)
+        )
+    except ValueError:
+        raise InputError("what was posted is no form") from None
+
+
+def _respond(console: Console, database: Database, rule: Rule, request: Request, form: dict[str, str]) -> Response:
+    changes = request.method in _CHANGES
+    if not console.sign_in.check_origin(request):
+        return PlainTextResponse("this request does not come from the console's own pages", status_code=403)
+    try:
+        with database.connection(seconds=CHANGE_SECONDS if changes else READ_SECONDS) as connection:
+            visitor = console.sign_in.identify(connection, request)
+            visit = Visit(console=console, request=request, visitor=visitor, connection=connection, form=form)
+            response = _answer(visit, rule)
+            if visitor is not None and visitor.is_new:
+                response.set_cookie(**console.sign_in.cookie(visitor.session))
+            return response
+    except BusyError:
+        return _plain_problem(console, "the console is busy: try again in a moment")
+    except psycopg.OperationalError as error:
+        return _plain_problem(console, explain(error) or "Postgres cannot be reached")
+
+
+def _answer(visit: Visit, rule: Rule) -> Response:
+    """Return the page, or why there is none."""
+    try:
+        return _stop(visit, rule) or rule.page(visit)
+    except psycopg.OperationalError as error:
+        if isinstance(error, TIMED_OUT):
+            return _problem(visit, 503, "this took longer than a page may: narrow it, by a tenant or a time")
+        raise
+    except Exception as error:
+        for status, families in _STATUSES.items():
+            if isinstance(error, families):
+                return _problem(visit, status, str(error))
+        line = explain(error)
+        if line is not None:
+            return _problem(visit, 503, line)
+        log.exception("a page failed", extra={"code": "internal_error", "path": visit.request.url.path})
+        return _problem(visit, 500, "this page has failed; the log of the console says why")
+
+
+def _stop(visit: Visit, rule: Rule) -> Response | None:
+    """Return why this person gets no further; None if they do, in whose name changes are made from here on.
+
+    Raises:
+        ForbiddenError: their role is below what the route asks for, or the form is not of this session.
+    """
+    visitor, request = visit.visitor, visit.request
+    if rule.role is None:
+        return None
+    if visitor is None:
+        if request.headers.get("x-live"):
+            return PlainTextResponse("signed out", status_code=401)
+        back = visit.here if request.method == "GET" else "/"
+        return RedirectResponse(url("/sign-in", back=None if back == "/" else back), status_code=303)
+    if not visitor.person.has_role(rule.role):
+        raise ForbiddenError(f"this needs the role {rule.role}; {visitor.person.name} is {visitor.person.role}")
+    if request.method in _CHANGES:
+        if not visit.console.sign_in.check_token(visitor, visit.form.get("token", "")):
+            raise ForbiddenError("this form is too old: go back, load the page again and repeat it")
+        audit.act_as(visit.connection, visitor.person.name, visit.given("why"))
+    return None
+
+
+def _problem(visit: Visit, status: int, text: str) -> Response:
+    return visit.page(
+        "problem", title="Not done" if visit.request.method in _CHANGES else "No page", status=status, text=text
+    )
+
+
+def _plain_problem(console: Console, text: str) -> Response:
+    """Return a page that needs no database."""
+    found = console.templates.get_template("away.html").render(text=text)
+    return Response(found, status_code=503, media_type="text/html", headers={"Retry-After": "2"})

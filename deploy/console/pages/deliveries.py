@@ -1,0 +1,227 @@
+"""Deliveries: one event for one handler; lists of them, and changes of all that match, each a job."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, get_args
+
+from starlette.responses import Response
+
+from deploy.console import inputs
+from deploy.console.actions import Action, Done, Field, Plan
+from deploy.console.rendering import command_line
+from deploy.console.rules import Rule
+from deploy.console.visit import InputError, NotFoundError, Visit
+from workers.housekeeping.jobs import count
+from workers.store import catalogue, event_history, jobs, manual
+from workers.store.jobs import Filter, Kind
+from workers.store.limits import ANY
+
+SHOWN: Final = 100
+COUNT_SECONDS: Final = 1.0
+"""For which a confirmation counts; a job counts on."""
+OpenState = Literal["pending", "queued", "running"]
+TIMES: Final = "30m, 2h, 7d, or a date or time (UTC)"
+
+EVENTS: Final = Field(name="events", label="Ids of events", kind="lines", about="Apart by blanks or lines.")
+TENANT: Final = Field(name="tenant", label="Tenant")
+HANDLER: Final = Field(name="handler", label="Handler")
+SINCE: Final = Field(name="since", label="Received since", about=TIMES)
+UNTIL: Final = Field(name="until", label="Received before", about=TIMES)
+PROVIDER: Final = Field(name="provider", label="Provider")
+TYPE: Final = Field(name="type", label="Type of event")
+ERROR: Final = Field(name="error", label="Last error contains")
+RATE: Final = Field(name="rate", label="At most so many", about="10/s, 300/m or 5000/h; as fast as it goes if empty.")
+ALL: Final = Field(name="all", label="All of them, when nothing else narrows the choice", kind="checkbox")
+
+
+def list_deliveries(visit: Visit) -> Response:
+    """Show deliveries of some states, those of the newest events first."""
+    states = [*event_history.OPEN_STATES, *event_history.DONE_STATES]
+    state, tenant, handler = (visit.given(it) for it in ("state", "tenant", "handler"))
+    if state is not None and state not in states:
+        raise InputError(f"no delivery is {state[:20]!r}")
+    wanted = [state] if state else [*event_history.OPEN_STATES, "dead"]
+    found = event_history.list_deliveries(visit.connection, limit=SHOWN, states=wanted, tenant=tenant, handler=handler)
+    return visit.page(
+        "deliveries",
+        title="Deliveries",
+        deliveries=found,
+        states=states,
+        is_full=len(found) == SHOWN,
+        command=command_line("deliveries", "list", state=state, tenant=tenant, handler=handler),
+        live=True,
+    )
+
+
+def to_filter(visit: Visit, **more: Any) -> Filter:
+    """Return what the form narrows; everything may be meant only if that was said. Raises InputError."""
+    given: dict[str, Any] = {name: visit.given(name) for name in ("tenant", "handler", "provider", "type", "error")}
+    since, until = inputs.past(visit, "since"), inputs.past(visit, "until")
+    chosen = Filter(event_ids=inputs.event_ids(visit), since=since, until=until, **given)
+    if chosen == Filter() and visit.given("all") is None:
+        raise InputError("which ones? give ids, a tenant, a time or another filter, or say that all are meant")
+    return replace(chosen, **more)
+
+
+def say_count(visit: Visit, kind: Kind, chosen: Filter, noun: str = "deliveries") -> tuple[str, int | None]:
+    """Return how many a change would take, in words and as a number; None if counting takes longer than a page may."""
+    before = manual.now(visit.connection)
+    found = count(visit.connection, kind, chosen, before=before, seconds=COUNT_SECONDS)
+    if found is None:
+        return f"more {noun} than can be counted in a second (the job counts them)", None
+    return f"{found:,} {noun}", found
+
+
+def submit(visit: Visit, kind: Kind, chosen: Filter) -> Done:
+    """Submit the job, and go where it can be followed."""
+    expected = count(visit.connection, kind, chosen, before=manual.now(visit.connection), seconds=COUNT_SECONDS)
+    person, why = visit.person.name, visit.given("why")
+    job = jobs.submit(visit.connection, kind, chosen, who=person, why=why, rate=inputs.rate(visit), expected=expected)
+    return Done(said=f"job {job} was submitted", to=f"/jobs/{job}")
+
+
+def tenant_of(visit: Visit, chosen: Filter) -> str | None:
+    """Return whose deliveries a change is about: the tenant's, or that of the events; None for several tenants'."""
+    if chosen.tenant is not None or not chosen.event_ids:
+        return chosen.tenant
+    owners = event_history.read_tenants(visit.connection, chosen.event_ids)
+    return owners.pop() if len(owners) == 1 else None
+
+
+def command_of(*words: str, chosen: Filter, visit: Visit, **more: Any) -> str:
+    """Return the command for a filter."""
+    ids = [str(it) for it in chosen.event_ids or ()]
+    given = {name: visit.given(name) for name in ("tenant", "since", "until", "provider", "type")}
+    return command_line(
+        *words,
+        *ids,
+        **given,
+        **more,
+        all=visit.given("all") is not None,
+        rate=visit.given("rate"),
+        reason=visit.given("why"),
+    )
+
+
+def _changes(
+    name: Kind,
+    title: str,
+    *,
+    sentence: str,
+    detail: str,
+    fields: Sequence[Field],
+    filter_of: Callable[[Visit], Filter],
+) -> Action:
+    def plan(visit: Visit) -> Plan:
+        chosen = filter_of(visit)
+        counted, _ = say_count(visit, name, chosen)
+        options: dict[str, Any] = {"error": chosen.error}
+        words = ["deliveries", name]
+        if name == "resend":
+            words, options = [*words, chosen.handler or ""], {}
+        else:
+            options["handler"] = chosen.handler
+        if name == "retry":
+            options["cancelled"] = chosen.state == "cancelled"
+        if name == "cancel":
+            options["state"] = chosen.state
+        return Plan(
+            sentence=sentence.format(counted=counted),
+            details=(detail,),
+            command=command_of(*words, chosen=chosen, visit=visit, **options),
+            tenant=tenant_of(visit, chosen),
+        )
+
+    return Action(
+        name=name,
+        title=title,
+        fields=fields,
+        plan=plan,
+        perform=lambda visit: submit(visit, name, filter_of(visit)),
+        is_counted=True,
+        is_dangerous=name == "cancel",
+    )
+
+
+def _retry_filter(visit: Visit) -> Filter:
+    return to_filter(visit, state="cancelled" if visit.given("cancelled") else "dead")
+
+
+def _resend_filter(visit: Visit) -> Filter:
+    handler = visit.given("handler")
+    if handler is None:
+        raise InputError("which handler? one at a time is run again")
+    if visit.given("all") is None and to_filter(visit) == Filter(handler=handler):
+        raise InputError("which ones? give ids, a tenant or a time, or say that all are meant")
+    return replace(to_filter(visit), error=None)
+
+
+def _cancel_filter(visit: Visit) -> Filter:
+    return to_filter(visit, state=visit.given("state"))
+
+
+def _backfill_filter(visit: Visit) -> Filter:
+    name, since, tenant = visit.given("handler") or "", inputs.past(visit, "since"), visit.given("tenant")
+    known = catalogue.read_registrations(visit.connection).get(name)
+    if known is None:
+        raise NotFoundError(f"no worker has announced a handler {name!r}")
+    if tenant is not None and known.tenant not in {ANY, tenant}:
+        raise InputError(f"{name} takes events of the tenant {known.tenant!r} only, not of {tenant!r}")
+    provider, event, whose = (None if it == ANY else it for it in (known.provider, known.event, tenant or known.tenant))
+    return Filter(handler=name, provider=provider, type=event, tenant=whose, since=since)
+
+
+def _plan_backfill(visit: Visit) -> Plan:
+    chosen = _backfill_filter(visit)
+    counted, _ = say_count(visit, "backfill", chosen, "events")
+    given = {name: visit.given(name) for name in ("since", "tenant", "rate")}
+    return Plan(
+        sentence=f"Look at {counted}, and make the delivery to {chosen.handler} of each that has none.",
+        command=command_line("deliveries", "backfill", chosen.handler or "", **given, reason=visit.given("why")),
+        tenant=chosen.tenant,
+    )
+
+
+RULES: Final = (Rule(method="GET", path="/deliveries", role="viewer", page=list_deliveries),)
+ACTIONS: Final = (
+    _changes(
+        "retry",
+        "Put dead deliveries back",
+        sentence="Put {counted} back: due at once, with all their attempts again.",
+        detail="What was recorded of earlier attempts stays in the history of the event.",
+        fields=(
+            *(TENANT, HANDLER, SINCE, UNTIL, PROVIDER, TYPE, ERROR, EVENTS),
+            Field(name="cancelled", label="Cancelled deliveries instead of dead ones", kind="checkbox"),
+            *(RATE, ALL),
+        ),
+        filter_of=_retry_filter,
+    ),
+    _changes(
+        "resend",
+        "Run a handler again",
+        sentence="Run the handler once more for {counted} that it has handled with success.",
+        detail="Its effects happen again, unless it tells by delivery.idempotency_key that they have happened.",
+        fields=(replace(HANDLER, required=True), TENANT, SINCE, UNTIL, PROVIDER, TYPE, EVENTS, RATE, ALL),
+        filter_of=_resend_filter,
+    ),
+    _changes(
+        "cancel",
+        "Cancel open deliveries",
+        sentence="Cancel {counted}; they can be put back.",
+        detail="Of one that runs at this moment nothing is kept that it wrote through delivery.connection.",
+        fields=(
+            *(TENANT, HANDLER, SINCE, UNTIL, PROVIDER, TYPE, ERROR, EVENTS),
+            Field(name="state", label="Only in this state", kind="select", choices=get_args(OpenState)),
+            *(RATE, ALL),
+        ),
+        filter_of=_cancel_filter,
+    ),
+    Action(
+        name="backfill",
+        title="Make missing deliveries",
+        fields=(replace(HANDLER, required=True), replace(SINCE, required=True), TENANT, RATE),
+        plan=_plan_backfill,
+        perform=lambda visit: submit(visit, "backfill", _backfill_filter(visit)),
+        is_counted=True,
+    ),
+)
