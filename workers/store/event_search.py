@@ -37,7 +37,7 @@ PARSED_BOUND: Final = 5_000
 """Bodies that it looks at."""
 BODY_BYTES_BOUND: Final = 32_000_000
 """Bytes of bodies that it looks at."""
-SEARCH_SECONDS: Final = 0.12
+SEARCH_SECONDS: Final = 0.08
 """Time budget of a search: a portion that has begun is looked at to its end."""
 _PORTION: Final = 2_000
 """Rows of the first portion; the next has as many as there seems to be time for."""
