@@ -115,6 +115,7 @@ PauseEnd = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="Only of tenants whose names begin so.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be changed.")]
 Label = Annotated[
     str, typer.Option(help="Your name for the secret, such as the model it belongs to; kept on every event it signed.")

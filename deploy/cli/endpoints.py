@@ -1,5 +1,6 @@
 """The commands `pipeline endpoints …`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from deploy.cli.arguments import Label, Provider, SecretStdin, TenantFilter, TenantName, existing_file
+from deploy.cli.arguments import Label, Limit, Prefix, Provider, SecretStdin, TenantFilter, TenantName, existing_file
 from deploy.cli.connections import cipher, database, registry_change
 from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say
@@ -19,6 +20,7 @@ from workers.store.connect import Connection
 
 app: Final = typer.Typer(help="Endpoints: where a provider posts a tenant's events.", no_args_is_help=True)
 
+_LAST: Final = "~"  # after the names of all providers
 SchemeName = Annotated[
     str | None, typer.Option("--scheme", help="How the provider signs; by default the scheme of the provider's name.")
 ]
@@ -89,16 +91,39 @@ def change(
 
 
 @command(app, "list")
-def list_(*, tenant: TenantFilter = None) -> None:
-    """List endpoints with the labels of the secrets that may sign now.
+def list_(
+    *,
+    tenant: TenantFilter = None,
+    prefix: Prefix = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="TENANT/PROVIDER", help="Go on after this one, or after all of a tenant.")
+    ] = None,
+    limit: Limit = 200,
+) -> None:
+    """List endpoints by tenant, with the labels of the secrets that may sign now.
 
     A secret that no key of SECRETS_KEY opens is marked: its events are answered 503.
+
+    Examples:
+        pipeline endpoints list --tenant acme
+        pipeline endpoints list --limit 100000 --json
     """
-    with database() as connection:
-        listed = tenants.list_endpoints(connection, tenant=tenant)
-        unreadable = _find_unreadable(connection, listed if tenant else None)
+    name, _, provider = (after or "").partition("/")
+    with database(read_only=True) as connection:
+        found = tenants.list_endpoints(
+            connection,
+            tenant=tenant,
+            prefix=prefix,
+            after=(name, provider or _LAST) if after else None,
+            limit=limit + 1,
+        )
+        listed = found[:limit]
+        unreadable = _find_unreadable(connection, listed)
         rows = [_row(it, unreadable) for it in listed]
     emit(rows, "tenant", "provider", "enabled", "scheme", "labels", "path", "created_at", shown=_shown)
+    if len(found) > limit:
+        last = f"{listed[-1].tenant}/{listed[-1].provider}"
+        print(f"pipeline: there are more: --after {last} goes on, --limit shows more", file=sys.stderr)
 
 
 @command(app, changes=True)
@@ -119,23 +144,16 @@ def enable(tenant: TenantName, *, provider: Provider) -> None:
 
 
 def _find_unreadable(
-    connection: Connection, listed: Sequence[tenants.EndpointSummary] | None
+    connection: Connection, listed: Sequence[tenants.EndpointSummary]
 ) -> set[tuple[str, str, str]] | None:
-    """Return tenant, provider and label of the secrets that cannot be decrypted; None if there is no SECRETS_KEY.
-
-    Of the listed endpoints only, or of all.
-    """
+    """Return tenant, provider and label of their secrets that cannot be decrypted; None if there is no SECRETS_KEY."""
     try:
         keys = cipher()
     except SettingError:
         return None
-    if listed is None:
-        _, endpoints = tenants.read_registry(connection)
-    else:
-        endpoints = [tenants.find_endpoint(connection, tenant=it.tenant, provider=it.provider) for it in listed]
     return {
         (it.tenant, it.provider, secret.label)
-        for it in endpoints
+        for it in tenants.find_endpoints(connection, [(it.tenant, it.provider) for it in listed])
         for secret in it.secrets
         if not keys.can_decrypt(secret)
     }

@@ -1,6 +1,7 @@
 """The commands `pipeline tenants …`."""
 
 import json
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Final
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Final
 import redis
 import typer
 
-from deploy.cli.arguments import InFlight, PauseEnd, TenantName, rate, size
+from deploy.cli.arguments import InFlight, Limit, PauseEnd, Prefix, TenantName, rate, size
 from deploy.cli.connections import broker_client, database, names, registry_change
 from deploy.cli.errors import CommandError
 from deploy.cli.output import command, emit, say
@@ -42,10 +43,21 @@ def add(name: TenantName, *, max_in_flight: InFlight = None) -> None:
 
 
 @command(app, "list")
-def list_() -> None:
-    """List all tenants."""
-    with database() as connection:
-        rows = [asdict(it) | {"tenant": it.name} for it in tenants.list_tenants(connection)]
+def list_(
+    *,
+    prefix: Prefix = None,
+    after: Annotated[str | None, typer.Option(metavar="TENANT", help="Go on after this one.")] = None,
+    limit: Limit = 200,
+) -> None:
+    """List tenants by name.
+
+    Examples:
+        pipeline tenants list --prefix acme
+        pipeline tenants list --limit 100000 --json
+    """
+    with database(read_only=True) as connection:
+        found = tenants.list_tenants(connection, prefix=prefix, after=after, limit=limit + 1)
+    rows = [asdict(it) | {"tenant": it.name} for it in found[:limit]]
     emit(
         rows,
         "tenant",
@@ -58,6 +70,8 @@ def list_() -> None:
         "created_at",
         shown=lambda row: row | {"paused": _paused(row)},
     )
+    if len(found) > limit:
+        print(f"pipeline: there are more: --after {found[limit - 1].name} goes on, --limit shows more", file=sys.stderr)
 
 
 @command(app)

@@ -102,7 +102,7 @@ def _check_key(connection: Connection, cipher: Cipher) -> None:
 
 def _make_demo(connection: Connection, cipher: Cipher) -> bool:
     """Make the demo's endpoint if there is none; return whether it was made."""
-    if not any(tenant.name == TENANT for tenant in tenants.list_tenants(connection)):
+    if not any(it.name == TENANT for it in tenants.list_tenants(connection, prefix=TENANT)):
         tenants.add_tenant(connection, TENANT)
     if any(endpoint.provider == PROVIDER for endpoint in tenants.list_endpoints(connection, tenant=TENANT)):
         return False

@@ -27,7 +27,7 @@ from workers.store.refusals import (
     UnknownSecretError,
     UnknownTenantError,
 )
-from workers.store.sql import Queries
+from workers.store.sql import Queries, readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -116,7 +116,7 @@ def list_tenants(
     connection: Connection, *, prefix: str | None = None, after: str | None = None, limit: int | None = None
 ) -> list[Tenant]:
     """Return tenants by name: those that begin so, after a name, at most so many; None does not narrow."""
-    values = {"name": None, "prefix": prefix, "after": after, "most": limit}
+    values = {"name": None, "prefix": readable(prefix), "after": readable(after), "most": limit}
     with connection.cursor(row_factory=class_row(Tenant)) as cursor:
         return cursor.execute(_SQL["list_tenants"], values, prepare=False).fetchall()
 
@@ -124,7 +124,7 @@ def list_tenants(
 def find_tenant(connection: Connection, name: str) -> Tenant:
     """Return a tenant. Raises UnknownTenantError."""
     with connection.cursor(row_factory=class_row(Tenant)) as cursor:
-        values = {"name": name, "prefix": None, "after": None, "most": 1}
+        values = {"name": readable(name), "prefix": None, "after": None, "most": 1}
         found = cursor.execute(_SQL["list_tenants"], values).fetchone()
     if found is None:
         raise _unknown_tenant(name)
@@ -230,10 +230,10 @@ def list_endpoints(
     """
     after_tenant, after_provider = after or (None, None)
     values = {
-        "tenant": tenant,
-        "prefix": prefix,
-        "after_tenant": after_tenant,
-        "after_provider": after_provider,
+        "tenant": readable(tenant),
+        "prefix": readable(prefix),
+        "after_tenant": readable(after_tenant),
+        "after_provider": readable(after_provider),
         "most": limit,
     }
     with connection.cursor(row_factory=class_row(EndpointSummary)) as cursor:
@@ -259,10 +259,16 @@ def enable_endpoint(connection: Connection, *, tenant: str, provider: str) -> No
 
 def find_endpoint(connection: Connection, *, tenant: str, provider: str) -> registry.Endpoint:
     """Return one endpoint with the ciphertexts of all its secrets, the oldest first. Raises UnknownEndpointError."""
-    row = connection.execute(_SQL["find_endpoint"], {"tenant": tenant, "provider": provider}).fetchone()
-    if row is None:
+    found = find_endpoints(connection, [(tenant, provider)])
+    if not found:
         raise _unknown_endpoint(tenant, provider)
-    return _endpoint(row | {"tenant": tenant, "provider": provider})
+    return found[0]
+
+
+def find_endpoints(connection: Connection, keys: Sequence[tuple[str, str]]) -> list[registry.Endpoint]:
+    """Return those of these endpoints, by tenant and provider, that there are, as `find_endpoint` does."""
+    values = {"tenants": [readable(it) for it, _ in keys], "providers": [readable(it) for _, it in keys]}
+    return [_endpoint(row) for row in connection.execute(_SQL["find_endpoints"], values, prepare=False)]
 
 
 def add_secret(connection: Connection, *, tenant: str, provider: str, label: str, ciphertext: bytes) -> None:

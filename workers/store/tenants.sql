@@ -49,16 +49,17 @@ LEFT JOIN endpoint_secrets s USING (tenant, provider)
 GROUP BY e.tenant, e.provider, e.scheme, e.enabled, e.created_at
 ORDER BY e.tenant, e.provider;
 
--- name: find_endpoint
-SELECT e.enabled, e.scheme, t.ingest_rate, t.ingest_burst, t.inbox_bytes,
+-- name: find_endpoints
+SELECT e.tenant, e.provider, e.enabled, e.scheme, t.ingest_rate, t.ingest_burst, t.inbox_bytes,
        coalesce(array_agg(s.label ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL), '{}') AS labels,
        array_agg(s.ciphertext ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL) AS ciphertexts,
        array_agg(s.expires_at ORDER BY s.created_at, s.label) FILTER (WHERE s.label IS NOT NULL) AS expiries
-FROM endpoints e
+FROM unnest(%(tenants)s::text[], %(providers)s::text[]) AS it(tenant, provider)
+JOIN endpoints e ON e.tenant = it.tenant AND e.provider = it.provider
 JOIN tenants t ON t.name = e.tenant
-LEFT JOIN endpoint_secrets s USING (tenant, provider)
-WHERE e.tenant = %(tenant)s AND e.provider = %(provider)s
-GROUP BY e.tenant, e.provider, t.name;
+LEFT JOIN endpoint_secrets s ON s.tenant = e.tenant AND s.provider = e.provider
+GROUP BY e.tenant, e.provider, t.name
+ORDER BY e.tenant, e.provider;
 
 -- name: add_secret
 INSERT INTO endpoint_secrets (tenant, provider, label, ciphertext)

@@ -159,6 +159,27 @@ def test_tenants_are_listed_limited_paused_and_resumed(pipeline: Pipeline) -> No
     assert pipeline.json("tenants", "list")[0]["paused_at"] is None
 
 
+def test_lists_of_tenants_and_endpoints_go_on_after_the_last_one(pipeline: Pipeline, connection: Connection) -> None:
+    connection.execute("INSERT INTO tenants (name) SELECT 'acme-' || n FROM generate_series(1, 4) AS n")
+    connection.execute("INSERT INTO tenants (name) VALUES ('other')")
+    connection.execute(
+        "INSERT INTO endpoints (tenant, provider, scheme) SELECT name, provider, '\"moveris\"'"
+        " FROM tenants, unnest('{github,moveris}'::text[]) AS provider"
+    )
+    first = pipeline("tenants", "list", "--prefix", "acme-", "--limit", "3", "--json")
+    assert [row["tenant"] for row in first.rows] == ["acme-1", "acme-2", "acme-3"]
+    assert "--after acme-3 goes on" in first.err
+    last = pipeline("tenants", "list", "--prefix", "acme-", "--after", "acme-3", "--json")
+    assert [row["tenant"] for row in last.rows] == ["acme-4"]
+    assert "more" not in last.err
+    first = pipeline("endpoints", "list", "--limit", "3", "--json")
+    assert "--after acme-2/github goes on" in first.err
+    next_ = pipeline("endpoints", "list", "--after", "acme-2/github", "--limit", "1", "--json")
+    assert [(row["tenant"], row["provider"]) for row in next_.rows] == [("acme-2", "moveris")]
+    rest = pipeline("endpoints", "list", "--after", "acme-4", "--json")
+    assert [row["tenant"] for row in rest.rows] == ["other", "other"]
+
+
 def test_pauses_say_who_why_and_until_when_and_each_is_resumed_by_itself(pipeline: Pipeline) -> None:
     pipeline("tenants", "add", "acme")
     reason = ("--reason", "their API is down")
