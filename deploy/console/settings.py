@@ -85,7 +85,7 @@ class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSet
     """Settings of the console; a proxy's header and the addresses that it may come from are both there, or neither."""
 
     host: str = setting("CONSOLE_HOST", "127.0.0.1", address, "address on which the console listens")
-    port: int = setting("CONSOLE_PORT", "8080", port, CONSOLE_PORT_ABOUT)
+    port: int = setting("CONSOLE_PORT", "5556", port, CONSOLE_PORT_ABOUT)
     url: str = setting(
         "CONSOLE_URL",
         "",

@@ -52,7 +52,7 @@ class StackSettings:
     home: Path = setting("PIPELINE_HOME", ".local", folder, "data folder of the stack that `make run` starts")
     ingress_port: int = setting("INGRESS_PORT", "8000", port, "port on which the ingress of `make run` listens")
     flower_port: int = setting("FLOWER_PORT", "5555", port, "port on which the Flower of `make run` listens")
-    console_port: int = setting("CONSOLE_PORT", "8080", port, CONSOLE_PORT_ABOUT)
+    console_port: int = setting("CONSOLE_PORT", "5556", port, CONSOLE_PORT_ABOUT)
     exporter_port: int = setting("EXPORTER_PORT", "9808", port, EXPORTER_PORT_ABOUT)
     ingest_workers: int = setting("INGEST_WORKERS", "2", integer(at_least=1), "processes that store events")
     handler_workers: int = setting(

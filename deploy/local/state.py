@@ -40,8 +40,8 @@ class Stack:
     secrets_key: str
     ingress_url: str
     flower_url: str
-    console_url: str
     exporter_url: str = ""
+    console_url: str = ""
     database_schema: str = ""
     redis_prefix: str = ""
     environment: str = ""

@@ -114,6 +114,7 @@ class Stack:
         self.flushed: set[str] = set()
         self._flower_port = free_port()
         self._exporter_port = free_port()
+        self._console_port = free_port()
         self._with_clock = with_clock
         self._key = Fernet.generate_key().decode()
         self._settings = {**SETTINGS, **(settings or {})}
@@ -316,6 +317,7 @@ class Stack:
             "INGRESS_PORT": str(self.port),
             "FLOWER_PORT": str(self._flower_port),
             "EXPORTER_PORT": str(self._exporter_port),
+            "CONSOLE_PORT": str(self._console_port),
             "FLOWER_USER": "chaos",
             "FLOWER_PASSWORD": "of-the-chaos",
             "DATABASE_URL": self._database_url(self.postgres_proxy.port),

@@ -68,6 +68,7 @@ class Stack:
             "INGRESS_PORT": self.ingress_url.rpartition(":")[2],
             "FLOWER_PORT": self.flower_url.rpartition(":")[2],
             "EXPORTER_PORT": self.exporter_url.rpartition(":")[2],
+            "CONSOLE_PORT": str(free_port()),
             "FLOWER_USER": user,
             "FLOWER_PASSWORD": password,
             "HANDLERS": ",".join(f"{HANDLERS}{module}" for module in handlers),

@@ -43,6 +43,7 @@ SERVICES = {
     "housekeeping",
     "beat",
     "flower",
+    "console",
     "exporter",
 }
 
@@ -59,6 +60,7 @@ class Up:
             "INGRESS_PORT": str(free_port()),
             "FLOWER_PORT": str(free_port()),
             "EXPORTER_PORT": str(free_port()),
+            "CONSOLE_PORT": str(free_port()),
             "HANDLER_WORKERS": "2",
             "INGEST_WORKERS": "1",
             **environ,
@@ -198,6 +200,7 @@ def test_the_first_event_is_acknowledged_stored_and_handled(first_run: Up) -> No
     assert re.search(r"handled after \d+ ms by example\.note$", said, re.MULTILINE)
     assert f"http://127.0.0.1:{first_run.environ['INGRESS_PORT']}/webhooks/moveris/demo" in said
     assert f"http://127.0.0.1:{first_run.environ['FLOWER_PORT']}/monitor" in said
+    assert f"http://127.0.0.1:{first_run.environ['CONSOLE_PORT']}\n" in said
     assert f"PIPELINE_HOME='{first_run.home}'" in said
     assert re.search(r"pipeline send demo --count \d+ --wait", said)
     assert "\x1b" not in said, "no colours where nobody sees them"
@@ -330,7 +333,7 @@ def test_data_whose_password_is_lost_are_refused() -> None:
         assert re.search(r"secrets\.json cannot be read .*: restore it, or set another PIPELINE_HOME$", refusal(home))
 
 
-@pytest.mark.parametrize("variable", ["INGRESS_PORT", "FLOWER_PORT", "EXPORTER_PORT"])
+@pytest.mark.parametrize("variable", ["INGRESS_PORT", "FLOWER_PORT", "CONSOLE_PORT", "EXPORTER_PORT"])
 def test_a_port_in_use_is_refused_with_its_variable(variable: str) -> None:
     with new_home() as home, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
