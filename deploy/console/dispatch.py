@@ -1,9 +1,9 @@
 """What happens with every request before and after its page.
 
-1. Read the form of a POST, bounded.
-2. Check that a POST comes from the console's own pages: its origin, then the token of the form.
+1. Check that a request is meant for this console, and that a POST comes from its own pages.
+2. Read the form of a POST, bounded, once it is known who sends it: a stranger can make the console hold a few kB.
 3. Find out who asks; without a session they are sent to sign in.
-4. Check the role that the table of routes asks for.
+4. Check the role that the table of routes asks for, and the token of a form.
 5. Lend a connection; a change is made in that person's name, with the reason they gave.
 6. Run the page in a thread, and turn what it refuses into a page.
 """
@@ -36,7 +36,10 @@ from workers.store.refusals import (
 log: Final = logging.getLogger(__name__)
 MOST_FORM_BYTES: Final = 4 * 1024 * 1024
 """Of a posted form: a request that is pasted to be verified is the largest."""
+MOST_STRANGERS_BYTES: Final = 16 * 1024
+"""Of a form of somebody who has not signed in."""
 MOST_FIELDS: Final = 1000
+_AWAY: Final = (BusyError, psycopg.OperationalError)
 _CHANGES: Final = {"POST"}
 _STATUSES: Final = {
     404: (NotFoundError, UnknownTenantError, UnknownEndpointError, UnknownSecretError, UnknownPersonError),
@@ -52,24 +55,38 @@ def endpoint(console: Console, database: Database, rule: Rule) -> Endpoint:
     """Return what Starlette calls for a rule."""
 
     async def respond(request: Request) -> Response:
+        if not console.sign_in.check_origin(request):
+            return PlainTextResponse("this request does not come from the console's own pages", status_code=403)
+        if request.method not in _CHANGES:
+            return await run_in_threadpool(_respond, console, database, rule, request, {})
         try:
-            form = await _read_form(request) if request.method in _CHANGES else {}
-        except InputError as error:
+            most = MOST_FORM_BYTES
+            if not await run_in_threadpool(_is_known, console, database, request):
+                if rule.role is not None:
+                    return _to_sign_in()
+                most = MOST_STRANGERS_BYTES
+            form = await _read_form(request, most)
+        except (InputError, ClientDisconnect) as error:
             return PlainTextResponse(str(error), status_code=413)
-        except ClientDisconnect:
-            return PlainTextResponse("", status_code=400)
+        except _AWAY as error:
+            return _away(console, error)
         return await run_in_threadpool(_respond, console, database, rule, request, form)
 
     return respond
 
 
-async def _read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a posted form; of several of a name, the last."""
+def _is_known(console: Console, database: Database, request: Request) -> bool:
+    with database.connection(seconds=READ_SECONDS) as connection:
+        return console.sign_in.identify(connection, request) is not None
+
+
+async def _read_form(request: Request, most: int) -> dict[str, str]:
+    """Return the fields of a posted form; of several of a name, the last. Raises InputError."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MOST_FORM_BYTES:
-            raise InputError(f"more than {MOST_FORM_BYTES:,} bytes were posted")
+        if len(body) > most:
+            raise InputError(f"more than {most:,} bytes were posted")
     try:
         return dict(
             parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="replace", max_num_fields=MOST_FIELDS)
@@ -79,21 +96,17 @@ async def _read_form(request: Request) -> dict[str, str]:
 
 
 def _respond(console: Console, database: Database, rule: Rule, request: Request, form: dict[str, str]) -> Response:
-    changes = request.method in _CHANGES
-    if not console.sign_in.check_origin(request):
-        return PlainTextResponse("this request does not come from the console's own pages", status_code=403)
+    seconds = CHANGE_SECONDS if request.method in _CHANGES else READ_SECONDS
     try:
-        with database.connection(seconds=CHANGE_SECONDS if changes else READ_SECONDS) as connection:
+        with database.connection(seconds=seconds) as connection:
             visitor = console.sign_in.identify(connection, request)
             visit = Visit(console=console, request=request, visitor=visitor, connection=connection, form=form)
             response = _answer(visit, rule)
             if visitor is not None and visitor.is_new:
                 response.set_cookie(**console.sign_in.cookie(visitor.session))
             return response
-    except BusyError:
-        return _plain_problem(console, "the console is busy: try again in a moment")
-    except psycopg.OperationalError as error:
-        return _plain_problem(console, explain(error) or "Postgres cannot be reached")
+    except _AWAY as error:
+        return _away(console, error)
 
 
 def _answer(visit: Visit, rule: Rule) -> Response:
@@ -127,8 +140,7 @@ def _stop(visit: Visit, rule: Rule) -> Response | None:
     if visitor is None:
         if request.headers.get("x-live"):
             return PlainTextResponse("signed out", status_code=401)
-        back = visit.here if request.method == "GET" else "/"
-        return RedirectResponse(url("/sign-in", back=None if back == "/" else back), status_code=303)
+        return _to_sign_in(visit.here)
     if not visitor.person.has_role(rule.role):
         raise ForbiddenError(f"this needs the role {rule.role}; {visitor.person.name} is {visitor.person.role}")
     if request.method in _CHANGES:
@@ -144,7 +156,14 @@ def _problem(visit: Visit, status: int, text: str) -> Response:
     )
 
 
-def _plain_problem(console: Console, text: str) -> Response:
+def _to_sign_in(back: str = "/") -> Response:
+    return RedirectResponse(url("/sign-in", back=None if back == "/" else back), status_code=303)
+
+
+def _away(console: Console, error: Exception) -> Response:
     """Return a page that needs no database."""
+    text = "the console is busy: try again in a moment"
+    if not isinstance(error, BusyError):
+        text = explain(error) or "Postgres cannot be reached"
     found = console.templates.get_template("away.html").render(text=text)
     return Response(found, status_code=503, media_type="text/html", headers={"Retry-After": "2"})

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, get_args
+from uuid import UUID
 
 from starlette.responses import Response
 
 from deploy.console import inputs
 from deploy.console.actions import Action, Done, Field, Plan
-from deploy.console.rendering import command_line
+from deploy.console.rendering import command_line, url
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.housekeeping.jobs import count
@@ -41,16 +42,34 @@ def list_deliveries(visit: Visit) -> Response:
     if state is not None and state not in states:
         raise InputError(f"no delivery is {state[:20]!r}")
     wanted = [state] if state else [*event_history.OPEN_STATES, "dead"]
-    found = event_history.list_deliveries(visit.connection, limit=SHOWN, states=wanted, tenant=tenant, handler=handler)
+    found = event_history.list_deliveries(
+        visit.connection, limit=SHOWN + 1, states=wanted, tenant=tenant, handler=handler, before=_before(visit)
+    )
+    shown = found[:SHOWN]
+    older = f"{shown[-1].event_id} {shown[-1].handler}" if len(found) > SHOWN else None
+    first = {name: value for name, value in visit.query.items() if name != "before"}
     return visit.page(
         "deliveries",
         title="Deliveries",
-        deliveries=found,
+        deliveries=shown,
         states=states,
-        is_full=len(found) == SHOWN,
+        older=url("/deliveries", first, before=older) if older else None,
+        newest=url("/deliveries", first) if visit.given("before") else None,
         command=command_line("deliveries", "list", state=state, tenant=tenant, handler=handler),
         live=True,
     )
+
+
+def _before(visit: Visit) -> tuple[UUID, str] | None:
+    """Return event and handler of the last delivery of the page before. Raises InputError."""
+    text = visit.given("before")
+    if text is None:
+        return None
+    event_id, _, handler = text.partition(" ")
+    try:
+        return UUID(event_id), handler
+    except ValueError:
+        raise InputError("the address of this page is not complete: begin with the newest") from None
 
 
 def to_filter(visit: Visit, **more: Any) -> Filter:

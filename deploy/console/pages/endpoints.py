@@ -1,6 +1,7 @@
 """Endpoints: where providers post, how they sign, and adding, changing and disabling endpoints."""
 
 import tomllib
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from deploy.console.rules import Rule
 from deploy.console.visit import InputError, Visit
 from ingress.schemes import PRESETS, compose
 from ingress.schemes.scheme import BadSchemeError
-from workers.store import tenants
+from workers.store import figures, tenants
 
 SHOWN: Final = 100
 SCHEME: Final = Field(
@@ -42,10 +43,15 @@ def list_endpoints(visit: Visit) -> Response:
     shown = found[:SHOWN]
     last = shown[-1] if shown else None
     more = last is not None and len(found) > SHOWN
+    refused: Counter[tuple[str, str]] = Counter()
+    for it in read_refused(visit) or ():
+        refused[it.tenant, it.provider] += it.count
     return visit.page(
         "endpoints",
         title="Endpoints",
         endpoints=shown,
+        last_events=figures.read_last_events(visit.connection, [(it.tenant, it.provider) for it in shown]),
+        refused=refused,
         scheme_name=scheme_name,
         path_of=path_of,
         next=url("/endpoints", tenant=tenant, after=f"{last.tenant}/{last.provider}") if more and last else None,
@@ -71,7 +77,7 @@ def show_endpoint(visit: Visit) -> Response:
         ingress_url=visit.console.settings.ingress_url,
         path=path_of(found.tenant, found.provider) + ("/TOKEN" if found.scheme == UNSIGNED else ""),
         command=command_line("secrets", "list", found.tenant, provider=found.provider),
-        takes_secrets=visit.console.cipher is not None,
+        last_event=figures.read_last_events(visit.connection, [(found.tenant, found.provider)]),
     )
 
 

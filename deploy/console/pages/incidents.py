@@ -13,7 +13,7 @@ from deploy.console.rendering import command_line
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.housekeeping.incidents import group_dead
-from workers.store import audit, incidents
+from workers.store import activity, audit, incidents
 from workers.store.jobs import Filter, Kind
 
 SHOWN: Final = 100
@@ -37,6 +37,7 @@ def list_incidents(visit: Visit) -> Response:
         "failures",
         title="Failures",
         incidents=found,
+        hours=activity.read_incident_hours(visit.connection, [it["id"] for it in found]),
         state=state,
         states=STATES,
         command=command,
@@ -53,6 +54,7 @@ def show_incident(visit: Visit) -> Response:
         "failure",
         title=f"Incident {number}",
         incident=found,
+        hours=activity.read_incident_hours(visit.connection, [number])[number],
         tenants=incidents.list_tenants(visit.connection, number, limit=SHOWN_TENANTS),
         dead=incidents.count_dead(visit.connection, number) if found["kind"] == "failure" else 0,
         dead_bound=incidents.DEAD_BOUND,
