@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = container.ROOT
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
-OURS = ("ingress-1", "ingest", "handlers", "express", "housekeeping", "beat", "exporter", "flower")
+OURS = ("ingress-1", "ingest", "handlers", "express", "housekeeping", "beat", "exporter", "console", "flower")
 SERVERS = {"postgres", "redis"}
 MONITORING = {"prometheus", "grafana"}
 
@@ -44,7 +44,7 @@ def services() -> dict[str, Any]:
 def service_links(port: int) -> dict[str, str]:
     """The variables with which Kubernetes announces Services of these names to every container."""
     found: dict[str, str] = {}
-    for name in ("INGRESS", "FLOWER", "REDIS", "POSTGRES"):
+    for name in ("INGRESS", "CONSOLE", "FLOWER", "REDIS", "POSTGRES"):
         found |= {
             f"{name}_SERVICE_HOST": "10.0.0.7",
             f"{name}_SERVICE_PORT": str(port),
@@ -156,8 +156,9 @@ def test_an_image_holds_what_its_lock_file_says_and_no_build_tools(images: Image
         assert "webhook_pipeline" in names
         assert not names & {"pip", "setuptools", "wheel", "pytest"}, target
         assert ("celery" in names) == (target != "ingress")
-        assert ("starlette" in names) == (target == "ingress")
+        assert ("starlette" in names) == (target in {"ingress", "tools"})
         assert ("flower" in names) == (target == "tools")
+        assert ("argon2_cffi" in names) == (target == "tools")
 
 
 @needs_namespaces
@@ -170,7 +171,11 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
     servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRETS_KEY": SECRETS_KEY}
     servers |= {"FLOWER_USER": "somebody", "FLOWER_PASSWORD": "secret", "HANDLERS": "workers.handlers.example"}
     servers |= {"REDIS_PREFIX": "webhooks:", "PIPELINE_ENVIRONMENT": "test"}
-    servers |= {"INGRESS_METRICS_PORT": str(free_port())}
+    servers |= {"INGRESS_METRICS_PORT": str(free_port()), "INGRESS_URL": ""}
+    servers |= {"CONSOLE_URL": "https://console.example.com", "CONSOLE_FLOWER_URL": "https://flower.example.com"}
+    add_user = [*stages["tools"].last("ENTRYPOINT"), "console", "add-user", "alice", "--role", "admin", "--no-password"]
+    with images.run("tools", add_user, environ=servers, log=tmp_path / "add-user.log") as one:
+        assert one.process.wait(60) == 0, (tmp_path / "add-user.log").read_text()
     port, flower_port = free_port(), free_port()
     with ExitStack() as stack:
         running = {}
@@ -182,6 +187,7 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
                 "INGRESS_PORT": str(port),
                 "FLOWER_PORT": str(flower_port),
                 "EXPORTER_PORT": str(free_port()),
+                "CONSOLE_PORT": str(free_port()),
             }
             environ |= {key: servers.get(key, value) for key, value in service["environment"].items()}
             log = tmp_path / f"{name}.log"
@@ -204,6 +210,19 @@ def test_every_service_runs_by_its_own_command_becomes_healthy_and_ends_at_sigte
         for name, one in running.items():
             patience = int(services()[name]["stop_grace_period"].removesuffix("s"))
             one.process.wait(max(0.1, told + min(patience, 30) - time.monotonic()))
+
+
+@needs_namespaces
+@pytest.mark.long  # the packages of three images are installed first
+@pytest.mark.timeout(400)
+def test_the_console_of_the_image_does_not_start_without_users_and_says_how_one_is_added(
+    images: Images, redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "CONSOLE_HOST": "192.0.2.1"}
+    with images.run("tools", services()["console"]["entrypoint"], environ=environ, log=tmp_path / "log") as one:
+        assert one.process.wait(60) == 2
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert "pipeline console add-user" in line
 
 
 @needs_namespaces
