@@ -2,12 +2,10 @@
 
 import csv
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, TextIO
+from typing import Annotated, TextIO
 
 import redis
 import typer
@@ -16,36 +14,9 @@ from deploy.cli.arguments import ProviderFilter, Since, TypeFilter, Until
 from deploy.cli.connections import database, inbox_client, names
 from deploy.cli.errors import CommandError
 from deploy.cli.output import emit, wants_json
+from deploy.reconciliation import Found, ListError, collect, compare
 from shared.settings import SettingError
 from workers.store import tenants
-from workers.store.reconciling import Came, list_came
-
-WORST_FIRST: Final = ("missing", "rejected", "failed", "waiting", "unwanted", "handled")
-"""An id has the worst outcome of its events."""
-MOST_CHARACTERS: Final = 1000
-MOST_UNLISTED: Final = 10_000
-"""Subjects that are not in the list and are shown; all are counted."""
-
-
-@dataclass(slots=True)
-class Found:
-    """What came of one id: `events` of it, of which some came again `arrivals` times."""
-
-    outcome: str = "missing"
-    events: int = 0
-    arrivals: int = 0
-    handlers: set[str] = field(default_factory=set)
-    reasons: set[str] = field(default_factory=set)
-
-    def add(self, came: Came) -> None:
-        """Count one event of it."""
-        self.events += 1
-        self.arrivals += came.arrivals
-        self.handlers.update(came.waiting, came.failed)
-        if came.reject_reason:
-            self.reasons.add(came.reject_reason)
-        is_first = self.events == 1
-        self.outcome = came.outcome if is_first else min(self.outcome, came.outcome, key=WORST_FIRST.index)
 
 
 def reconcile(
@@ -73,27 +44,15 @@ def reconcile(
         pipeline reconcile export.csv --column session_id --tenant acme --provider moveris --since 7d
     """
     listed, repeated = _read(file, column)
-    unlisted: Counter[str] = Counter()
-    nameless = 0
     waiting = _count_inbox()  # before the look: what it holds now is stored when we look, or told of
     with database(read_only=True) as connection:
         tenants.find_tenant(connection, tenant)
-        for came in list_came(connection, tenant=tenant, since=since, until=until):
-            if (provider and came.provider != provider) or (type_ and came.type != type_):
-                continue
-            if came.subject is None:
-                nameless += 1
-            elif (found := listed.get(came.subject)) is not None:
-                found.add(came)
-            else:
-                unlisted[came.subject] += 1
-    counts = Counter(it.outcome for it in listed.values())
-    rows = [_row(subject, it) for subject, it in listed.items() if everything or it.outcome != "handled" or it.arrivals]
-    rows += [{"id": it, "outcome": "not_listed", "events": n} for it, n in unlisted.most_common(MOST_UNLISTED)]
+        compared = compare(connection, listed, tenant=tenant, provider=provider, type=type_, since=since, until=until)
+    counts = compared.counts
+    rows = compared.rows(everything=everything)
     if rows or wants_json():
         emit(rows, "id", "outcome", "events", "arrivals", "handlers", "reasons")
-    again = sum(1 for it in listed.values() if it.arrivals)
-    told = _sum_up(counts, len(listed), again=again, unlisted=len(unlisted), nameless=nameless, repeated=repeated)
+    told = compared.sum_up(repeated=repeated)
     print(*told, sep="\n", file=sys.stderr if wants_json() else sys.stdout)
     if counts["missing"]:
         if waiting is None or waiting:
@@ -102,56 +61,19 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _row(subject: str, it: Found) -> dict[str, Any]:
-    return {
-        "id": subject,
-        "outcome": it.outcome,
-        "events": it.events,
-        "arrivals": it.arrivals,
-        "handlers": sorted(it.handlers),
-        "reasons": sorted(it.reasons),
-    }
-
-
-def _sum_up(
-    counts: Counter[str], listed: int, *, again: int, unlisted: int, nameless: int, repeated: int
-) -> Iterator[str]:
-    parts = ", ".join(f"{counts[it]} {it}" for it in reversed(WORST_FIRST) if counts[it])
-    yield f"{listed} ids: {parts}{f'; {again} of them came more than once' if again else ''}"
-    if repeated:
-        yield f"{repeated} lines repeat an id of the list"
-    if unlisted:
-        yield f"{unlisted} ids came that are not in the list"
-    if nameless:
-        yield f"{nameless} events have no id to compare by (`pipeline events list --state rejected`)"
-
-
 def _read(file: Path, column: str | None) -> tuple[dict[str, Found], int]:
     """Read the ids; return them with how many lines repeat one."""
-    if str(file) == "-":
-        return _collect(_values(sys.stdin, column))
     try:
+        if str(file) == "-":
+            return collect(_values(sys.stdin, column))
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            return _collect(_values(lines, column))
+            return collect(_values(lines, column))
+    except ListError as error:
+        raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise CommandError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-
-
-def _collect(values: Iterable[tuple[int, str]]) -> tuple[dict[str, Found], int]:
-    listed: dict[str, Found] = {}
-    repeated = 0
-    for line, value in values:
-        if len(value) > MOST_CHARACTERS:
-            raise CommandError(f"line {line} has {len(value)} characters, too many for an id: is it a list of ids?")
-        if "\x00" in value:
-            raise CommandError(f"line {line} has a NUL character: is it a text file?")
-        repeated += value in listed
-        listed.setdefault(value, Found())
-    if not listed:
-        raise CommandError("the list has no id")
-    return listed, repeated
 
 
 def _values(lines: TextIO, column: str | None) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,7 @@ from deploy.console.pages import (
     incidents,
     jobs,
     now,
+    reconcile,
     refused,
     rejected,
     secrets,
@@ -23,7 +24,7 @@ from deploy.console.pages import (
 
 PAGES: Final = (
     *(now, events, incidents, rejected, refused, tenants, endpoints, secrets),
-    *(handlers, deliveries, jobs, alerts, audit, users),
+    *(handlers, deliveries, jobs, alerts, audit, reconcile, users),
 )
 ACTIONS: Final = tuple(action for page in PAGES for action in page.ACTIONS)
 RULES: Final = (*sign_in.RULES, *(rule for page in PAGES for rule in page.RULES), *rules(ACTIONS))
