@@ -86,6 +86,21 @@ def test_only_the_ingress_reads_the_file_with_the_key_of_the_secrets() -> None:
         assert reads_it == (path.stem == "webhook-ingress@")
 
 
+def test_no_handler_runs_as_the_user_of_a_process_that_may_hold_the_key() -> None:
+    users = {path.stem: read_unit(path).one("User") for path in LASTING}
+    holders = {stem for stem in users if "SECRETS_KEY=" in environment_file(stem)}
+    assert holders == {"webhook-ingress@", "webhook-console"}
+    assert not {users[stem] for stem in holders} & {users[stem] for stem in set(users) - holders}
+    for stem in holders:
+        assert f"the group {users[stem]} only" in environment_file(stem)
+
+
+def environment_file(stem: str) -> str:
+    """Return the example of the file that a unit reads its settings from."""
+    path = read_unit(FOLDER / f"{stem}.service").options["EnvironmentFile"][0]
+    return (FOLDER / f"{Path(path).name}.example").read_text()
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A folder that a user without rights reaches."""
