@@ -4,7 +4,7 @@ Guarantees: pages are by id, so that they stay put while events come in; a searc
 and looks at a bounded number of rows, for a bounded time (`Found.bound`); a body that is no JSON is left out; a text
 that Postgres could not hold finds nothing. Queries are in `event_search.sql`.
 
-- `walk_events`: from event to event, of all tenants or of one. What became of each is found by key.
+- `walk_events`: from event to event, of a subject, of a tenant or of all. What became of each is found by key.
 - `walk_rejected`: from one rejected event to the next, where no tenant is given.
 - `walk_open`: from one open delivery to the next, where no tenant is given.
 - `walk_done`: from one finished delivery to the next, for what is dead or cancelled, and for what a handler has done.
@@ -269,6 +269,9 @@ def _choose_walk(query: EventQuery) -> tuple[str, dict[str, Any]]:
         for name in ("tenant", "provider", "type", "subject", "state", "reason", "handler", "since", "until")
     }
     is_rejected = query.reason is not None or query.state == "rejected"
+    by_events = "walk_events", values | {"outcome": query.outcome or (None if query.handler is None else "any")}
+    if query.subject is not None:
+        return by_events
     match query.outcome:
         case "dead" | "cancelled":
             return "walk_done", values | {"done": query.outcome}
@@ -278,10 +281,7 @@ def _choose_walk(query: EventQuery) -> tuple[str, dict[str, Any]]:
             return "walk_open", values | {"outcome": query.outcome}
         case None if is_rejected and query.tenant is None:
             return "walk_rejected", values
-        case None if query.handler is None:
-            return "walk_events", values | {"outcome": None}
-        case outcome:
-            return "walk_events", values | {"outcome": outcome or "any"}
+    return by_events
 
 
 def _read_field(body: bytes, field: Sequence[str]) -> str:

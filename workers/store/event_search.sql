@@ -7,13 +7,14 @@
 -- name: prepare_search
 SELECT set_config('jit', 'off', true), set_config('work_mem', '16MB', true);
 
+-- Of a subject, by its index; else of one tenant or of all.
 -- name: walk_events
 WITH looked AS MATERIALIZED (
     SELECT id, fits, row_number() OVER () AS place FROM (
         SELECT e.id,
-               (%(provider)s::text IS NULL OR e.provider = %(provider)s)
+               (%(tenant)s::text IS NULL OR e.tenant = %(tenant)s)
+               AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
                AND (%(type)s::text IS NULL OR e.type = %(type)s)
-               AND (%(subject)s::text IS NULL OR e.subject = %(subject)s)
                AND (%(state)s::text IS NULL OR e.state = %(state)s)
                AND (%(reason)s::text IS NULL OR e.reject_reason = %(reason)s)
                AND CASE %(outcome)s::text
@@ -45,10 +46,16 @@ WITH looked AS MATERIALIZED (
                            SELECT true FROM deliveries_done AS d
                            WHERE d.event_id = e.id AND (%(handler)s::text IS NULL OR d.handler = %(handler)s) LIMIT 1
                        ) IS NULL
-                       ELSE true
+                       ELSE %(outcome)s::text IS NULL OR (
+                           SELECT true FROM deliveries_done AS d
+                           WHERE d.event_id = e.id AND (%(handler)s::text IS NULL OR d.handler = %(handler)s)
+                             AND d.state = %(outcome)s LIMIT 1
+                       ) IS NOT NULL
                    END AS fits
         FROM events AS e
-        WHERE (%(tenant)s::text IS NULL OR e.tenant = %(tenant)s)
+        WHERE (%(subject)s::text IS NULL OR hashtextextended(e.subject, 0) = hashtextextended(%(subject)s, 0)
+                                            AND e.subject = %(subject)s)
+          AND (%(subject)s::text IS NOT NULL OR %(tenant)s::text IS NULL OR e.tenant = %(tenant)s)
           AND (%(since)s::timestamptz IS NULL OR e.id >= uuid_at(%(since)s))
           AND (%(until)s::timestamptz IS NULL OR e.id < uuid_at(%(until)s))
           AND (%(before)s::uuid IS NULL OR e.id < %(before)s)
@@ -75,11 +82,10 @@ WITH RECURSIVE reason AS (
 ), looked AS MATERIALIZED (
     SELECT id, fits, row_number() OVER () AS place FROM (
         SELECT found.id,
-               %(provider)s::text IS NULL AND %(type)s::text IS NULL AND %(subject)s::text IS NULL OR (
+               %(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
                    SELECT true FROM events AS e
                    WHERE e.id = found.id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
-                     AND (%(type)s::text IS NULL OR e.type = %(type)s)
-                     AND (%(subject)s::text IS NULL OR e.subject = %(subject)s) LIMIT 1
+                     AND (%(type)s::text IS NULL OR e.type = %(type)s) LIMIT 1
                ) IS NOT NULL AS fits
         FROM reason AS r CROSS JOIN LATERAL (
             SELECT e.id FROM events AS e
@@ -106,11 +112,10 @@ WITH looked AS MATERIALIZED (
         SELECT d.event_id AS id,
                (%(handler)s::text IS NULL OR d.handler = %(handler)s)
                AND (%(outcome)s::text = 'open' OR d.state = 'pending' AND NOT d.ready AND d.due_at < parked())
-               AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL AND %(subject)s::text IS NULL OR (
+               AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
                    SELECT true FROM events AS e
                    WHERE e.id = d.event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
-                     AND (%(type)s::text IS NULL OR e.type = %(type)s)
-                     AND (%(subject)s::text IS NULL OR e.subject = %(subject)s) LIMIT 1
+                     AND (%(type)s::text IS NULL OR e.type = %(type)s) LIMIT 1
                ) IS NOT NULL)
                AND (%(handler)s::text IS NOT NULL OR (
                    SELECT true FROM deliveries AS o
@@ -137,11 +142,10 @@ WITH looked AS MATERIALIZED (
     SELECT id, fits, row_number() OVER () AS place FROM (
         SELECT d.event_id AS id,
                (%(handler)s::text IS NULL OR d.handler = %(handler)s)
-               AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL AND %(subject)s::text IS NULL OR (
+               AND (%(provider)s::text IS NULL AND %(type)s::text IS NULL OR (
                    SELECT true FROM events AS e
                    WHERE e.id = d.event_id AND (%(provider)s::text IS NULL OR e.provider = %(provider)s)
-                     AND (%(type)s::text IS NULL OR e.type = %(type)s)
-                     AND (%(subject)s::text IS NULL OR e.subject = %(subject)s) LIMIT 1
+                     AND (%(type)s::text IS NULL OR e.type = %(type)s) LIMIT 1
                ) IS NOT NULL)
                AND (%(handler)s::text IS NOT NULL OR (
                    SELECT true FROM deliveries_done AS o
