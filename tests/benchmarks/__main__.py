@@ -2,8 +2,8 @@
 
 It prints one table and writes JSON and pictures. `cost --against REV` compares what an event costs in two revisions,
 `fairness` a quiet tenant beside floods with one alone, `fleet` many processes with one of each, `sizes` what one of
-each needs, `commands` how long the operator's commands take in a big installation, `console` what its pages read,
-`retry` what a retry of many costs others; each has a `--help` of its own.
+each needs, `commands` how long the operator's commands take in a big installation, `console` what its pages read and
+`pages` the pages themselves, `retry` what a retry of many costs others; each has a `--help` of its own.
 It starts what it needs, in a folder of its own, and leaves nothing behind but `tests/benchmarks/results/` and the
 README's performance table.
 """
@@ -19,7 +19,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import commands, console, cost, documents, fairness, fleet, growth, report, retry, sizes
+from tests.benchmarks import commands, console, cost, documents, fairness, fleet, growth, pages, report, retry, sizes
 from tests.benchmarks.draw import draw_all
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.measuring import Sizes
@@ -45,6 +45,7 @@ def main() -> None:
         "cost": cost.main,
         "fairness": fairness.main,
         "fleet": fleet.main,
+        "pages": pages.main,
         "retry": retry.main,
         "sizes": sizes.main,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks import commands, fairness, fleet, report, sizes
+from tests.benchmarks import commands, fairness, fleet, pages, report, retry, sizes
 from tests.benchmarks.processes import ROOT
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def update_all(root: Path = ROOT) -> list[Path]:
         (performance, "figures", performance_block(full, grown) if full.get("rounds") else None),
         (performance, "fairness", fairness_block(fair) if fair else None),
         (performance, "commands", commands_block(big) if big else None),
+        (performance, "pages", pages.block(found) if (found := report.read_json("pages")) else None),
+        (performance, "retry", retry.block(found) if (found := report.read_json("retry")) else None),
         (root / "deploy" / "SCALING.md", "figures", scaling_block(growth or full, grown)),
         (root / "deploy" / "SCALING.md", "fleet", fleet_block(many) if many else None),
         (root / "deploy" / "SCALING.md", "sizes", sizes_block(each) if each else None),

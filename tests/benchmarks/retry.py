@@ -8,8 +8,10 @@ Prints how many deliveries a second the job put back, and the other tenant's p99
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.benchmarks import report
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 FLOOD: Final = "flood-0"
 QUIET: Final = "quiet-0"
 HANDLER: Final = "flood_0.run_0"
+STATES: Final = ("paused", "not paused")
 MUST: Final = 2.0
 HEADINGS: Final = ("the tenant is", "put back", "a second", "p99 alone, ms", "p99 beside, ms", "beside ÷ alone", "≤ 2")
 _KILL: Final = """
@@ -46,17 +49,35 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rate", type=float, default=25.0, help="events of the other tenant per second")
     parser.add_argument("--events", type=int, default=1_000, help="of the other tenant, alone")
     chosen = parser.parse_args(arguments)
-    rows = []
+    found: dict[str, Any] = {"dead": chosen.dead, "rate": chosen.rate, "rows": {}, "load": os.getloadavg()[0]}
     with stand_on() as ground:
-        for is_paused in (True, False):
-            found = measure(ground, dead=chosen.dead, events=chosen.events, rate=chosen.rate, is_paused=is_paused)
-            ratio = found["beside"] / found["alone"]
-            figures = (f"{chosen.dead:,}", f"{found['per_second']:,.0f}")
-            times = (f"{found[it] * 1000:.3g}" for it in ("alone", "beside"))
-            reached = "yes" if ratio <= MUST else "no"
-            rows.append(["paused" if is_paused else "not paused", *figures, *times, f"{ratio:.3g}", reached])
-            print(*rows[-1], sep="  ", flush=True)
-    report.print_table(rows, HEADINGS, f"a retry beside another tenant's {chosen.rate:g} events/s")
+        for state in STATES:
+            found["rows"][state] = measure(
+                ground, dead=chosen.dead, events=chosen.events, rate=chosen.rate, is_paused=state == "paused"
+            )
+            print(*rows_of(found)[-1], sep="  ", flush=True)
+    report.print_table(rows_of(found), HEADINGS, f"a retry beside another tenant's {chosen.rate:g} events/s")
+    report.write_json(found | {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count()}, "retry")
+
+
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the table."""
+    rows = []
+    for state, it in found["rows"].items():
+        ratio = it["beside"] / it["alone"]
+        times = (f"{it[name] * 1000:.3g}" for name in ("alone", "beside"))
+        reached = "yes" if ratio <= MUST else "no"
+        rows.append([state, f"{found['dead']:,}", f"{it['per_second']:,.0f}", *times, f"{ratio:.3g}", reached])
+    return rows
+
+
+def block(found: dict[str, Any]) -> str:
+    """Return the table with where it comes from."""
+    about = (
+        f"`python -m tests.benchmarks retry`, {found['at'][:10]}, {found['cores']} cores, load "
+        f"{found['load']:.1f} when it began, beside another tenant's {found['rate']:g} events a second."
+    )
+    return f"{about}\n\n{report.markdown(rows_of(found), HEADINGS)}"
 
 
 def measure(ground: Ground, *, dead: int, events: int, rate: float, is_paused: bool) -> dict[str, Any]:
