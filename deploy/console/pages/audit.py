@@ -21,7 +21,12 @@ def list_entries(visit: Visit) -> Response:
     shown = found[:SHOWN]
     older = url("/audit", {**visit.query, "before": shown[-1].id}) if len(found) > SHOWN else None
     newest = url("/audit", {**visit.query, "before": None}) if before else None
-    command = command_line("audit", "list", **narrowed, since=visit.given("since"))
+    command = command_line(
+        *("audit", "list", *filter(None, [narrowed["target"]])),
+        who=narrowed["who"],
+        what=narrowed["what"],
+        since=visit.given("since"),
+    )
     return visit.page("audit", title="Audit", entries=shown, older=older, newer=newest, command=command)
 
 

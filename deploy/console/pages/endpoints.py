@@ -140,7 +140,9 @@ def _plan_change(visit: Visit) -> Plan:
     options = {"scheme": visit.given("scheme"), "scheme_file": None if isinstance(scheme, str) else "scheme.toml"}
     return Plan(
         sentence=f"Expect {scheme_name(scheme)} of what is posted to {path_of(**key)}; its secrets stay.",
-        command=command_line("endpoints", "change", key["tenant"], provider=key["provider"], **options),
+        command=command_line(
+            *("endpoints", "change", key["tenant"]), provider=key["provider"], **options, reason=visit.given("why")
+        ),
         tenant=key["tenant"],
         refusal="" if visit.console.cipher else NO_SECRETS,
     )

@@ -1,6 +1,7 @@
 """Users of the console, for admins."""
 
-from typing import Final
+import shlex
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -22,8 +23,9 @@ ROLE: Final = Field(
     about="A viewer sees all but bodies, an operator changes things of their tenants, an admin everything.",
 )
 TENANTS: Final = Field(name="tenants", label="Tenants", about="Of an operator, apart by blanks; all if empty.")
-PASSWORD: Final = Field(
-    name="password", label="Password", kind="secret", required=True, about="At least 12 characters."
+PASSWORD: Final = Field(name="password", label="Password", kind="secret", about="At least 12 characters.")
+NO_PASSWORD: Final = Field(
+    name="no_password", label="None: they come in through a proxy that says who they are", kind="checkbox"
 )
 
 
@@ -50,8 +52,12 @@ def _tenants(visit: Visit) -> tuple[str, ...] | None:
     return tuple(words) or None
 
 
-def _hash(visit: Visit) -> str:
-    return hash_password(visit.form.get("password", ""))
+def _hash(visit: Visit) -> str | None:
+    """Return the hash of the password that was typed; None for none, which has to be said."""
+    text, has_none = visit.form.get("password", ""), visit.given("no_password") is not None
+    if bool(text) == has_none:
+        raise InputError("give a password, or say that they have none")
+    return None if has_none else hash_password(text)
 
 
 def _words(visit: Visit) -> str:
@@ -59,13 +65,14 @@ def _words(visit: Visit) -> str:
     return f"{_role(visit)} of {', '.join(tenants) if tenants else 'all tenants'}"
 
 
-def _command(visit: Visit, word: str) -> str:
-    options = "".join(f" --tenant {it}" for it in _tenants(visit) or ())
-    return command_line("console", word, _name(visit), role=visit.given("role")) + options
+def _command(visit: Visit, word: str, **options: Any) -> str:
+    more = "".join(f" --tenant {shlex.quote(it)}" for it in _tenants(visit) or ())
+    return command_line("console", word, _name(visit), **options, reason=visit.given("why")) + more
 
 
 def _plan_add(visit: Visit) -> Plan:
-    return Plan(sentence=f"Add {_name(visit)}, {_words(visit)}.", command=_command(visit, "add-user"))
+    command = _command(visit, "add-user", role=visit.given("role"), no_password=visit.given("no_password") is not None)
+    return Plan(sentence=f"Add {_name(visit)}, {_words(visit)}.", command=command)
 
 
 def _add(visit: Visit) -> Done:
@@ -77,7 +84,9 @@ def _add(visit: Visit) -> Done:
 
 def _plan_change(visit: Visit) -> Plan:
     _require(visit)
-    return Plan(sentence=f"Make {_name(visit)} {_words(visit)}.", command=_command(visit, "change-user"))
+    is_of_all = _role(visit) == "operator" and _tenants(visit) is None
+    command = _command(visit, "change-user", role=visit.given("role"), all_tenants=is_of_all)
+    return Plan(sentence=f"Make {_name(visit)} {_words(visit)}.", command=command)
 
 
 def _change(visit: Visit) -> Done:
@@ -87,23 +96,41 @@ def _change(visit: Visit) -> Done:
 
 def _plan_password(visit: Visit) -> Plan:
     _require(visit)
-    command = command_line("console", "set-password", _name(visit))
+    command = _command(visit, "set-password", no_password=visit.given("no_password") is not None)
     return Plan(sentence=f"Give {_name(visit)} another password; their sessions end.", command=command)
 
 
 def _set_password(visit: Visit) -> Done:
-    people.set_password(visit.connection, _name(visit), _hash(visit))
-    return Done(said=f"{_name(visit)} has another password", to="/users")
+    made = _hash(visit)
+    people.set_password(visit.connection, _name(visit), made)
+    return Done(said=f"{_name(visit)} has {'another' if made else 'no'} password", to="/users")
+
+
+def _plan_disable(visit: Visit) -> Plan:
+    _require_another(visit)
+    sentence = f"Let {_name(visit)} in no more; their sessions end. What they may do is kept for when they come back."
+    return Plan(sentence=sentence, command=_command(visit, "change-user", disable=True))
+
+
+def _disable(visit: Visit) -> Done:
+    people.disable_person(visit.connection, _name(visit))
+    return Done(said=f"{_name(visit)} is disabled", to="/users")
+
+
+def _plan_enable(visit: Visit) -> Plan:
+    _require(visit)
+    return Plan(sentence=f"Let {_name(visit)} in again.", command=_command(visit, "change-user", enable=True))
+
+
+def _enable(visit: Visit) -> Done:
+    people.enable_person(visit.connection, _name(visit))
+    return Done(said=f"{_name(visit)} may come in again", to="/users")
 
 
 def _plan_remove(visit: Visit) -> Plan:
-    _require(visit)
-    if _name(visit) == visit.person.name:
-        raise InputError("nobody removes themselves: another admin does it")
-    command = command_line("console", "remove-user", _name(visit))
-    return Plan(
-        sentence=f"Remove {_name(visit)}; their sessions end. What they did stays in the audit.", command=command
-    )
+    _require_another(visit)
+    sentence = f"Remove {_name(visit)}; their sessions end. What they did stays in the audit."
+    return Plan(sentence=sentence, command=_command(visit, "remove-user"))
 
 
 def _remove(visit: Visit) -> Done:
@@ -112,8 +139,14 @@ def _remove(visit: Visit) -> Done:
 
 
 def _require(visit: Visit) -> None:
-    if people.find_person(visit.connection, _name(visit)) is None:
+    if _name(visit) not in {it.name for it in people.list_people(visit.connection)}:
         raise NotFoundError(f"there is no user {_name(visit)!r}")
+
+
+def _require_another(visit: Visit) -> None:
+    _require(visit)
+    if _name(visit) == visit.person.name:
+        raise InputError("nobody shuts themselves out: another admin does it")
 
 
 RULES: Final = (Rule(method="GET", path="/users", role="admin", page=list_users),)
@@ -122,7 +155,7 @@ ACTIONS: Final = (
         name="user-add",
         title="Add a user",
         role="admin",
-        fields=(Field(name="name", label="Name", required=True), ROLE, TENANTS, PASSWORD),
+        fields=(Field(name="name", label="Name", required=True), ROLE, TENANTS, PASSWORD, NO_PASSWORD),
         plan=_plan_add,
         perform=_add,
     ),
@@ -138,9 +171,26 @@ ACTIONS: Final = (
         name="user-password",
         title="Set the password",
         role="admin",
-        fields=(NAME, PASSWORD),
+        fields=(NAME, PASSWORD, NO_PASSWORD),
         plan=_plan_password,
         perform=_set_password,
+    ),
+    Action(
+        name="user-disable",
+        title="Disable the user",
+        role="admin",
+        fields=(NAME,),
+        plan=_plan_disable,
+        perform=_disable,
+        is_dangerous=True,
+    ),
+    Action(
+        name="user-enable",
+        title="Enable the user",
+        role="admin",
+        fields=(NAME,),
+        plan=_plan_enable,
+        perform=_enable,
     ),
     Action(
         name="user-remove",
