@@ -36,13 +36,12 @@ from tests.names import NAMES
 from workers.housekeeping.incidents import group
 from workers.store import jobs, people, tenants
 from workers.store.catalogue import Registration, announce
+from workers.store.connect import connect
 from workers.store.jobs import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from uuid import UUID
-
-    from redis import Redis
 
     from workers.store.connect import Connection
     from workers.store.people import Role
@@ -59,11 +58,19 @@ _COMMAND: Final = re.compile(r'<p class="command"><code>(.*?)</code>', re.DOTALL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A console that answers at `url`; `client` has no cookies of its own."""
+    """A console that answers at `url`.
+
+    Attributes:
+        url: its address.
+        console: its parts.
+        client: of `Guest`; it has no cookies of its own.
+        connection: to its database.
+    """
 
     url: str
     console: Console
     client: httpx.Client
+    connection: Connection
 
 
 @contextmanager
@@ -100,8 +107,11 @@ def serve_console(database_url: str, redis_url: str, **variables: str) -> Iterat
                 assert thread.is_alive()
                 time.sleep(0.01)
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            with httpx.Client(base_url=url, trust_env=False) as client:
-                yield Served(url=url, console=console, client=client)
+            with (
+                httpx.Client(base_url=url, trust_env=False) as client,
+                connect(database_url, name="test") as connection,
+            ):
+                yield Served(url=url, console=console, client=client, connection=connection)
         finally:
             server.should_exit = True
             thread.join()
@@ -142,10 +152,10 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(it) for name, it in values.items()}
 
 
-def guest(served: Served, connection: Connection, name: str, role: Role, *, of: tuple[str, ...] | None = None) -> Guest:
+def guest(served: Served, name: str, role: Role, *, of: tuple[str, ...] | None = None) -> Guest:
     """Add a person, and return them with a session; they have no password."""
-    people.add_person(connection, name, role=role, tenants=of)
-    session = people.start_session(connection, name, seconds=3600)
+    people.add_person(served.connection, name, role=role, tenants=of)
+    session = people.start_session(served.connection, name, seconds=3600)
     found = _TOKEN.search(Guest(served=served, session=session).get("/doctor").text)
     assert found
     return Guest(served=served, session=session, token=found[1])
@@ -196,15 +206,15 @@ def announce_handler(connection: Connection, name: str = HANDLER) -> None:
     announce(connection, [every], code_version="1")
 
 
-def furnish(connection: Connection, redis: Redis, tenant: str, said: str = "") -> Things:
+def furnish(served: Served, tenant: str, said: str = "") -> Things:
     """Make a tenant with one of everything.
 
     Args:
-        connection: in autocommit.
-        redis: of the inbox.
+        served: the console.
         tenant: its name.
         said: a text that a stranger has put wherever strangers can.
     """
+    connection, redis = served.connection, served.console.inbox
     said = said or f"no user in {tenant}"
     tenants.add_tenant(connection, tenant)
     tenants.set_settings(connection, tenant, {"crm": said})
