@@ -157,6 +157,20 @@ def test_pages_of_deliveries_go_on_after_the_last_one(connection: Connection, te
     assert len({*keys}) == len(keys) == 28
 
 
+def test_the_dead_deliveries_of_an_incident_are_listed_in_pages(connection: Connection) -> None:
+    for minutes in range(3):
+        event_id = store(connection, at=NOW - timedelta(minutes=minutes))
+        for handler in ("acme.a", "acme.b"):
+            deliver(connection, event_id, "dead", handler)
+    connection.execute("UPDATE deliveries_done SET incident = 7 WHERE handler = 'acme.a'")
+    first = event_history.list_of_incident(connection, 7, limit=2)
+    last = first[-1]
+    rest = event_history.list_of_incident(connection, 7, limit=5, before=(last.event_id, last.handler))
+    found = [*first, *rest]
+    assert [it.handler for it in found] == ["acme.a"] * 3
+    assert [it.event_id for it in found] == sorted((it.event_id for it in found), reverse=True)
+
+
 def test_what_a_handler_has_done_is_looked_for_within_a_bound(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,6 +266,16 @@ def list_deliveries(
     return sorted(found, key=lambda it: (it.event_id, it.handler), reverse=True)[:limit]
 
 
+def list_of_incident(
+    connection: Connection, incident: int, *, limit: int, before: tuple[UUID, str] | None = None
+) -> list[DeliverySummary]:
+    """Return the dead deliveries of an incident, those of the newest events first; `before` as in `list_deliveries`."""
+    before_id, before_handler = before or (None, None)
+    values = {"incident": incident, "before_id": before_id, "before_handler": before_handler, "most": limit}
+    with connection.cursor(row_factory=class_row(DeliverySummary)) as cursor:
+        return cursor.execute(_SQL["list_of_incident"], values, prepare=False).fetchall()
+
+
 def _choose_list(state: str, tenant: str | None) -> tuple[str, int | None]:
     """Return the query that lists deliveries of a state, and its bound."""
     match state:

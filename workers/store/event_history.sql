@@ -122,3 +122,12 @@ ORDER BY e.id DESC LIMIT %(most)s;
 
 -- name: read_tenants
 SELECT DISTINCT tenant FROM events WHERE id = ANY (%(ids)b::uuid[]);
+
+-- The index of an incident's dead deliveries has them in the order of their events.
+-- name: list_of_incident
+SELECT event_id, handler, tenant, state, attempt, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until, worker,
+       last_error, created_at, finished_at
+FROM deliveries_done
+WHERE state = 'dead' AND incident = %(incident)s
+  AND (%(before_id)s::uuid IS NULL OR (event_id, handler) < (%(before_id)s, %(before_handler)s))
+ORDER BY event_id DESC, handler DESC LIMIT %(most)s;

@@ -14,12 +14,15 @@ from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.housekeeping.jobs import count
 from workers.store import catalogue, event_history, jobs, manual
+from workers.store.connect import TIMED_OUT, bound_statements
 from workers.store.jobs import Filter, Kind
 from workers.store.limits import ANY
 
 SHOWN: Final = 100
-COUNT_SECONDS: Final = 1.0
+COUNT_SECONDS: Final = 0.15
 """For which a confirmation counts; a job counts on."""
+COUNT_BOUND: Final = 10_000
+"""Where it stops to count."""
 OpenState = Literal["pending", "queued", "running"]
 TIMES: Final = "30m, 2h, 7d, or a date or time (UTC)"
 
@@ -41,10 +44,13 @@ def list_deliveries(visit: Visit) -> Response:
     state, tenant, handler = (visit.given(it) for it in ("state", "tenant", "handler"))
     if state is not None and state not in states:
         raise InputError(f"no delivery is {state[:20]!r}")
+    incident = inputs.integer(visit, "incident", at_most=inputs.LARGEST_ID)
     wanted = [state] if state else [*event_history.OPEN_STATES, "dead"]
-    found = event_history.list_deliveries(
-        visit.connection, limit=SHOWN + 1, states=wanted, tenant=tenant, handler=handler, before=_before(visit)
-    )
+    page: dict[str, Any] = {"limit": SHOWN + 1, "before": _before(visit)}
+    if incident is not None:
+        found = event_history.list_of_incident(visit.connection, incident, **page)
+    else:
+        found = event_history.list_deliveries(visit.connection, states=wanted, tenant=tenant, handler=handler, **page)
     shown = found[:SHOWN]
     older = f"{shown[-1].event_id} {shown[-1].handler}" if len(found) > SHOWN else None
     first = {name: value for name, value in visit.query.items() if name != "before"}
@@ -52,10 +58,13 @@ def list_deliveries(visit: Visit) -> Response:
         "deliveries",
         title="Deliveries",
         deliveries=shown,
+        incident=incident,
         states=states,
         older=url("/deliveries", first, before=older) if older else None,
         newest=url("/deliveries", first) if visit.given("before") else None,
-        command=command_line("deliveries", "list", state=state, tenant=tenant, handler=handler),
+        command=command_line("incidents", "show", str(incident))
+        if incident
+        else command_line("deliveries", "list", state=state, tenant=tenant, handler=handler),
         live=True,
     )
 
@@ -82,21 +91,35 @@ def to_filter(visit: Visit, **more: Any) -> Filter:
     return replace(chosen, **more)
 
 
-def say_count(visit: Visit, kind: Kind, chosen: Filter, noun: str = "deliveries") -> tuple[str, int | None]:
-    """Return how many a change would take, in words and as a number; None if counting takes longer than a page may."""
-    before = manual.now(visit.connection)
-    found = count(visit.connection, kind, chosen, before=before, seconds=COUNT_SECONDS)
+def say_count(visit: Visit, kind: Kind, chosen: Filter, noun: str = "deliveries") -> str:
+    """Return how many a change would take, in words: at least so many, where there are more than a page counts."""
+    found, is_all = _count(visit, kind, chosen)
     if found is None:
-        return f"more {noun} than can be counted in a second (the job counts them)", None
-    return f"{found:,} {noun}", found
+        return f"more {noun} than a page can count (the job counts them)"
+    return f"{found:,} {noun}" if is_all else f"at least {found:,} {noun} (the job counts them)"
 
 
 def submit(visit: Visit, kind: Kind, chosen: Filter) -> Done:
     """Submit the job, and go where it can be followed."""
-    expected = count(visit.connection, kind, chosen, before=manual.now(visit.connection), seconds=COUNT_SECONDS)
-    person, why = visit.person.name, visit.given("why")
+    found, is_all = _count(visit, kind, chosen)
+    person, why, expected = visit.person.name, visit.given("why"), found if is_all else None
     job = jobs.submit(visit.connection, kind, chosen, who=person, why=why, rate=inputs.rate(visit), expected=expected)
     return Done(said=f"job {job} was submitted", to=f"/jobs/{job}")
+
+
+def _count(visit: Visit, kind: Kind, chosen: Filter) -> tuple[int | None, bool]:
+    """Return how many there are, as far as a page counts, and whether that is all; None if it would take longer."""
+    try:
+        with visit.connection.transaction():
+            bound_statements(visit.connection, COUNT_SECONDS, is_local=True)
+            if kind in {"retry", "resend", "cancel"}:
+                lanes = manual.count_lanes(visit.connection, kind, chosen, most=COUNT_BOUND)
+                return lanes.total(), lanes.total() < COUNT_BOUND
+            before = manual.now(visit.connection)
+            found = count(visit.connection, kind, chosen, before=before, seconds=COUNT_SECONDS)
+            return found, found is not None
+    except TIMED_OUT:
+        return None, False
 
 
 def tenant_of(visit: Visit, chosen: Filter) -> str | None:
@@ -133,7 +156,7 @@ def _changes(
 ) -> Action:
     def plan(visit: Visit) -> Plan:
         chosen = filter_of(visit)
-        counted, _ = say_count(visit, name, chosen)
+        counted = say_count(visit, name, chosen)
         options: dict[str, Any] = {"error": chosen.error}
         words = ["deliveries", name]
         if name == "resend":
@@ -192,7 +215,7 @@ def _backfill_filter(visit: Visit) -> Filter:
 
 def _plan_backfill(visit: Visit) -> Plan:
     chosen = _backfill_filter(visit)
-    counted, _ = say_count(visit, "backfill", chosen, "events")
+    counted = say_count(visit, "backfill", chosen, "events")
     given = {name: visit.given(name) for name in ("since", "tenant", "rate")}
     return Plan(
         sentence=f"Look at {counted}, and make the delivery to {chosen.handler} of each that has none.",

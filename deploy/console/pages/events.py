@@ -176,7 +176,7 @@ def _plan_reprocess(visit: Visit) -> Plan:
     chosen = _reprocess_filter(visit)
     if not catalogue.read_registrations(visit.connection):
         raise InputError("no handler is announced, so that none would get these events: start a handler worker first")
-    counted, _ = say_count(visit, "reprocess", chosen, "rejected events")
+    counted = say_count(visit, "reprocess", chosen, "rejected events")
     ids = [str(it) for it in chosen.event_ids or ()]
     options = {"reason": chosen.reason, "rate": visit.given("rate"), "why": visit.given("why")}
     return Plan(

@@ -98,7 +98,7 @@ def _plan_replay(visit: Visit) -> Plan:
             refusal="Nobody stored them: the provider must send them again.",
         )
     kind, chosen = _replayed(found)
-    counted, _ = say_count(visit, kind, chosen, "dead deliveries" if kind == "retry" else "rejected events")
+    counted = say_count(visit, kind, chosen, "dead deliveries" if kind == "retry" else "rejected events")
     what = "put back, due at once with all their attempts" if kind == "retry" else "parsed again"
     return Plan(
         sentence=f"Of incident {found['id']} ({found['subject']}: {found['cause']}), {counted} are {what}.",
