@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -24,17 +25,19 @@ from tests.benchmarks.cost import Side, measure_turn
 from tests.benchmarks.ground import stand_on
 from tests.benchmarks.growth.meter import cpu_of
 from tests.benchmarks.processes import run_ours
-from tests.launching import free_port
+from tests.launching import free_port, open_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 RATE: Final = 200
 """Events a second."""
 SECONDS: Final = 20
+REFRESH_SECONDS: Final = 5.0
+"""Between two looks at the console."""
 WARM_UP: Final = 2_000
 CHILDREN: Final = {"ingest": 2, "handlers": 4, "express": 1, "housekeeping": 1}
-SERVICES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "exporter", "flower")
+SERVICES: Final = ("ingress", "ingest", "handlers", "express", "housekeeping", "beat", "exporter", "flower", "console")
 HEADINGS: Final = ("process", "memory", "CPU at that rate", "connections to Redis", "to Postgres", "a pod requests")
 
 
@@ -60,18 +63,37 @@ def measure() -> dict[str, dict[str, float]]:
     """Run one of each; return its needs by name."""
     with stand_on() as ground, ground.fresh() as place:
         place.add_endpoint()
-        ports = {name: free_port() for name in ("INGRESS_PORT", "EXPORTER_PORT", "FLOWER_PORT")}
+        ports = {name: free_port() for name in ("INGRESS_PORT", "EXPORTER_PORT", "FLOWER_PORT", "CONSOLE_PORT")}
         more: dict[str, Any] = {"HANDLERS": "tests.benchmarks.handlers.nothing", **ports}
         slots, drains = CHILDREN["handlers"], CHILDREN["ingest"]
         with run_ours(place, *SERVICES, ingress_port=ports["INGRESS_PORT"], slots=slots, drains=drains, **more) as pids:
             side = Side(name="sizes", place=place, port=ports["INGRESS_PORT"], pids=pids)
             measure_turn(side, events=WARM_UP, rate=RATE)
             before, began = {name: cpu_of(pid) for name, pid in pids.items()}, time.monotonic()
-            measure_turn(side, events=RATE * SECONDS, rate=RATE)
+            with browsing(f"http://127.0.0.1:{ports['CONSOLE_PORT']}/"):
+                measure_turn(side, events=RATE * SECONDS, rate=RATE)
             seconds = time.monotonic() - began
             cpu = {name: (cpu_of(pid) - before[name]) / seconds for name, pid in pids.items()}
             servers = {"redis": urlsplit(ground.redis_url).port, "postgres": urlsplit(ground.postgres_url).port}
             return {name: {"cpu": cpu[name], **look_at(pids[name], servers)} for name in SERVICES}
+
+
+@contextmanager
+def browsing(url: str) -> Iterator[None]:
+    """Load the console's first page every five seconds, as a browser does in which it is open."""
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(REFRESH_SECONDS):
+            open_url(url).close()
+
+    browser = threading.Thread(target=look)
+    browser.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        browser.join()
 
 
 def look_at(pid: int, servers: Mapping[str, int | None]) -> dict[str, float]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from deploy.console.settings import ConsoleSettings
+from shared.settings import load
 from tests.conftest import SECRETS_KEY
 from tests.deploy import container
 from tests.deploy.checks import needs_checks, read_yaml, run_tool
@@ -110,6 +112,15 @@ def test_every_service_has_its_image_from_the_containerfile() -> None:
             assert service["build"]["target"] in stages, name
             assert (COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]).exists()
     assert set(container.TARGETS) <= set(stages)
+
+
+def test_the_console_is_published_where_it_listens_and_where_its_links_lead() -> None:
+    port = load(ConsoleSettings, {"REDIS_URL": "redis://redis/0", "DATABASE_URL": "postgresql://postgres/"}).port
+    assert services()["console"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    environ = services()["console"]["environment"]
+    assert environ["CONSOLE_URL"] == f"${{CONSOLE_URL:-http://127.0.0.1:{port}}}"
+    (flower,) = services()["flower"]["ports"]
+    assert environ["CONSOLE_FLOWER_URL"] == f"${{CONSOLE_FLOWER_URL:-http://{flower.rpartition(':')[0]}}}"
 
 
 def test_monitoring_is_a_profile_with_our_rules_and_our_dashboard() -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deploy.console.settings import ConsoleSettings
+from deploy.console.sign_in import may_be_open
 from deploy.exporter.wanted import HANDLERS_PER_EXPRESS, PATH
 from deploy.health import DUTIES
+from shared.settings import SettingError, load
 from tests.benchmarks import report
 from tests.benchmarks.sizes import CHILDREN, request_of
 from tests.deploy.checks import ROOT, needs_checks, read_yaml, run_tool
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
@@ -176,9 +179,41 @@ def test_every_deployment_runs_the_command_that_compose_runs_and_ends_in_no_less
         service = compose["services"]["ingress-1" if duty == "ingress" else duty]
         pod = deployment["spec"]["template"]["spec"]
         (one,) = pod["containers"]
-        assert one.get("command") == service.get("command"), duty
+        assert one.get("command") == (service.get("entrypoint") or service.get("command")), duty
         assert one["image"].endswith(f"webhook-pipeline-{service['build']['target']}:0.2.0")
         assert pod["terminationGracePeriodSeconds"] >= int(service["stop_grace_period"].removesuffix("s")), duty
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_console_listens_where_its_service_and_its_probes_ask(name: str) -> None:
+    pod = deployments(name)["console"]["spec"]["template"]["spec"]
+    (one,) = pod["containers"]
+    secret = {"REDIS_URL": "redis://redis:6379/0", "DATABASE_URL": "postgresql://pipeline@postgres:5432/pipeline"}
+    given = {it["name"]: it["value"] for it in one["env"] if "value" in it}
+    found = load(ConsoleSettings, settings(name) | secret | given)
+    assert one["ports"] == [{"name": "http", "containerPort": found.port}]
+    assert one["readinessProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
+    assert objects(name)["Service", "webhook-console"]["spec"]["ports"][0]["targetPort"] == "http"
+    assert found.url == f"http://127.0.0.1:{found.port}"
+    with pytest.raises(SettingError, match="no users"):
+        may_be_open(found, 0)
+
+
+def test_the_console_waits_for_its_first_user_before_it_starts(database_url: str) -> None:
+    pod = deployments("overlays/small")["console"]["spec"]["template"]["spec"]
+    (one,), (first_user,) = pod["containers"], pod["initContainers"]
+    assert (first_user["image"], first_user["envFrom"], first_user["env"]) == (one["image"], one["envFrom"], one["env"])
+    command = [word.replace("sleep 5", "sleep 0.1") for word in first_user["command"]]
+    environ = {"DATABASE_URL": database_url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(command, env=environ) as waiting:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(5)
+            add_user = ["pipeline", "console", "add-user", "alice", "--role", "admin", "--no-password"]
+            subprocess.run(add_user, env=environ, capture_output=True, check=True)
+            assert waiting.wait(30) == 0
+        finally:
+            waiting.kill()
 
 
 @pytest.mark.parametrize("phase", ["pre", "post"])
@@ -204,7 +239,7 @@ def test_every_pod_keeps_to_the_restricted_standard_on_a_read_only_root(name: st
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
-        for one in pod["containers"]:
+        for one in (*pod["containers"], *pod.get("initContainers", [])):
             context = one["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
             assert context["capabilities"] == {"drop": ["ALL"]}
