@@ -1,4 +1,4 @@
-"""The two deployments, each installed alone into a fresh environment."""
+"""The deployments, each installed alone into a fresh environment."""
 
 from __future__ import annotations
 
@@ -83,19 +83,24 @@ def started(python: Path, *arguments: str, **environ: str) -> Iterator[subproces
         watchdog.cancel()
 
 
+def wait_until_alive(process: subprocess.Popen[str], port: str) -> None:
+    """Wait until `/livez` answers 200."""
+    while True:
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=2).status_code == 200
+            break
+        except httpx.TransportError:
+            time.sleep(0.05)
+
+
 @pytest.mark.long
 def test_the_ingress_installs_alone_and_starts(tmp_path: Path, wheel: Path, redis_url: str) -> None:
     python = install(tmp_path, wheel, "ingress")
     assert not [module for module in ("celery", "kombu", "psycopg", "pydantic", "flower") if imports(python, module)]
     port = str(free_port())
     with started(python, "-m", "ingress", REDIS_URL=redis_url, INGRESS_PORT=port) as process:
-        while True:
-            assert process.poll() is None, process.communicate()[0]
-            try:
-                assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=2).status_code == 200
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
+        wait_until_alive(process, port)
 
 
 @pytest.mark.long
@@ -129,6 +134,31 @@ def test_the_workers_install_alone_and_start(tmp_path: Path, wheel: Path, redis_
         f"DATABASE_URL={database_url}",
         f"REDIS_URL={redis_url}",
     ]
+
+
+@pytest.mark.long
+def test_the_console_installs_alone_shows_a_page_and_lets_its_first_user_in(
+    tmp_path: Path, wheel: Path, redis_url: str, database_url: str
+) -> None:
+    python = install(tmp_path, wheel, "console")
+    assert not imports(python, "flower")
+    port = str(free_port())
+    servers = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+    with started(python, "-m", "deploy.console", CONSOLE_PORT=port, **servers) as process:
+        wait_until_alive(process, port)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as browser:
+            assert "<h1>Now</h1>" in browser.get("/").text
+            for path in ("/static/console.css", "/static/console.js"):
+                assert browser.get(path).status_code == 200
+            add_user = [str(python.with_name("pipeline")), "console", "add-user", "alice", "--role", "admin"]
+            environ = {"PATH": os.environ["PATH"], **servers}
+            subprocess.run(
+                [*add_user, "--password-stdin"], env=environ, input="correct horse battery\n", text=True, check=True
+            )
+            assert browser.get("/").headers["location"] == "/sign-in"
+            typed = {"name": "alice", "password": "correct horse battery"}
+            assert browser.post("/sign-in", data=typed, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+            assert browser.get("/").status_code == 200
 
 
 def test_up_without_the_embedded_servers_installed_says_what_to_install() -> None:
