@@ -1,7 +1,8 @@
-"""The nginx configuration: nginx' own check of it, and a rolling restart of two real ingress processes behind it."""
+"""The nginx configurations: nginx' own check, a rolling restart of two real ingress processes, and the console."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import ssl
@@ -24,13 +25,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ingress.schemes import find
+from tests.console import PASSWORD, add_user, serve_console
 from tests.ingress_process import PATH, SECRET, endpoint, environment, inbox, publish, secret, wait_for
-from tests.launching import free_port
+from tests.launching import free_port, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-CONFIGURATION = (Path(__file__).parents[2] / "deploy" / "nginx" / "webhook-pipeline.conf").read_text()
+    from workers.store.connect import Connection
+
+SHIPPED = Path(__file__).parents[2] / "deploy" / "nginx"
+CONSOLE = "console.example.com"
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 RATE = 100
 
@@ -60,24 +65,32 @@ def make_certificate(folder: Path) -> None:
 
 
 def configure(folder: Path, *, port: int, upstreams: tuple[int, int]) -> Path:
-    """Write the shipped configuration with these ports, and the rest that nginx needs."""
+    """Write the configuration for the ingress with these ports, and the rest that nginx needs."""
+    ours = {"127.0.0.1:8000": f"127.0.0.1:{upstreams[0]}", "127.0.0.1:8001": f"127.0.0.1:{upstreams[1]}"}
+    return write(folder, {"webhook-pipeline": ours}, port=port)
+
+
+def configure_console(folder: Path, *, port: int, upstream: str) -> Path:
+    """Write both configurations, that of the console with this address of it."""
+    return write(folder, {"webhook-console": {"127.0.0.1:5556": upstream}, "webhook-pipeline": {}}, port=port)
+
+
+def write(folder: Path, files: Mapping[str, Mapping[str, str]], *, port: int) -> Path:
+    """Write shipped files, each with what is replaced in it, and a configuration that includes them."""
     make_certificate(folder)
-    text = CONFIGURATION
-    for shipped, ours in {
-        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-        "/etc/nginx/webhook-pipeline/": f"{folder}/",
-        "127.0.0.1:8000": f"127.0.0.1:{upstreams[0]}",
-        "127.0.0.1:8001": f"127.0.0.1:{upstreams[1]}",
-    }.items():
-        assert shipped in text
-        text = text.replace(shipped, ours)
-    (folder / "webhook-pipeline.conf").write_text(text)
+    for name, replaced in files.items():
+        text = (SHIPPED / f"{name}.conf").read_text()
+        own = {"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;", f"/etc/nginx/{name}/": f"{folder}/"}
+        for shipped, ours in {**own, **replaced}.items():
+            assert shipped in text
+            text = text.replace(shipped, ours)
+        (folder / f"{name}.conf").write_text(text)
     paths = "".join(
         f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
         f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}\n"
-        f"http {{ access_log off; {paths} include {folder}/webhook-pipeline.conf; }}\n"
+        f"http {{ access_log off; {paths} include {folder}/webhook-*.conf; }}\n"
     )
     return folder / "nginx.conf"
 
@@ -127,8 +140,13 @@ class Ingress:
             return False
 
 
-def test_nginx_accepts_the_configuration(folder: Path) -> None:
-    configuration = configure(folder, port=free_port(), upstreams=(free_port(), free_port()))
+def test_nginx_accepts_the_configuration_alone_and_with_that_of_the_console(folder: Path) -> None:
+    accept(configure(folder, port=free_port(), upstreams=(free_port(), free_port())))
+    accept(configure_console(folder, port=free_port(), upstream=f"127.0.0.1:{free_port()}"))
+
+
+def accept(configuration: Path) -> None:
+    """See that nginx finds nothing wrong, and nothing to warn of."""
     done = subprocess.run([NGINX, "-t", "-c", str(configuration)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warn" not in done.stderr
@@ -227,3 +245,68 @@ def test_a_client_over_its_rate_is_answered_429(folder: Path) -> None:
         wait_for(lambda: bool((folder / "nginx.pid").exists()), seconds=10)
         statuses = [client.post(f"https://127.0.0.1:{port}{PATH}", content=b"{}").status_code for _ in range(12)]
         assert httpx.codes.TOO_MANY_REQUESTS in statuses
+
+
+@contextmanager
+def browser(folder: Path, port: int) -> Iterator[httpx.Client]:
+    """Return a client of the console behind nginx, once nginx listens."""
+    tls = ssl.create_default_context(cafile=folder / "tls.crt")
+    headers = {"Host": CONSOLE, "Sec-Fetch-Site": "same-origin"}
+    with httpx.Client(verify=tls, trust_env=False, base_url=f"https://127.0.0.1:{port}", headers=headers) as client:
+        wait_for((folder / "nginx.pid").exists, seconds=10)
+        yield client
+
+
+def test_somebody_signs_in_to_the_console_through_nginx_and_nobody_by_a_header_of_their_own(
+    folder: Path, database_url: str, redis_url: str, connection: Connection
+) -> None:
+    port, settings = free_port(), {"CONSOLE_URL": f"https://{CONSOLE}"}
+    settings |= {"CONSOLE_PROXY_HEADER": "X-Forwarded-User", "CONSOLE_PROXY_FROM": "127.0.0.1"}
+    add_user(connection, "alice", "admin")
+    with serve_console(database_url, redis_url, **settings) as console:
+        configuration = configure_console(folder, port=port, upstream=console.url.removeprefix("http://"))
+        with nginx(configuration), browser(folder, port) as client:
+            assert client.get("/").headers["location"] == "/sign-in"
+            assert client.get("/", headers={"X-Forwarded-User": "alice"}).status_code == httpx.codes.SEE_OTHER
+            answer = client.post("/sign-in", data={"name": "alice", "password": PASSWORD})
+            assert answer.status_code == httpx.codes.SEE_OTHER, answer.text
+            assert "__Host-pipeline_session" in client.cookies
+            page = client.get("/")
+            assert (page.status_code, "strict-transport-security" in page.headers) == (httpx.codes.OK, True)
+            assert client.get("/", headers={"Host": "other.example.com"}).status_code == httpx.codes.FORBIDDEN
+
+
+def test_nginx_bounds_the_attempts_of_an_address_to_sign_in_to_the_console(
+    folder: Path, database_url: str, redis_url: str
+) -> None:
+    port = free_port()
+    with serve_console(database_url, redis_url, CONSOLE_URL=f"https://{CONSOLE}") as console:
+        configuration = configure_console(folder, port=port, upstream=console.url.removeprefix("http://"))
+        with nginx(configuration), browser(folder, port) as client:
+            statuses = [client.get("/sign-in").status_code for _ in range(20)]
+            assert statuses[:10] == [httpx.codes.OK] * 10
+            assert statuses[-1] == httpx.codes.TOO_MANY_REQUESTS
+            assert client.get("/static/console.css").status_code == httpx.codes.OK
+
+
+def test_a_console_without_users_lets_nobody_in_through_nginx(folder: Path, database_url: str, redis_url: str) -> None:
+    port, log = free_port(), folder / "console.log"
+    own = free_port()
+    environ = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CONSOLE_PORT": str(own)}
+    url = f"http://127.0.0.1:{own}"
+    with spawn([sys.executable, "-m", "deploy.console"], log=log, environ=os.environ | environ) as process:
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{url}/", trust_env=False).status_code == httpx.codes.OK
+            except httpx.TransportError:
+                return False
+
+        try:
+            wait_for(answers, seconds=30)
+            configuration = configure_console(folder, port=port, upstream=f"127.0.0.1:{own}")
+            with nginx(configuration), browser(folder, port) as client:
+                for host in (CONSOLE, f"127.0.0.1:{own}"):
+                    assert client.get("/", headers={"Host": host}).status_code != httpx.codes.OK
+        finally:
+            process.kill()
