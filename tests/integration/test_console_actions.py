@@ -144,7 +144,6 @@ ELSEWHERE: Final = {
     "env": "prints settings, with passwords, for a shell",
     "send": "makes load on an ingress, with the secret of an endpoint",
     "keygen": "prints a key, which the console should not see",
-    "reconcile": "reads a file of the provider's, as long as it is",
     "jobs wait": "a script's; in the console the job's page refreshes itself",
     "handlers check": "imports the team's code, where it is deployed",
     "secrets check": "tells by its exit code whether all keys are there; the doctor's page says the same",
@@ -153,6 +152,7 @@ ELSEWHERE: Final = {
 
 PAGES: Final = {
     "verify": "/verify",
+    "reconcile": "/reconcile",
     "stats": "/",
     "doctor": "/doctor",
     "tenants list": "/tenants",
@@ -330,7 +330,7 @@ def test_each_page_shows_a_command_that_the_command_line_takes(
     settled: Things, admin: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("headers.txt", "body.json"):  # of `pipeline verify`
+    for name in ("headers.txt", "body.json", "FILE"):  # of `pipeline verify` and `reconcile`
         Path(name).touch()
     queries = {"/events": {"tenant": "acme", "state": "rejected"}, "/audit": {"what": "ten", "target": "acme"}}
     for pattern in PAGES.values():
