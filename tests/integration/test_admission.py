@@ -460,3 +460,22 @@ def check_plans(connection: Connection, *, lanes_expected: int) -> None:
         assert not re.search("Seq Scan on (deliveries|tenants)", plan), plan
     assert "Sort" not in plans[0], plans[0]
     assert "hashed" in plans[-1], plans[-1]
+
+
+@pytest.mark.parametrize("tenants", [1, 4])
+def test_handlers_beyond_those_that_are_looked_at_have_their_turn_while_the_first_have_work(
+    connection: Connection, add_deliveries: AddDeliveries, monkeypatch: pytest.MonkeyPatch, tenants: int
+) -> None:
+    monkeypatch.setattr("workers.dispatch.admission.LEAST_LANES", 2)
+    monkeypatch.setattr("workers.dispatch.admission.MOST_AT_ONCE", 4)
+    names, handlers = [f"t{number}" for number in range(tenants)], [f"h.{number}" for number in range(3)]
+    served: set[tuple[str, str]] = set()
+    for _ in range(2 * len(handlers)):
+        for name in names:  # as fast as they are served: no lane is ever empty
+            for handler in handlers:
+                add_deliveries(1, tenant=name, handler=handler)
+        queue = Sent()
+        admit(connection, queue, slots=1, message_seconds=1.0)
+        served |= {(one.tenant, one.handler) for message in queue.messages for one in message.deliveries}
+        connection.execute("DELETE FROM deliveries WHERE state = 'queued'")
+    assert served == {(name, handler) for name in names for handler in handlers}

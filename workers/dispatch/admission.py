@@ -314,7 +314,11 @@ class _Admission:
         more: bool,
         lanes: int,
     ) -> None:
-        """Remember where the turns of the tenants go on, and those of the handlers of each that found no room."""
+        """Remember where the turns of the tenants go on, and those of the handlers of each.
+
+        The handlers' turns go on where one found no room, or after the last one that was looked at where there may be
+        more: those that found room would else be the only ones that are ever looked at while they have work.
+        """
         if not room:  # crowded tenants were not looked at
             deliveries.move_admission(self._connection, after=state.after, express=counts)
             return
@@ -325,7 +329,7 @@ class _Admission:
         last_lanes: dict[int, int] = {}
         for each, lane in handlers:
             last_lanes[each] = max(lane, last_lanes.get(each, 0))
-        moved = dict(held)
+        moved = {names[each]: handlers[each, last] for each, last in last_lanes.items() if last >= lanes} | dict(held)
         by_place: dict[int, list[tuple[int, int]]] = {}
         for turn in skipped:
             by_place.setdefault(turn.place, []).append((turn.row, turn.lane))
