@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+LONGEST: Final = timedelta(days=365_000)
+"""Bound on a duration, so that what it is added to stays within the years that Python knows."""
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -16,9 +18,12 @@ def duration(text: str) -> timedelta:
     if not fits:
         raise typer.BadParameter(f"{text!r} is no duration; write 90s, 30m, 2h, 7d or 1w")
     try:
-        return timedelta(**{_UNITS[fits[2]]: float(fits[1])})
+        found = timedelta(**{_UNITS[fits[2]]: float(fits[1])})
     except OverflowError:
-        raise typer.BadParameter(f"{text!r} is longer than time is") from None
+        found = timedelta.max
+    if found > LONGEST:
+        raise typer.BadParameter(f"{text!r} is too long; nothing takes more than 1,000 years")
+    return found
 
 
 def rate(text: str) -> float:
@@ -40,40 +45,36 @@ _SIZE_UNITS: Final = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
 def size(text: str) -> int:
     """Read a number of bytes such as "800kB", "100MB" or "2GB"."""
     fits = _SIZE.fullmatch(text.strip())
-    value = int(float(fits[1]) * _SIZE_UNITS[fits[2]]) if fits else 0
-    if not 0 < value < 2**63:
+    value = float(fits[1]) * _SIZE_UNITS[fits[2]] if fits else 0.0
+    if not 1 <= value < 2**63:
         raise typer.BadParameter(f"{text!r} is no size; write 800kB, 100MB or 2GB")
-    return value
+    return int(value)
 
 
 def moment(text: str) -> datetime:
-    """Read a date or time in ISO 8601; without a zone it is UTC."""
+    """Read a date or time in ISO 8601, without a zone in UTC; return it in UTC, where its year has four digits."""
     try:
         read = datetime.fromisoformat(text.strip())
+        return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no time; write 2026-03-27, 2026-03-27T15:26 (UTC) or 2026-03-27T15:26+02:00"
         ) from None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)
+    except OverflowError:  # Postgres would keep it, and nobody could read it again
+        raise typer.BadParameter(f"{text!r} is no time between the years 1 and 9999 (UTC)") from None
 
 
 def past(text: str) -> datetime:
     """Read a time, or a duration that has passed since then."""
     if text.strip()[-1:] not in _UNITS:
         return moment(text)
-    try:
-        return datetime.now(UTC) - duration(text)
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} is longer than time is") from None
+    return datetime.now(UTC) - duration(text)
 
 
 def future(text: str) -> datetime:
     """Read a time that is still to come, or a duration from now on."""
     now = datetime.now(UTC)
-    try:
-        found = now + duration(text) if text.strip()[-1:] in _UNITS else moment(text)
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} is longer than time is") from None
+    found = now + duration(text) if text.strip()[-1:] in _UNITS else moment(text)
     if found <= now:
         raise typer.BadParameter(f"{text!r} is over already; write 30m, 2h, 7d, or a date or time to come")
     return found

@@ -138,6 +138,8 @@ def _value(text: str) -> Any:
     """Return a value as JSON, or else the text itself."""
     try:
         return json.loads(text, parse_constant=lambda _: text)
+    except RecursionError:
+        raise CommandError("the value is nested too deep: give it as a text") from None
     except ValueError:
         return text
 

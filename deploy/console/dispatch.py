@@ -133,8 +133,12 @@ def _stop(visit: Visit, rule: Rule) -> Response | None:
 
     Raises:
         ForbiddenError: their role is below what the route asks for, or the form is not of this session.
+        InputError: a value holds what Postgres cannot store.
     """
     visitor, request = visit.visitor, visit.request
+    given = (request.path_params, request.query_params, visit.form)
+    if any("\0" in text for values in given for text in values.values()):
+        raise InputError("there is a character in it that cannot be stored (NUL): leave it out")
     if rule.role is None:
         return None
     if visitor is None:

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 MOST_IDS: Final = 1000
 LARGEST_ID: Final = 2**63 - 1
+MOST_DIGITS: Final = 19
+"""Of a whole number: what Postgres holds at most has as many."""
 
 
 def read(visit: Visit, name: str, parse: Callable[[str], T]) -> T | None:
@@ -46,8 +48,8 @@ def integer(visit: Visit, name: str, *, at_least: int = 1, at_most: int = 2**31 
     """Return a whole number within bounds. Raises InputError."""
 
     def parse(text: str) -> int:
-        value = int(text) if text.isascii() and text.isdigit() else -1
-        if not at_least <= value <= at_most:
+        value = _digits(text)
+        if value is None or not at_least <= value <= at_most:
             raise typer.BadParameter(f"{text[:40]!r} is no whole number from {at_least:,} to {at_most:,}")
         return value
 
@@ -83,6 +85,12 @@ def event_id(visit: Visit) -> UUID:
 def identity(visit: Visit, name: str = "id") -> int:
     """Return the number of an incident or a job, in the path or given. Raises NotFoundError."""
     text = visit.request.path_params.get(name) or visit.given(name) or ""
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= LARGEST_ID):
+    number = _digits(text)
+    if number is None or number > LARGEST_ID:
         raise NotFoundError(f"{text[:40]!r} is no number of that kind")
-    return int(text)
+    return number
+
+
+def _digits(text: str) -> int | None:
+    """Return the number that a text of digits is; None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None

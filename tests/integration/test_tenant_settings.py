@@ -13,7 +13,7 @@ from workers.dispatch.tenant_settings import read_settings
 from workers.errors import SettingsError
 from workers.housekeeping.causes import cause_of
 from workers.store import audit, deliveries, tenants
-from workers.store.refusals import BadNameError, SettingsTooLargeError, UnknownTenantError
+from workers.store.refusals import BadNameError, BadSettingError, SettingsTooLargeError, UnknownTenantError
 
 if TYPE_CHECKING:
     from tests.integration.conftest import AddDeliveries
@@ -53,6 +53,24 @@ def test_what_cannot_be_set_is_refused_and_changes_nothing(connection: Connectio
     with pytest.raises(SettingsTooLargeError):
         tenants.set_settings(connection, "acme", {"a": "x" * 20_000})
     assert tenants.find_tenant(connection, "acme").settings == {}
+
+
+@pytest.mark.parametrize("value", ["\0", "\ud800", {"a": ["\0"]}, float("inf"), float("nan")])
+def test_a_value_that_postgres_cannot_hold_is_refused(connection: Connection, value: object) -> None:
+    tenants.add_tenant(connection, "acme")
+    with pytest.raises(BadSettingError, match="Postgres cannot hold the value of a"):
+        tenants.set_settings(connection, "acme", {"a": value})
+
+
+def test_a_value_that_a_worker_with_a_deep_stack_could_not_read_is_refused(connection: Connection) -> None:
+    tenants.add_tenant(connection, "acme")
+    value: object = 1
+    for _ in range(20):
+        value = [value]
+    tenants.set_settings(connection, "acme", {"a": value})
+    with pytest.raises(BadSettingError, match="nested more than 20 deep"):
+        tenants.set_settings(connection, "acme", {"a": {"b": value}})
+    assert tenants.find_tenant(connection, "acme").settings == {"a": value}
 
 
 def test_ten_thousand_tenants_cost_a_claim_one_probe_a_delivery(

@@ -57,6 +57,12 @@ class UnknownSecretError(RefusedError):
     code = "unknown_secret"
 
 
+class BadSettingError(RefusedError):
+    """A value of a tenant's setting that Postgres cannot hold, or not every worker can read."""
+
+    code = "bad_setting"
+
+
 class SettingsTooLargeError(RefusedError):
     """The settings of a tenant would take more room than they may."""
 

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from shared import registry
 from workers.store.refusals import (
     BadNameError,
+    BadSettingError,
     EndpointExistsError,
     SecretExistsError,
     SettingsTooLargeError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _SQL: Final = Queries("tenants.sql")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SETTING: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+_MOST_NESTED: Final = 20
+"""Objects and lists within each other in a setting; Python reads no more than its stack is deep."""
 _LABEL_LENGTH: Final = 100
 
 
@@ -151,19 +154,32 @@ def set_settings(connection: Connection, name: str, values: Mapping[str, Any], *
         unset: names of those that are taken away.
 
     Raises:
-        RefusedError: UnknownTenantError, BadNameError, SettingsTooLargeError.
+        RefusedError: UnknownTenantError, BadNameError, BadSettingError, SettingsTooLargeError.
     """
-    for key in values:
+    for key, value in values.items():
         if not _SETTING.fullmatch(key):
             raise BadNameError(
                 f"{key!r} cannot name a setting: take letters, digits, _, . and -, a letter or _ first, at most 100"
             )
+        if _is_nested(value, _MOST_NESTED):
+            raise BadSettingError(f"the value of {key} is nested more than {_MOST_NESTED} deep: give it as a text")
     try:
         _change_tenant(connection, "set_settings", name, values=Jsonb(dict(values)), unset=list(unset))
     except errors.CheckViolation:
         raise SettingsTooLargeError(
             f"the settings of {name} would take more than 16 kB: nothing was changed; keep what is large elsewhere"
         ) from None
+    except errors.DataError as error:
+        raise BadSettingError(
+            f"Postgres cannot hold the value of {', '.join(values)}: no \\u0000, no half of a surrogate pair and no "
+            f"number beyond 1e308 ({error.diag.message_primary})"
+        ) from None
+
+
+def _is_nested(value: Any, most: int) -> bool:
+    """Return whether there are more than so many objects and lists within each other."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return parts is not None and (most == 0 or any(_is_nested(it, most - 1) for it in parts))
 
 
 def limit_ingest(connection: Connection, name: str, limits: registry.Limits) -> None:

@@ -90,7 +90,7 @@ def _scheme(visit: Visit) -> SchemeField:
         try:
             read = tomllib.loads(description)
             compose(read)
-        except (tomllib.TOMLDecodeError, BadSchemeError) as error:
+        except (tomllib.TOMLDecodeError, BadSchemeError, RecursionError) as error:
             raise InputError(f"the description cannot be used: {error}") from None
         return read
     chosen = name or visit.given("provider") or ""

@@ -148,6 +148,8 @@ def _setting(visit: Visit) -> tuple[str, Any]:
         return key, None
     try:
         return key, json.loads(text, parse_constant=lambda _: text)
+    except RecursionError:
+        raise InputError("the value is nested too deep: give it as a text") from None
     except ValueError:
         return key, text
 
