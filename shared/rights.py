@@ -145,6 +145,49 @@ def of_worker_at_inbox(names: Names, queues: Collection[str]) -> list[Command]:
     return needs
 
 
+def of_console_at_inbox(names: Names) -> list[Command]:
+    """Return what the console does at the inbox: look, also as the doctor, and publish the registry."""
+    return [
+        *(("XLEN", stream) for stream in names.streams),
+        *(("XRANGE", stream, "-", "+", "COUNT", 1) for stream in names.streams),
+        *_identify(names),
+        ("HGET", names.registry, "version"),
+        ("HSET", names.registry, "f", 1),
+        ("DEL", names.registry),
+        ("HGETALL", names.refusals),
+        ("ZRANGE", names.live_ingresses, 0, -1),
+        ("EVAL_RO", "return 1", 0),
+        ("TIME",),
+        ("INFO",),
+    ]
+
+
+def of_console_at_broker(names: Names) -> list[Command]:
+    """Return what the console does at the broker: see who works."""
+    lists = (names.live_workers, names.live_handlers, names.seen_workers)
+    return [*(("ZRANGE", it, 0, -1) for it in lists), ("HGETALL", names.worker_activity), ("TIME",), ("INFO",)]
+
+
+def of_console(names: Names) -> list[Command]:
+    """Return what the console does where inbox and broker are one Redis."""
+    return [*of_console_at_inbox(names), *of_console_at_broker(names)]
+
+
+def of_commands(names: Names) -> list[Command]:
+    """Return what the user of commands needs where inbox and broker are one Redis: what ingress and workers do."""
+    return _without_patterns([*of_ingress(names), *of_worker(names, QUEUES)])
+
+
+def of_commands_at_inbox(names: Names) -> list[Command]:
+    """Return what the user of commands needs at the inbox."""
+    return _without_patterns([*of_ingress(names, rings=False), *of_worker_at_inbox(names, QUEUES)])
+
+
+def _without_patterns(commands: Collection[Command]) -> list[Command]:
+    """Leave PSUBSCRIBE out: Redis allows a pattern to those who have that very one, not to those with a wider one."""
+    return [it for it in commands if it[0] != "PSUBSCRIBE"]
+
+
 def _identify(names: Names) -> Iterator[Command]:
     yield from (("GET", names.identity), ("SET", names.identity, 1))
 

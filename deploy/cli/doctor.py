@@ -25,6 +25,7 @@ from deploy.doctor import deployment, postgres_server, redis_server
 from deploy.doctor.finding import Finding, unknown, wrong
 from deploy.doctor.redis_server import BROKER_THINGS
 from deploy.local.settings import GivenSettings
+from shared import rights
 from shared.releases import read_ingresses
 from shared.settings import SettingError, load
 from workers.live_workers import read_live
@@ -53,11 +54,14 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def examine(open_database: Callable[[], AbstractContextManager[Connection]]) -> Iterator[Finding]:
+def examine(
+    open_database: Callable[[], AbstractContextManager[Connection]], *, in_console: bool = False
+) -> Iterator[Finding]:
     """Yield what is found, of the servers that the environment names.
 
     Args:
         open_database: a connection that is closed or given back with its block.
+        in_console: the user of Redis may be the console's, with fewer rights than that of commands.
     """
     with ExitStack() as stack:
         client, connection = stack.enter_context(inbox_client()), None
@@ -73,7 +77,7 @@ def examine(open_database: Callable[[], AbstractContextManager[Connection]]) -> 
         else:
             url = load(GivenSettings).handler_database_url
             yield from _run(postgres_server.checks(connection, handler_database_url=url, schema=database_schema()))
-        yield from _run(_of_deployment(connection, client, broker))
+        yield from _run(_of_deployment(connection, client, broker, in_console=in_console))
 
 
 def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
@@ -86,13 +90,13 @@ def _examine_redis(client: redis.Redis) -> Iterator[Finding]:
 
 
 def _of_deployment(
-    connection: Connection | None, client: redis.Redis, broker: redis.Redis
+    connection: Connection | None, client: redis.Redis, broker: redis.Redis, *, in_console: bool
 ) -> Mapping[str, Callable[[], Finding]]:
     """Return the checks that need both servers, or the workers."""
     live = _read_or_none(lambda: read_live(broker, names()))
     ingresses = _read_or_none(lambda: read_ingresses(client, names()))
     workers = {
-        "redis rights": lambda: deployment.redis_rights(client, names(), has_broker=len(set(redis_urls())) == 1),
+        "redis rights": lambda: _redis_rights(client, in_console=in_console),
         "workers": lambda: deployment.workers(live),
         "releases": lambda: deployment.find_releases(live, ingresses),
     }
@@ -109,6 +113,15 @@ def _of_deployment(
             live, catalogue.list_registered(connection), server.list_open_handlers(connection)
         ),
     }
+
+
+def _redis_rights(client: redis.Redis, *, in_console: bool) -> Finding:
+    is_one = len(set(redis_urls())) == 1
+    if in_console:
+        needed = rights.of_console if is_one else rights.of_console_at_inbox
+        return deployment.redis_rights(client, needed(names()), "the console does")
+    needed = rights.of_commands if is_one else rights.of_commands_at_inbox
+    return deployment.redis_rights(client, needed(names()), "ingress and workers do")
 
 
 def _read_or_none(read: Callable[[], T]) -> T | None:

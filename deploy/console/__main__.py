@@ -58,7 +58,7 @@ def run(settings: ConsoleSettings) -> None:
         is_open = may_be_open(settings, count_people(connection))
     listening = listen(settings.host, settings.port, variable="CONSOLE_PORT")
     names = Names(settings.redis_prefix)
-    doctor = Doctor(lambda: examine(lambda: database.connection(seconds=READ_SECONDS)))
+    doctor = Doctor(lambda: examine(lambda: database.connection(seconds=READ_SECONDS), in_console=True))
     console = Console(
         settings=settings,
         sign_in=SignIn(settings, is_open=is_open),

@@ -63,18 +63,14 @@ def identity(connection: Connection, client: redis.Redis, names: wire.Names, env
     return ok("identity", own)
 
 
-def redis_rights(client: redis.Redis, names: wire.Names, *, has_broker: bool = True) -> Finding:
-    """See that the user of Redis may run what ingress and workers do; that each duty's own user may, it says itself.
+def redis_rights(client: redis.Redis, commands: Collection[rights.Command], whose: str) -> Finding:
+    """See that the user of Redis may run these commands; that each duty's own user may, it says itself.
 
     Args:
         client: of the inbox.
-        names: in Redis.
-        has_broker: the broker is there, too.
+        commands: see `shared.rights`.
+        whose: who runs them, as a sentence has it: "the console does".
     """
-    at_worker = rights.of_worker if has_broker else rights.of_worker_at_inbox
-    commands = [*rights.of_ingress(names, rings=has_broker), *at_worker(names, QUEUES)]
-    # Redis allows a pattern of channels only to whose ACL has that very pattern; a user of many rights has a wider one
-    commands = [it for it in commands if it[0] != "PSUBSCRIBE"]
     try:
         reply = client.eval(rights.LIST_MISSING, 0, *rights.pack(commands))
     except redis.ResponseError as error:
@@ -85,7 +81,7 @@ def redis_rights(client: redis.Redis, names: wire.Names, *, has_broker: bool = T
         missing = rights.read_missing(reply)
     if missing:
         return wrong("redis rights", f"the user of REDIS_URL may not run {_listed([*missing])}: {rights.ADVICE}")
-    return ok("redis rights", "the user of REDIS_URL may run all that ingress and workers do")
+    return ok("redis rights", f"the user of REDIS_URL may run all that {whose}")
 
 
 def keys(connection: Connection, cipher: Cipher | None) -> Finding:

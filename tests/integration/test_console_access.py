@@ -10,6 +10,7 @@ from deploy.console.app import HEADERS
 from deploy.console.routes import RULES
 from tests.conftest import fresh_database
 from tests.console import HANDLER, Guest, Served, Things, announce_handler, furnish, guest, serve_console
+from tests.roles import parted_roles
 from workers.store import audit, people
 from workers.store.people import ROLES
 
@@ -64,6 +65,30 @@ def path_of(path: str, it: Things) -> str:
 
 def is_paused(served: Served) -> bool:
     return bool(served.connection.execute("SELECT FROM tenants WHERE paused_at IS NOT NULL").fetchall())
+
+
+def test_every_page_and_the_changes_work_with_the_role_of_the_application(
+    postgres_server: Server, valkey_server: Server
+) -> None:
+    with (
+        parted_roles(postgres_server.url, schema="") as roles,
+        serve_console(roles.application, valkey_server.url) as its,
+    ):
+        announce_handler(its.connection)
+        things, somebody = furnish(its, "acme"), guest(its, "ada", "admin")
+        paths = [path_of(rule.path, things) for rule in RULES if rule.method == "GET"]
+        assert {
+            path: answer.text for path in paths if (answer := somebody.get(path)).status_code not in {200, 303}
+        } == {}
+        changes: dict[str, dict[str, object]] = {
+            "user-add": {"name": "neo", "role": "viewer", "password": "another horse battery"},
+            "tenant-limit": {"tenant": "acme", "rate": "10/s"},
+            "tenant-pause": {"tenant": "acme"},
+            "retry": {"tenant": "acme", "all": "yes", "step": "confirm"},
+        }
+        for action, values in changes.items():
+            answer = somebody.post(f"/do/{action}", values | {"back": "/", "why": "a test"})
+            assert answer.status_code == 303, (action, answer.text)
 
 
 def test_every_route_answers_those_who_have_its_role_and_nobody_else(

@@ -44,6 +44,7 @@ NEEDS = {
     "webhook-ingest": rights.of_worker(NAMES, ["ingest"]),
     "webhook-handlers": rights.of_worker(NAMES, ["express", "handlers"]),
     "webhook-housekeeping": rights.of_worker(NAMES, ["housekeeping"]),
+    "webhook-console": rights.of_console(NAMES),
 }
 
 
@@ -163,6 +164,7 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
     environ |= {"HANDLERS": "workers.handlers.example"}
     environ |= {"FLOWER_PORT": str(free_port()), "FLOWER_USER": "test", "FLOWER_PASSWORD": "test"}
     environ |= {"EXPORTER_PORT": str(free_port()), "EXPORTER_SECONDS": "1"}
+    environ |= {"CONSOLE_PORT": str(free_port())}
     celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
     worker = [*celery, "worker", "--concurrency=1", "--task-events", "--without-gossip", "--without-mingle"]
     commands = {
@@ -172,6 +174,7 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
         "webhook-beat": [*celery, "beat"],
         "webhook-flower": [sys.executable, "-m", "deploy.flower"],
         "webhook-exporter": [sys.executable, "-m", "deploy.exporter"],
+        "webhook-console": [sys.executable, "-m", "deploy.console"],
     }
 
     def handled() -> int:
@@ -209,6 +212,7 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
         exporter = f"http://127.0.0.1:{environ['EXPORTER_PORT']}/metrics"
         wait_for(lambda: "pipeline_redis_answers 1.0" in httpx.get(exporter).text, seconds=20)
         assert set(httpx.get(exporter.replace("/metrics", "/wanted")).json()) == {"express", "handlers", "ingest"}
+        use_console(f"http://127.0.0.1:{environ['CONSOLE_PORT']}")
         assert "no worker answers" not in pipeline("doctor")
         assert "published" in pipeline("stats")
         assert "Redis belongs to" in pipeline("adopt")
@@ -218,6 +222,21 @@ def test_every_duty_does_its_work_with_exactly_its_rights(
             process.wait(60)
         refused: list[Any] = [it for server in place.servers for it in _acl_log(server)]
     assert [(it["username"], it["reason"], it["object"]) for it in map(_as_texts, refused)] == []
+
+
+def use_console(url: str) -> None:
+    """Look at what the console reads from Redis, and let it publish the registry."""
+    with httpx.Client(base_url=url, trust_env=False) as browser:
+        wait_for(lambda: "may run all that the console does" in browser.get("/doctor").text, seconds=20)
+        for path in ("/", "/handlers", "/refused"):
+            page = browser.get(path)
+            assert (page.status_code, "Redis does not answer" in page.text) == (httpx.codes.OK, False), path
+        form = browser.get("/do/tenant-limit", params={"tenant": "acme"}).text
+        (token,) = set(re.findall(r'name="token" value="([0-9a-f]{64})"', form))
+        values = {"token": token, "tenant": "acme", "rate": "2000/s", "back": "/doctor"}
+        done = browser.post("/do/tenant-limit", data=values, headers={"Origin": url}, follow_redirects=True)
+        assert "the limits of acme are set" in done.text
+        assert "Redis does not answer" not in done.text
 
 
 def _acl_log(server: Redis) -> Any:
@@ -261,9 +280,9 @@ def test_every_right_that_is_taken_away_is_named(valkey: Valkey, user: str) -> N
 
 def test_the_doctor_finds_nothing_missing_with_the_user_of_commands(valkey: Valkey) -> None:
     with Redis.from_url(url(valkey, "webhook-pipeline")) as client:
-        assert redis_rights(client, NAMES).state == "ok"
+        assert redis_rights(client, rights.of_commands(NAMES), "they do").state == "ok"
     with Redis.from_url(url(valkey, "webhook-exporter")) as client:
-        assert redis_rights(client, NAMES).state == "wrong"
+        assert redis_rights(client, rights.of_commands(NAMES), "they do").state == "wrong"
 
 
 def test_a_worker_that_lacks_a_right_ends_with_one_line_that_names_it(valkey: Valkey, database_url: str) -> None:
