@@ -10,14 +10,13 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Sized
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingress.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, METHOD_NOT_ALLOWED, TOO_MANY_CONNECTIONS, Refusal
-from ingress.settings import IngressSettings
 
 HEADER_BYTES: Final = 65_536
 """Bound on the bytes around a body, wherever they stand: headers, chunk sizes, trailers. One read may go beyond it."""
@@ -36,6 +35,22 @@ not asked for yet is in no budget. Left to itself the kernel keeps megabytes. A 
 line with a round trip of 300 ms."""
 GOODBYE_SECONDS: Final = 0.3
 """How long an idle connection may still bring a request after shutdown has begun."""
+
+
+class ConnectionSettings(Protocol):
+    """What connections are told, by the application's state `settings`; times in seconds."""
+
+    @property
+    def keep_alive(self) -> float:
+        """For which an idle connection stays open."""
+
+    @property
+    def body_timeout(self) -> float:
+        """That a client has for its headers, and again for its body."""
+
+    @property
+    def connections(self) -> int:
+        """Open ones at the most."""
 
 
 class _RefusedError(Exception):
@@ -89,7 +104,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self._settings: IngressSettings = self.app_state["settings"]
+        self._settings: ConnectionSettings = self.app_state["settings"]
         self.timeout_keep_alive = self._settings.keep_alive
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._refusal = MALFORMED_REQUEST

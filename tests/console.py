@@ -17,7 +17,7 @@ import httpx
 import uvicorn
 from psycopg.types.json import Jsonb
 
-from deploy.console.app import build
+from deploy.console.app import build, serving
 from deploy.console.database import Database
 from deploy.console.doctor import Doctor
 from deploy.console.passwords import hash_password
@@ -98,7 +98,7 @@ def serve_console(database_url: str, redis_url: str, **variables: str) -> Iterat
         doctor=doctor,
     )
     app = build(console, Database(settings.database_url))
-    server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="on", log_config=None, access_log=False))
+    server = uvicorn.Server(serving(app))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

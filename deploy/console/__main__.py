@@ -14,7 +14,7 @@ import uvicorn
 
 from deploy.cli.doctor import examine
 from deploy.cli.errors import explain
-from deploy.console.app import build
+from deploy.console.app import build, serving
 from deploy.console.database import READ_SECONDS, Database
 from deploy.console.doctor import Doctor
 from deploy.console.rendering import environment
@@ -31,7 +31,6 @@ from shared.wire import Names
 from workers.store.people import count_people
 
 REDIS_SECONDS: Final = 1.0
-GRACE_SECONDS: Final = 5
 
 
 def main() -> None:
@@ -71,18 +70,8 @@ def run(settings: ConsoleSettings) -> None:
         doctor=doctor,
     )
     heartbeat = Heartbeat(folder=settings.heartbeat_dir, name=f"console-{settings.port}", duties=["console"])
-    config = uvicorn.Config(
-        build(console, database, heartbeat=heartbeat),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
     doctor.start()
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(serving(build(console, database, heartbeat=heartbeat))).run(sockets=[listening])
     doctor.stop()
 
 

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -33,7 +35,32 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+GRACE_SECONDS: Final = 5
 _KEPT: Final = "public, max-age=3600"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connections:
+    """What `ingress.connections` bounds: strangers reach the console too. Times in seconds; a change may take one."""
+
+    keep_alive: float = 75.0
+    body_timeout: float = 60.0
+    connections: int = 500
+
+
+def serving(app: Starlette) -> uvicorn.Config:
+    """Return how the application is served: headers, time and number of connections are bounded."""
+    return uvicorn.Config(
+        app,
+        http="ingress.connections:Connection",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
 
 
 def build(console: Console, database: Database, *, heartbeat: Heartbeat | None = None) -> Starlette:
@@ -51,9 +78,9 @@ def build(console: Console, database: Database, *, heartbeat: Heartbeat | None =
             await asyncio.sleep(EVERY_SECONDS)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         beating = asyncio.create_task(beat(heartbeat)) if heartbeat else None
-        yield
+        yield {"settings": Connections()}
         if heartbeat and beating:
             beating.cancel()
             heartbeat.remove()

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import parse_qsl
 
-import psycopg
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -24,7 +23,7 @@ from deploy.console.rendering import url
 from deploy.console.rules import Rule
 from deploy.console.visit import Console, ForbiddenError, InputError, NotFoundError, Visit
 from workers.store import audit
-from workers.store.connect import TIMED_OUT
+from workers.store.connect import TIMED_OUT, UNREACHABLE
 from workers.store.refusals import (
     RefusedError,
     UnknownEndpointError,
@@ -39,7 +38,7 @@ MOST_FORM_BYTES: Final = 4 * 1024 * 1024
 MOST_STRANGERS_BYTES: Final = 16 * 1024
 """Of a form of somebody who has not signed in."""
 MOST_FIELDS: Final = 1000
-_AWAY: Final = (BusyError, psycopg.OperationalError)
+FAILED: Final = "this page has failed; the log of the console says why"
 _CHANGES: Final = {"POST"}
 _STATUSES: Final = {
     404: (NotFoundError, UnknownTenantError, UnknownEndpointError, UnknownSecretError, UnknownPersonError),
@@ -68,7 +67,7 @@ def endpoint(console: Console, database: Database, rule: Rule) -> Endpoint:
             form = await _read_form(request, most)
         except (InputError, ClientDisconnect) as error:
             return PlainTextResponse(str(error), status_code=413)
-        except _AWAY as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is a page
             return _away(console, error)
         return await run_in_threadpool(_respond, console, database, rule, request, form)
 
@@ -105,7 +104,7 @@ def _respond(console: Console, database: Database, rule: Rule, request: Request,
             if visitor is not None and visitor.is_new:
                 response.set_cookie(**console.sign_in.cookie(visitor.session))
             return response
-    except _AWAY as error:
+    except Exception as error:  # noqa: BLE001 - the same
         return _away(console, error)
 
 
@@ -113,10 +112,10 @@ def _answer(visit: Visit, rule: Rule) -> Response:
     """Return the page, or why there is none."""
     try:
         return _stop(visit, rule) or rule.page(visit)
-    except psycopg.OperationalError as error:
+    except UNREACHABLE as error:
         if isinstance(error, TIMED_OUT):
             return _problem(visit, 503, "this took longer than a page may: narrow it, by a tenant or a time")
-        raise
+        raise  # so that its connection is closed: the next page opens one to whoever is the primary then
     except Exception as error:
         for status, families in _STATUSES.items():
             if isinstance(error, families):
@@ -125,7 +124,7 @@ def _answer(visit: Visit, rule: Rule) -> Response:
         if line is not None:
             return _problem(visit, 503, line)
         log.exception("a page failed", extra={"code": "internal_error", "path": visit.request.url.path})
-        return _problem(visit, 500, "this page has failed; the log of the console says why")
+        return _problem(visit, 500, FAILED)
 
 
 def _stop(visit: Visit, rule: Rule) -> Response | None:
@@ -165,9 +164,13 @@ def _to_sign_in(back: str = "/") -> Response:
 
 
 def _away(console: Console, error: Exception) -> Response:
-    """Return a page that needs no database."""
-    text = "the console is busy: try again in a moment"
-    if not isinstance(error, BusyError):
-        text = explain(error) or "Postgres cannot be reached"
+    """Return a page that needs no database, where it is not even known who asks."""
+    text = "the console is busy: try again in a moment" if isinstance(error, BusyError) else explain(error)
+    status = 503
+    if text is None and isinstance(error, UNREACHABLE):
+        text = "Postgres cannot be reached"
+    if text is None:
+        log.error("a page failed", exc_info=error, extra={"code": "internal_error"})
+        text, status = FAILED, 500
     found = console.templates.get_template("away.html").render(text=text)
-    return Response(found, status_code=503, media_type="text/html", headers={"Retry-After": "2"})
+    return Response(found, status_code=status, media_type="text/html", headers={"Retry-After": "2"})
