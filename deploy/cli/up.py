@@ -49,6 +49,7 @@ def up(
     demo_event: Annotated[
         bool, typer.Option(help="Send one signed event to the tenant `demo` and show its trail.")
     ] = True,
+    with_console: Annotated[bool, typer.Option("--console/--no-console", help="Serve the web console, too.")] = True,
 ) -> None:
     """Run the whole stack here until Ctrl-C: servers, ingress, workers, beat, Flower, console and exporter.
 
@@ -68,6 +69,7 @@ def up(
         terminal=terminal,
         prepare=lambda stack: _prepare(stack, terminal),
         greet=lambda stack: _greet(stack, terminal, settings.home, demo_event=demo_event),
+        with_console=with_console,
     )
     asyncio.run(run(this))
 
@@ -121,7 +123,8 @@ def _greet(stack: Stack, terminal: Terminal, home: Path, *, demo_event: bool) ->
             _send_first_event(stack, terminal)
     terminal.print()
     terminal.print(f"  ingress    {stack.ingress_url}{path_of(TENANT, PROVIDER)}", "bold")
-    terminal.print(f"  console    {stack.console_url}", "bold")
+    if stack.console_url:
+        terminal.print(f"  console    {stack.console_url}", "bold")
     terminal.print(f"  Flower     {stack.flower_url}", "bold")
     terminal.print(f"  figures    {stack.exporter_url}", "bold")
     terminal.print(f"  logs       {home / 'logs'}")

@@ -18,7 +18,7 @@ import redis
 from deploy.health import HEARTBEATS
 from deploy.local.servers import is_free, prepare_postgres, prepare_valkey, read_credentials
 from deploy.local.service import Server
-from deploy.local.services import STAGES, check_settings, pipeline_services
+from deploy.local.services import CONSOLE, STAGES, check_settings, pipeline_services
 from deploy.local.settings import OLDEST_POSTGRES, OLDEST_REDIS, GivenSettings, StackSettings
 from deploy.local.stale_processes import end_stale_processes
 from deploy.local.state import Stack, StackError, locked, make_data_dir, read_stack, write_stack
@@ -44,6 +44,7 @@ class Run:
         environ: that the services inherit.
         prepare: brings the database up to date; called when the servers are ready and nothing else runs.
         greet: shows that it works and how to use it; called when everything is ready.
+        with_console: whether the web console is served, too.
     """
 
     settings: StackSettings
@@ -52,6 +53,7 @@ class Run:
     terminal: Terminal
     prepare: Callable[[Stack], None]
     greet: Callable[[Stack], None]
+    with_console: bool = True
 
 
 async def run(this: Run) -> None:
@@ -62,7 +64,7 @@ async def run(this: Run) -> None:
         if former := read_stack(home):
             for name in await run_blocking(lambda: end_stale_processes(former.members)):
                 this.terminal.bad(f"{name} was left over from a run that was killed; ended it")
-        _check_ports(this.settings)
+        _check_ports(this.settings, with_console=this.with_console)
         supervisor = Supervisor(
             logs=logs,
             terminal=this.terminal,
@@ -108,9 +110,9 @@ async def _start(this: Run, supervisor: Supervisor) -> None:
     names = ", ".join(server.name for server in servers)
     this.terminal.good(f"servers: {names or 'given by DATABASE_URL and REDIS_URL'}")
     await run_blocking(lambda: this.prepare(stack))
-    services = pipeline_services(environ, this.settings)
+    services = [it for it in pipeline_services(environ, this.settings) if this.with_console or it.name != CONSOLE]
     await supervisor.start(*services)
-    with this.terminal.waiting("waiting until ingress, workers, Flower and console are ready"):
+    with this.terminal.waiting("waiting until all of them are ready"):
         await supervisor.wait_until_ready(*(service.name for service in services), seconds=SERVICES_SECONDS)
     this.terminal.good(f"ready: {', '.join(service.name for service in services)}")
     await run_blocking(lambda: this.greet(stack))
@@ -125,13 +127,12 @@ async def _stop(this: Run, supervisor: Supervisor) -> None:
     this.terminal.print("stopped")
 
 
-def _check_ports(settings: StackSettings) -> None:
+def _check_ports(settings: StackSettings, *, with_console: bool) -> None:
     ports = {
         "INGRESS_PORT": settings.ingress_port,
         "FLOWER_PORT": settings.flower_port,
-        "CONSOLE_PORT": settings.console_port,
         "EXPORTER_PORT": settings.exporter_port,
-    }
+    } | ({"CONSOLE_PORT": settings.console_port} if with_console else {})
     for variable, port in ports.items():
         if not is_free(port):
             raise StackError(f"port {port} is in use by another program: set {variable} to a free one")
@@ -183,7 +184,7 @@ def _plan(this: Run) -> tuple[Stack, list[Server]]:
         secrets_key=",".join(given.secrets_key or [own.secrets_key]),
         ingress_url=this.settings.ingress_url,
         flower_url=this.settings.flower_url,
-        console_url=this.settings.console_url,
+        console_url=this.settings.console_url if this.with_console else "",
         exporter_url=this.settings.exporter_url,
     )
     return stack, servers

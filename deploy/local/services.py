@@ -26,8 +26,9 @@ from ingress.settings import IngressSettings
 from shared.settings import load
 from workers.broker import broker_options, broker_tls, broker_url
 
+CONSOLE: Final = "console"
 STAGES: Final = (
-    ("beat", "flower", "console", "exporter"),
+    ("beat", "flower", CONSOLE, "exporter"),
     ("ingress",),
     ("ingest", "handlers", "express", "housekeeping"),
     ("postgres", "valkey"),
@@ -94,7 +95,7 @@ def pipeline_services(environ: Mapping[str, str], settings: StackSettings) -> li
             patience=1.0,
         ),
         Service(
-            name="console",
+            name=CONSOLE,
             argv=[sys.executable, "-m", "deploy.console"],
             environ=(with_key if load(ConsoleSettings, with_key).takes_secrets else environ) | console,
             is_ready=_answers(f"{settings.console_url}/livez"),

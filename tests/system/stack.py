@@ -68,7 +68,6 @@ class Stack:
             "INGRESS_PORT": self.ingress_url.rpartition(":")[2],
             "FLOWER_PORT": self.flower_url.rpartition(":")[2],
             "EXPORTER_PORT": self.exporter_url.rpartition(":")[2],
-            "CONSOLE_PORT": str(free_port()),
             "FLOWER_USER": user,
             "FLOWER_PASSWORD": password,
             "HANDLERS": ",".join(f"{HANDLERS}{module}" for module in handlers),
@@ -99,7 +98,10 @@ class Stack:
     def start(self, *, seconds: float = 240.0) -> None:
         """Start everything and wait until it is ready."""
         self._up = spawn(
-            [PIPELINE, "up", "--no-demo-event"], log=self.output, environ=self.environ, at_our_end=signal.SIGTERM
+            [PIPELINE, "up", "--no-demo-event", "--no-console"],
+            log=self.output,
+            environ=self.environ,
+            at_our_end=signal.SIGTERM,
         )
         until(self._is_up, seconds=seconds, what=f"readiness of the stack, see {self.output}")
 
