@@ -2,6 +2,7 @@
 "use strict";
 
 const EVERY_MILLISECONDS = 5000;
+const FOCUSABLE = "a, button, summary, [tabindex]";
 
 // Replaces what has changed in the parts that say so, and leaves alone what somebody uses at this moment.
 async function refresh() {
@@ -23,13 +24,27 @@ async function refresh() {
   const found = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of parts) {
     const fresh = found.querySelector(`[data-part="${part.dataset.part}"]`);
-    if (!fresh || fresh.innerHTML === part.innerHTML) continue;
-    if (part.contains(document.activeElement) || hasSelection(part)) continue;
-    const open = [...part.querySelectorAll("details")].map((it) => it.open);
-    part.innerHTML = fresh.innerHTML;
-    [...part.querySelectorAll("details")].forEach((it, place) => { if (open[place]) it.open = true; });
+    if (fresh && fresh.innerHTML !== part.innerHTML && !hasSelection(part)) replace(part, fresh);
   }
   if (state) state.textContent = `refreshed at ${new Date().toISOString().slice(11, 19)} UTC`;
+}
+
+// Replaces what a part holds; what had the focus there has it again. Where that is gone, the part stays as it is.
+function replace(part, fresh) {
+  const focused = part.contains(document.activeElement) && part !== document.activeElement ? document.activeElement : null;
+  const place = focused ? [...fresh.querySelectorAll(FOCUSABLE)].findIndex((it) => isSame(it, focused)) : -1;
+  if (focused && place < 0) return;
+  const open = [...part.querySelectorAll("details")].map((it) => it.open);
+  const scrolled = [...part.querySelectorAll(".scroll")].map((it) => it.scrollLeft);
+  part.innerHTML = fresh.innerHTML;
+  [...part.querySelectorAll("details")].forEach((it, number) => { if (open[number]) it.open = true; });
+  [...part.querySelectorAll(".scroll")].forEach((it, number) => { it.scrollLeft = scrolled[number] ?? 0; });
+  if (focused) part.querySelectorAll(FOCUSABLE)[place].focus({ preventScroll: true });
+}
+
+function isSame(one, other) {
+  return one.tagName === other.tagName && one.getAttribute("href") === other.getAttribute("href")
+    && one.textContent === other.textContent;
 }
 
 function hasSelection(part) {
