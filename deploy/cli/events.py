@@ -9,7 +9,7 @@ import redis
 import typer
 from rich.text import Text
 
-from deploy.cli.arguments import DryRun, Limit, Rate, Since, TenantFilter
+from deploy.cli.arguments import DryRun, Limit, ProviderFilter, Rate, Since, TenantFilter
 from deploy.cli.connections import database, inbox_client, names
 from deploy.cli.errors import CommandError
 from deploy.cli.handlers import load_events
@@ -22,6 +22,7 @@ from workers.store import audit, event_history
 from workers.store.catalogue import Catalogue, read_registrations
 from workers.store.event_history import EventHistory
 from workers.store.jobs import Filter
+from workers.store.rejected import Narrowed, list_rejected
 
 _STYLES: Final = {"": "", "good": "green", "bad": "red", "waiting": "yellow"}
 """Rich's, by mood."""
@@ -97,6 +98,8 @@ def reprocess(
     reason: Annotated[
         str | None, typer.Option(help="All that were rejected for this reason, such as schema_mismatch.")
     ] = None,
+    tenant: TenantFilter = None,
+    provider: ProviderFilter = None,
     rate: Rate = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -107,25 +110,26 @@ def reprocess(
 
     Examples:
         pipeline events reprocess --reason schema_mismatch --dry-run
+        pipeline events reprocess --reason schema_mismatch --tenant acme --provider moveris
     """
     if not event_ids and reason is None:
         raise CommandError("which ones? give event ids or --reason; `pipeline events list --state rejected` shows them")
     load_events()
+    narrowed = Narrowed(event_ids=event_ids or None, reason=reason, tenant=tenant, provider=provider)
     with database() as connection:
         if not read_registrations(connection):
             raise CommandError(
                 "no handler is announced, so that none would get these events: start a handler worker first"
             )
         if dry_run:
-            found = reprocess_events(
-                connection, catalogue=Catalogue(), event_ids=event_ids or [], reason=reason, dry_run=True
-            )
+            ids = narrowed.event_ids if narrowed.is_a_list else list_rejected(connection, narrowed)
+            found = reprocess_events(connection, catalogue=Catalogue(), event_ids=ids or (), dry_run=True)
             rows = (asdict(it) | {"dry_run": True} for it in found)
             emit(rows, "event_id", "outcome", "reason", "handlers", "same_as")
             if not wants_json():
                 print("nothing was changed")
             return
-    run_reprocess(Filter(event_ids=event_ids or None, reason=reason), rate=rate)
+    run_reprocess(Filter(**asdict(narrowed)), rate=rate)
 
 
 def _print(history: EventHistory, *, tracebacks: bool) -> None:

@@ -13,12 +13,12 @@ from deploy.cli.handlers import load_events
 from deploy.cli.jobs import change
 from deploy.cli.jobs import reprocess as reprocess_events
 from deploy.cli.output import command, emit, say, wants_json
-from workers.housekeeping.incidents import group_dead
+from workers.housekeeping.incidents import group_dead, replayed
 from workers.ingest.reprocess import reprocess
 from workers.store import audit, incidents
 from workers.store.catalogue import Catalogue
 from workers.store.connect import Connection
-from workers.store.jobs import Filter
+from workers.store.rejected import Narrowed, list_rejected
 
 app: Final = typer.Typer(
     help="Incidents: what failed for one cause, in one row; told of once, put back with one command.",
@@ -103,17 +103,18 @@ def replay(incident: Id, *, rate: Rate = None, dry_run: DryRun = False) -> None:
         found = _read(connection, incident)
         if found["kind"] == "failure":
             group_dead(connection)  # what died in the last seconds belongs to it too
+            found = _read(connection, incident)
         if found["kind"] != "refused" and not dry_run:
             audit.record(connection, what="incident replayed", target=str(incident))
     if found["kind"] == "failure":
-        chosen = Filter(incident=incident, state="dead")
+        _, chosen = replayed(found)
         change("retry", chosen, "put back", rate=rate, dry_run=dry_run)
     elif found["kind"] == "rejected":
         load_events()
         if dry_run:
             _try_again(found)
         else:
-            reprocess_events(Filter(reason=found["cause"], provider=found["subject"]), rate=rate)
+            reprocess_events(replayed(found)[1], rate=rate)
     else:
         raise CommandError(
             f"incident {incident} is about refused requests, which nobody stored: the provider must send them again"
@@ -123,7 +124,9 @@ def replay(incident: Id, *, rate: Rate = None, dry_run: DryRun = False) -> None:
 def _try_again(found: dict[str, Any]) -> None:
     """Print what would come of its rejected events."""
     with database() as connection:
-        ids = incidents.list_rejected_ids(connection, provider=found["subject"], reason=found["cause"])
+        _, chosen = replayed(found)
+        narrowed = Narrowed(reason=chosen.reason, provider=chosen.provider, tenant=chosen.tenant)
+        ids = list_rejected(connection, narrowed)
         outcomes = [*reprocess(connection, catalogue=Catalogue(), event_ids=ids, dry_run=True)]
     emit((asdict(it) | {"dry_run": True} for it in outcomes), "event_id", "outcome", "reason", "handlers", "same_as")
 

@@ -59,14 +59,14 @@ def integer(visit: Visit, name: str, *, at_least: int = 1, at_most: int = 2**31 
 def event_ids(visit: Visit, name: str = "events") -> list[UUID] | None:
     """Return ids of events, apart by blanks or lines. Raises InputError."""
 
-    def parse(text: str) -> list[UUID]:
+    def parse(text: str) -> list[UUID] | None:
         words = text.replace(",", " ").split()
         if len(words) > MOST_IDS:
             raise typer.BadParameter(
                 f"{len(words):,} ids are more than {MOST_IDS:,}: narrow by a tenant or a time instead"
             )
         try:
-            return [UUID(it) for it in words]
+            return [UUID(it) for it in words] or None
         except ValueError:
             raise typer.BadParameter("there is something that is no id of an event") from None
 

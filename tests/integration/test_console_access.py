@@ -74,6 +74,7 @@ def test_every_page_and_the_changes_work_with_the_role_of_the_application(
         parted_roles(postgres_server.url, schema="") as roles,
         serve_console(roles.application, valkey_server.url) as its,
     ):
+        its.console.inbox.flushall()  # it may be that of the database of another test
         announce_handler(its.connection)
         things, somebody = furnish(its, "acme"), guest(its, "ada", "admin")
         paths = [path_of(rule.path, things) for rule in RULES if rule.method == "GET"]

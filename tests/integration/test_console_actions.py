@@ -94,7 +94,7 @@ FILLED: Final[dict[str, tuple[Values, ...]]] = {
     "resend": (_ALL,),
     "cancel": (_ALL,),
     "backfill": ({"rate": "10/s"},),
-    "reprocess": ({"reason": "schema_mismatch", "rate": "10/s"},),
+    "reprocess": ({"reason": "schema_mismatch", "tenant": "settled", "provider": "moveris", "rate": "10/s"},),
     "endpoint-add": ({"provider": "other", "description": 'preset = "github"'}, {"scheme": "none", "unsigned": "yes"}),
     "endpoint-change": ({"scheme": "", "description": 'preset = "github"'}, {}),
     "secret-expire": ({"even_the_last": "yes"},),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import html
+import re
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from tests.conftest import fresh_database
 from tests.console import Guest, Served, Things, announce_handler, furnish, guest, serve_console
+from workers.housekeeping.jobs import work_on
+from workers.store import audit, jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import httpx
+
     from deploy.local.service import Server
+    from workers.store.jobs import Job
 
 ENDLESS: Final = 50_000_000
 """Bytes."""
@@ -32,6 +39,17 @@ def served(postgres_server: Server, template_database: str, valkey_server: Serve
 @pytest.fixture(scope="module")
 def acme(served: Served) -> Things:
     return furnish(served, "acme")
+
+
+@pytest.fixture(scope="module")
+def globex(served: Served) -> Things:
+    return furnish(served, "globex")
+
+
+@pytest.fixture(scope="module")
+def operator(served: Served, acme: Things) -> Guest:
+    """An operator of acme."""
+    return guest(served, "otto", "operator", of=(acme.tenant,))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +82,86 @@ def test_a_number_that_postgres_cannot_hold_is_that_of_nothing(admin: Guest, dig
     for path in (f"/jobs/{digits}", f"/failures/{digits}", f"/do/job-pause?id={digits}"):
         assert admin.get(path).status_code == 404, path
     assert admin.get(f"/audit?before={digits}").status_code == 400
+
+
+# Whose things ---------------------------------------------------------------------------------------------------------
+
+
+def newest_job(served: Served) -> Job:
+    return jobs.list_jobs(served.connection, limit=1)[0]
+
+
+def test_events_of_another_tenant_beside_ones_own_name_are_not_parsed_again(
+    served: Served, operator: Guest, acme: Things, globex: Things
+) -> None:
+    values = {"tenant": acme.tenant, "events": f"{globex.rejected} {acme.rejected}"}
+    operator.post("/do/reprocess", values)
+    job = newest_job(served)
+    while not newest_job(served).is_over:
+        work_on(served.connection, job.id)
+    assert (job.expected, job.filter.tenant) == (1, "acme")
+    assert newest_job(served).changed == 1
+
+
+def test_a_job_about_ids_is_that_of_their_tenant_who_may_end_it(served: Served, operator: Guest, acme: Things) -> None:
+    assert operator.post("/do/retry", {"events": str(acme.dead), "rate": "1/h"}).status_code == 303
+    job = newest_job(served)
+    assert job.filter.tenant == "acme"
+    assert operator.post("/do/job-cancel", {"id": job.id}).status_code == 303
+
+
+def test_a_replay_takes_no_event_of_a_tenant_that_the_incident_is_not_of(
+    served: Served, operator: Guest, acme: Things, globex: Things
+) -> None:
+    connection = served.connection
+    connection.execute(
+        "UPDATE events SET reject_reason = 'bad_json' WHERE id = ANY (%s)", [[acme.rejected, globex.rejected]]
+    )
+    connection.execute("UPDATE events SET state = 'rejected' WHERE id = ANY (%s)", [[acme.rejected, globex.rejected]])
+    (row,) = connection.execute(
+        "INSERT INTO incidents (kind, subject, cause, example, count, first_seen, last_seen)"
+        " VALUES ('rejected', 'moveris', 'bad_json', 'x', 1, now(), now()) RETURNING id"
+    ).fetchall()
+    connection.execute(
+        "INSERT INTO incident_tenants (incident, tenant, count, last_seen) VALUES (%s, 'acme', 1, now())", [row["id"]]
+    )
+    page = operator.get(f"/do/replay?id={row['id']}")
+    assert "1 rejected events" in page.text
+    assert operator.post("/do/replay", {"id": row["id"]}).status_code == 303
+    job = newest_job(served)
+    assert (job.filter.tenant, job.expected) == ("acme", 1)
+
+
+def test_a_replay_that_cannot_be_submitted_is_not_in_the_audit(served: Served, admin: Guest, acme: Things) -> None:
+    before = audit.list_entries(served.connection, limit=1)
+    assert admin.post("/do/replay", {"id": acme.incident, "rate": "fast"}).status_code == 400
+    assert audit.list_entries(served.connection, limit=1) == before
+
+
+def test_no_ids_at_all_are_not_all_of_them(admin: Guest) -> None:
+    answer = admin.post("/do/retry", {"events": " , ,"})
+    assert (answer.status_code, "which ones?" in answer.text) == (400, True)
+
+
+def changes_of(page: httpx.Response) -> dict[str, dict[str, str]]:
+    """Return what is offered to be done with a list of events, and with which values."""
+    addresses = [urlsplit(html.unescape(it)) for it in re.findall(r'href="(/do/[^"]*)"', page.text)]
+    return {it.path.removeprefix("/do/"): dict(parse_qsl(it.query)) | {"back": ""} for it in addresses}
+
+
+def test_a_list_of_events_offers_to_change_no_more_than_it_shows(admin: Guest, acme: Things) -> None:
+    exact = changes_of(admin.get("/events", {"tenant": "acme", "type": "it", "since": "2h", "state": "accepted"}))
+    assert set(exact) == {"retry", "resend", "cancel"}
+    assert all(it == {"tenant": "acme", "type": "it", "since": "2h", "back": ""} for it in exact.values())
+
+    narrower = changes_of(admin.get("/events", {"tenant": "acme", "outcome": "dead"}))
+    assert narrower["retry"] == {"tenant": "acme", "back": ""}
+    assert narrower["resend"] == narrower["cancel"] == {"events": str(acme.dead), "back": ""}
+
+    by_subject = changes_of(admin.get("/events", {"tenant": "acme", "subject": "nobody"}))
+    assert by_subject == {}
+    rejected = changes_of(admin.get("/events", {"state": "rejected", "reason": "none", "tenant": "acme"}))
+    assert rejected == {"reprocess": {"reason": "none", "tenant": "acme", "back": ""}}
 
 
 # Postgres ------------------------------------------------------------------------------------------------------------

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from workers.housekeeping.causes import cause_of
 from workers.store import incidents
 from workers.store.incidents import Failure
+from workers.store.jobs import Filter
 from workers.store.tallies import roll_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shared.refusals import Refused
     from workers.store.connect import Connection
+    from workers.store.jobs import Kind
 
 CALL_SECONDS: Final = 1.0
 """Time in which dead deliveries are grouped in one call."""
@@ -54,6 +56,19 @@ def group(connection: Connection, *, read_refused: Callable[[], Sequence[Refused
         _group_refused(connection, refused)
         incidents.resolve_quiet(connection, quiet=timedelta(seconds=quiet_seconds))
         incidents.remind(connection)
+
+
+def replayed(incident: Mapping[str, Any]) -> tuple[Kind, Filter]:
+    """Return the job that puts an incident's failures back: what it does, with which deliveries or events.
+
+    Args:
+        incident: as `store.incidents.read_incident` returns it, of dead deliveries or rejected events. Where it is one
+            tenant's, nothing of others is taken, whatever is found to have the same cause meanwhile.
+    """
+    tenant = incident["tenants"][0] if incident["tenant_count"] == 1 else None
+    if incident["kind"] == "failure":
+        return "retry", Filter(incident=incident["id"], state="dead", tenant=tenant)
+    return "reprocess", Filter(reason=incident["cause"], provider=incident["subject"], tenant=tenant)
 
 
 def group_dead(connection: Connection, *, seconds: float = CALL_SECONDS) -> int:

@@ -17,7 +17,7 @@ from workers.ingest.reprocess import parse_again
 from workers.store import jobs, manual
 from workers.store.catalogue import Catalogue
 from workers.store.connect import TIMED_OUT, UNREACHABLE, bound_statements
-from workers.store.rejected import count_rejected, list_rejected_after, reprocess_event
+from workers.store.rejected import Narrowed, count_rejected, list_rejected, reprocess_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,9 +104,8 @@ def count(connection: Connection, kind: Kind, chosen: Filter, *, before: datetim
                     times = _times(chosen, before)
                     return manual.count_events(connection, tenant=chosen.tenant, since=times[0], until=times[1])
                 case "reprocess":
-                    if chosen.event_ids is not None:
-                        return len(chosen.event_ids)
-                    return count_rejected(connection, **_of_events(chosen))
+                    narrowed = _of_events(chosen)
+                    return len(narrowed.event_ids or ()) if narrowed.is_a_list else count_rejected(connection, narrowed)
                 case "retry" | "resend" | "cancel":
                     return manual.count_lanes(connection, kind, chosen).total()
     except TIMED_OUT:
@@ -167,10 +166,11 @@ def _reprocess(connection: Connection, job: Job, most: int | None) -> Worked:
     """Parse the next events again, each in a savepoint of its own."""
     after = UUID(job.position[0]) if job.position else UUID(int=0)
     most = _EVENTS_PER_STEP if most is None else min(most, _EVENTS_PER_STEP)
-    if job.filter.event_ids is not None:
-        ids = sorted(it for it in set(job.filter.event_ids) if it > after)[:most]
+    narrowed = _of_events(job.filter)
+    if narrowed.is_a_list:  # which of them are not rejected is said, too
+        ids = sorted(it for it in set(narrowed.event_ids or ()) if it > after)[:most]
     else:
-        ids = list_rejected_after(connection, **_of_events(job.filter), after=after, most=most)
+        ids = list_rejected(connection, narrowed, after=after, most=most)
     counts: Counts = Counter()
     outcomes = []
     catalogue = Catalogue()
@@ -199,8 +199,8 @@ def _times(chosen: Filter, before: datetime) -> tuple[datetime, datetime]:
     return chosen.since or before, chosen.until or before
 
 
-def _of_events(chosen: Filter) -> dict[str, str | None]:
-    return {"reason": chosen.reason, "tenant": chosen.tenant, "provider": chosen.provider}
+def _of_events(chosen: Filter) -> Narrowed:
+    return Narrowed(event_ids=chosen.event_ids, reason=chosen.reason, tenant=chosen.tenant, provider=chosen.provider)
 
 
 _STEPS: Final[dict[Kind, Callable[[Connection, Job, int | None], Worked]]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from shared.envelope import Envelope, EnvelopeError, decode
 from workers.events.model import Rejected
 from workers.ingest.parsing import BAD_ENVELOPE, fields_of_broken, parse_envelope, rejected
-from workers.store.rejected import list_rejected_ids, reprocess_event
+from workers.store.rejected import Narrowed, list_rejected, reprocess_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ def reprocess(
     """
     ids = list(event_ids)
     if reason is not None:
-        ids += list_rejected_ids(connection, reason)
+        ids += list_rejected(connection, Narrowed(reason=reason))
     for event_id in dict.fromkeys(ids):
         yield reprocess_event(connection, event_id, parse_again, catalogue, dry_run=dry_run)
 

@@ -73,19 +73,18 @@ SELECT (SELECT count(*) FROM found) AS found, (SELECT count(*) FROM arrived) AS 
 
 -- Parsing again -----------------------------------------------------------------------------------------------------
 
--- name: list_rejected_ids
-SELECT id FROM events WHERE state = 'rejected' AND reject_reason = %(reason)s ORDER BY id;
-
 -- name: list_rejected_after
 SELECT id FROM events
 WHERE state = 'rejected' AND id > %(after)s AND (%(reason)s::text IS NULL OR reject_reason = %(reason)s)
   AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+  AND (%(event_ids)b::uuid[] IS NULL OR id = ANY (%(event_ids)b::uuid[]))
 ORDER BY id LIMIT %(most)s;
 
 -- name: count_rejected
 SELECT count(*) AS count FROM events
 WHERE state = 'rejected' AND (%(reason)s::text IS NULL OR reject_reason = %(reason)s)
-  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(provider)s::text IS NULL OR provider = %(provider)s);
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+  AND (%(event_ids)b::uuid[] IS NULL OR id = ANY (%(event_ids)b::uuid[]));
 
 -- Locked, so that two that parse it again do it one after the other.
 -- name: lock_event

@@ -323,12 +323,6 @@ def count_dead(connection: Connection, incident: int) -> int:
     return int(row["count"])
 
 
-def list_rejected_ids(connection: Connection, *, provider: str, reason: str) -> list[UUID]:
-    """Return the ids of a provider's events that are rejected for a reason, oldest first."""
-    rows = connection.execute(_SQL["list_rejected_ids"], {"provider": provider, "reason": reason})
-    return [row["id"] for row in rows]
-
-
 def count_open(connection: Connection) -> int:
     """Count the incidents that are open and not muted."""
     (row,) = connection.execute(_SQL["count_open"]).fetchall()

@@ -204,9 +204,6 @@ SELECT count(*) AS count FROM (
     SELECT FROM deliveries_done WHERE state = 'dead' AND incident = %(incident)s LIMIT %(bound)s
 ) AS bounded;
 
--- name: list_rejected_ids
-SELECT id FROM events WHERE state = 'rejected' AND reject_reason = %(reason)s AND provider = %(provider)s ORDER BY id;
-
 -- name: count_open
 SELECT count(*) AS count FROM incidents WHERE state = 'open' AND coalesce(muted_until <= now(), true);
 

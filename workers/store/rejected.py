@@ -6,8 +6,9 @@ duplicate stays rejected. Errors of Postgres reach the caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from psycopg import DataError, Error, IntegrityError, rows
 
@@ -17,9 +18,8 @@ from workers.store.events import insert_deliveries, insert_receipts
 from workers.store.sql import Queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from workers.store.connect import Connection
     from workers.store.entry import Entry
@@ -29,6 +29,7 @@ _QUERIES: Final = Queries("events.sql")
 DUPLICATE: Final = "duplicate"
 REASONS: Final = 100
 REASON_BOUND: Final = 10_000
+_NIL: Final = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,23 +87,32 @@ def list_reasons(connection: Connection) -> list[Reason]:
         return cursor.execute(_QUERIES["list_reasons"], values, prepare=False).fetchall()
 
 
-def list_rejected_ids(connection: Connection, reason: str) -> list[UUID]:
-    """Return the ids of the events rejected for a reason, oldest first."""
-    return [row["id"] for row in connection.execute(_QUERIES["list_rejected_ids"], {"reason": reason})]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowed:
+    """Which rejected events are meant; None does not narrow."""
+
+    event_ids: Sequence[UUID] | None = None
+    reason: str | None = None
+    tenant: str | None = None
+    provider: str | None = None
+
+    @property
+    def is_a_list(self) -> bool:
+        """Whether they are named one by one, and by nothing else."""
+        return self.event_ids is not None and self == Narrowed(event_ids=self.event_ids)
 
 
-def list_rejected_after(
-    connection: Connection, *, reason: str | None, tenant: str | None, provider: str | None, after: UUID, most: int
+def list_rejected(
+    connection: Connection, narrowed: Narrowed, *, after: UUID = _NIL, most: int | None = None
 ) -> list[UUID]:
-    """Return the ids of the next rejected events after an id, oldest first; None does not narrow."""
-    values = {"reason": reason, "tenant": tenant, "provider": provider, "after": after, "most": most}
+    """Return the ids of rejected events, oldest first: of those after an id, so many at the most."""
+    values = asdict(narrowed) | {"after": after, "most": most}
     return [row["id"] for row in connection.execute(_QUERIES["list_rejected_after"], values, prepare=False)]
 
 
-def count_rejected(connection: Connection, *, reason: str | None, tenant: str | None, provider: str | None) -> int:
-    """Count rejected events; None does not narrow."""
-    values = {"reason": reason, "tenant": tenant, "provider": provider}
-    (row,) = connection.execute(_QUERIES["count_rejected"], values, prepare=False).fetchall()
+def count_rejected(connection: Connection, narrowed: Narrowed) -> int:
+    """Count rejected events."""
+    (row,) = connection.execute(_QUERIES["count_rejected"], asdict(narrowed), prepare=False).fetchall()
     found: int = row["count"]
     return found
 

@@ -122,12 +122,12 @@ def _count(visit: Visit, kind: Kind, chosen: Filter) -> tuple[int | None, bool]:
         return None, False
 
 
-def tenant_of(visit: Visit, chosen: Filter) -> str | None:
-    """Return whose deliveries a change is about: the tenant's, or that of the events; None for several tenants'."""
+def of_its_tenant(visit: Visit, chosen: Filter) -> Filter:
+    """Return the filter with the tenant of its events, if they are one's: no job takes more than its tenant says."""
     if chosen.tenant is not None or not chosen.event_ids:
-        return chosen.tenant
+        return chosen
     owners = event_history.read_tenants(visit.connection, chosen.event_ids)
-    return owners.pop() if len(owners) == 1 else None
+    return replace(chosen, tenant=owners.pop()) if len(owners) == 1 else chosen
 
 
 def command_of(*words: str, chosen: Filter, visit: Visit, **more: Any) -> str:
@@ -156,6 +156,7 @@ def _changes(
 ) -> Action:
     def plan(visit: Visit) -> Plan:
         chosen = filter_of(visit)
+        inputs.rate(visit)
         counted = say_count(visit, name, chosen)
         options: dict[str, Any] = {"error": chosen.error}
         words = ["deliveries", name]
@@ -171,7 +172,7 @@ def _changes(
             sentence=sentence.format(counted=counted),
             details=(detail,),
             command=command_of(*words, chosen=chosen, visit=visit, **options),
-            tenant=tenant_of(visit, chosen),
+            tenant=chosen.tenant,
         )
 
     return Action(
@@ -186,20 +187,21 @@ def _changes(
 
 
 def _retry_filter(visit: Visit) -> Filter:
-    return to_filter(visit, state="cancelled" if visit.given("cancelled") else "dead")
+    return of_its_tenant(visit, to_filter(visit, state="cancelled" if visit.given("cancelled") else "dead"))
 
 
 def _resend_filter(visit: Visit) -> Filter:
     handler = visit.given("handler")
     if handler is None:
         raise InputError("which handler? one at a time is run again")
-    if visit.given("all") is None and to_filter(visit) == Filter(handler=handler):
+    chosen = replace(to_filter(visit), error=None)
+    if visit.given("all") is None and chosen == Filter(handler=handler):
         raise InputError("which ones? give ids, a tenant or a time, or say that all are meant")
-    return replace(to_filter(visit), error=None)
+    return of_its_tenant(visit, chosen)
 
 
 def _cancel_filter(visit: Visit) -> Filter:
-    return to_filter(visit, state=visit.given("state"))
+    return of_its_tenant(visit, to_filter(visit, state=visit.given("state")))
 
 
 def _backfill_filter(visit: Visit) -> Filter:
@@ -215,6 +217,7 @@ def _backfill_filter(visit: Visit) -> Filter:
 
 def _plan_backfill(visit: Visit) -> Plan:
     chosen = _backfill_filter(visit)
+    inputs.rate(visit)
     counted = say_count(visit, "backfill", chosen, "events")
     given = {name: visit.given(name) for name in ("since", "tenant", "rate")}
     return Plan(

@@ -1,13 +1,15 @@
 """Events: what was received, searched in every way that an index or a bound allows; and the story of one."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Final, get_args
 from uuid import UUID
 
 from starlette.responses import Response
 
 from deploy.console import inputs
-from deploy.console.actions import Action, Field, Plan
-from deploy.console.pages.deliveries import RATE, say_count, submit, tenant_of
+from deploy.console.actions import Action, Field, Plan, link
+from deploy.console.pages.deliveries import RATE, of_its_tenant, say_count, submit
 from deploy.console.rendering import command_line, pretty, url
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
@@ -22,6 +24,12 @@ STATES: Final = ("accepted", "rejected")
 MOST_SHOWN_BYTES: Final = 512 * 1024
 """Of a body on the page; all of it can be downloaded."""
 SIGNATURE: Final = "signature"
+FILTERS: Final = frozenset(it.name for it in fields(EventQuery))
+OF_DELIVERIES: Final = frozenset({"tenant", "provider", "type", "handler", "since", "until"})
+OF_REJECTED: Final = frozenset({"tenant", "provider", "reason"})
+"""Filters of the list that a change of deliveries, or of rejected events, can be narrowed by."""
+IMPLIED: Final = {"retry": ("outcome", "dead"), "cancel": ("outcome", "open")}
+"""A filter that says no more than what the change takes anyway."""
 
 
 def list_events(visit: Visit) -> Response:
@@ -44,12 +52,48 @@ def list_events(visit: Visit) -> Response:
         states=STATES,
         outcomes=get_args(Outcome),
         fields=[".".join(it) for it in visit.console.settings.search_fields],
+        changes=_changes(visit, {name: it for name, it in kept.items() if name in FILTERS}, [it.id for it in events]),
         older=url("/events", kept, before=older) if older else None,
         newer=url("/events", kept, after=newer) if newer else None,
         newest=None if is_first else url("/events", kept),
         command=command_line("events", "list", **given),
         live=is_first,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What can be done with events of the list: with all that match, or with those of the page; `label` is a verb."""
+
+    label: str
+    address: str
+    is_of_all: bool
+
+
+def _changes(visit: Visit, given: dict[str, str], shown: Sequence[UUID]) -> list[Change]:
+    """Return what can be done with all that match; where a change cannot be narrowed as the list is, with the page."""
+    if given.get("state") == "rejected" or "reason" in given:
+        offered = [("reprocess", "Parse again…", OF_REJECTED)]
+        implied = {"state"} if "reason" in given else set()
+    else:
+        offered = [
+            ("retry", "Put dead deliveries back…", OF_DELIVERIES),
+            ("resend", "Run a handler again…", OF_DELIVERIES),
+            ("cancel", "Cancel open deliveries…", OF_DELIVERIES),
+        ]
+        implied = {"state"}  # events that are accepted: others have no deliveries
+    found = []
+    for name, label, known in offered:
+        filter_, value = IMPLIED.get(name, ("", ""))
+        unknown = given.keys() - known - implied - ({filter_} if given.get(filter_) == value else set())
+        if not unknown:
+            values: dict[str, Any] = {it: given.get(it) for it in known}
+        elif shown:
+            values = {"events": " ".join(map(str, shown)), "handler": given.get("handler")}
+        else:
+            continue
+        found.append(Change(label=label, address=link(name, visit.here, values), is_of_all=not unknown))
+    return found
 
 
 def show_event(visit: Visit) -> Response:
@@ -169,7 +213,7 @@ def _reprocess_filter(visit: Visit) -> Filter:
     reason, provider, tenant = (visit.given(it) for it in ("reason", "provider", "tenant"))
     if ids is None and reason is None:
         raise InputError("which ones? give ids, or the reason for which they were rejected")
-    return Filter(event_ids=ids, reason=reason, provider=provider, tenant=tenant)
+    return of_its_tenant(visit, Filter(event_ids=ids, reason=reason, provider=provider, tenant=tenant))
 
 
 def _plan_reprocess(visit: Visit) -> Plan:
@@ -178,12 +222,13 @@ def _plan_reprocess(visit: Visit) -> Plan:
         raise InputError("no handler is announced, so that none would get these events: start a handler worker first")
     counted = say_count(visit, "reprocess", chosen, "rejected events")
     ids = [str(it) for it in chosen.event_ids or ()]
-    options = {"reason": chosen.reason, "rate": visit.given("rate"), "why": visit.given("why")}
+    inputs.rate(visit)
+    options = {name: visit.given(name) for name in ("reason", "tenant", "provider", "rate", "why")}
     return Plan(
         sentence=f"Parse {counted} again, and make the deliveries of those that are now accepted.",
         details=("Sending them again would not help: they would be judged as before, or be duplicates.",),
         command=command_line("events", "reprocess", *ids, **options),
-        tenant=tenant_of(visit, chosen),
+        tenant=chosen.tenant,
     )
 
 

@@ -12,9 +12,8 @@ from deploy.console.pages.deliveries import RATE, say_count, submit
 from deploy.console.rendering import command_line
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
-from workers.housekeeping.incidents import group_dead
+from workers.housekeeping.incidents import group_dead, replayed
 from workers.store import activity, audit, incidents
-from workers.store.jobs import Filter, Kind
 
 SHOWN: Final = 100
 SHOWN_TENANTS: Final = 50
@@ -80,12 +79,6 @@ def _owner(incident: dict[str, Any]) -> str | None:
     return incident["tenants"][0] if incident["tenant_count"] == 1 else None
 
 
-def _replayed(incident: dict[str, Any]) -> tuple[Kind, Filter]:
-    if incident["kind"] == "failure":
-        return "retry", Filter(incident=incident["id"], state="dead")
-    return "reprocess", Filter(reason=incident["cause"], provider=incident["subject"])
-
-
 def _plan_replay(visit: Visit) -> Plan:
     found = read(visit)
     options = {"rate": visit.given("rate"), "reason": visit.given("why")}
@@ -97,7 +90,8 @@ def _plan_replay(visit: Visit) -> Plan:
             tenant=_owner(found),
             refusal="Nobody stored them: the provider must send them again.",
         )
-    kind, chosen = _replayed(found)
+    inputs.rate(visit)
+    kind, chosen = replayed(found)
     counted = say_count(visit, kind, chosen, "dead deliveries" if kind == "retry" else "rejected events")
     what = "put back, due at once with all their attempts" if kind == "retry" else "parsed again"
     return Plan(
@@ -109,11 +103,13 @@ def _plan_replay(visit: Visit) -> Plan:
 
 
 def _replay(visit: Visit) -> Done:
-    found = read(visit)
-    if found["kind"] == "failure":
+    if read(visit)["kind"] == "failure":
         group_dead(visit.connection)  # what died in the last seconds belongs to it too
-    audit.record(visit.connection, what="incident replayed", target=str(found["id"]))
-    return submit(visit, *_replayed(found))
+    found = read(visit)
+    visit.require("operator", _owner(found))  # it may have become that of several tenants
+    with visit.connection.transaction():
+        audit.record(visit.connection, what="incident replayed", target=str(found["id"]))
+        return submit(visit, *replayed(found))
 
 
 def _plan_resolve(visit: Visit) -> Plan:

@@ -59,7 +59,7 @@ def _page(
         compared=compared,
         told=told or [],
         problem=problem,
-        command=command_line("reconcile", "FILE", **given),
+        command=command_line("reconcile", "FILE", **given | {"tenant": given["tenant"] or "TENANT"}),
     )
 
 
