@@ -15,7 +15,7 @@ PROXY = {"CONSOLE_PROXY_HEADER": "X-Forwarded-User", "CONSOLE_PROXY_FROM": "10.1
 
 def test_by_default_it_listens_on_the_loopback_and_believes_no_header() -> None:
     settings = load(ConsoleSettings, GIVEN)
-    assert (settings.host, settings.port, settings.proxy_header, settings.proxy_from) == ("127.0.0.1", 8080, "", ())
+    assert (settings.host, settings.port, settings.proxy_header, settings.proxy_from) == ("127.0.0.1", 5556, "", ())
     assert settings.takes_secrets is False
 
 
