@@ -116,6 +116,12 @@ def number(of: float | None) -> str:
     return f"{of:,.1f}" if isinstance(of, float) and of < 10 and of != int(of) else f"{of:,.0f}"  # noqa: PLR2004
 
 
+def counted(of: int, noun: str) -> str:
+    """Return a number and what it counts, given in the plural: 1 dead delivery, 2 dead deliveries."""
+    one = noun.removesuffix("ies") + "y" if noun.endswith("ies") else noun.removesuffix("s")
+    return f"{of:,} {one if of == 1 else noun}"
+
+
 def printable(text: object) -> str:
     """Return a text of which nothing is invisible: what does not print is shown by its number."""
     return "".join(

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from deploy.console import inputs
 from deploy.console.actions import Action, Done, Field, Plan
-from deploy.console.rendering import command_line, url
+from deploy.console.rendering import command_line, counted, url
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.housekeeping.jobs import count
@@ -96,7 +96,7 @@ def say_count(visit: Visit, kind: Kind, chosen: Filter, noun: str = "deliveries"
     found, is_all = _count(visit, kind, chosen)
     if found is None:
         return f"more {noun} than a page can count (the job counts them)"
-    return f"{found:,} {noun}" if is_all else f"at least {found:,} {noun} (the job counts them)"
+    return counted(found, noun) if is_all else f"at least {counted(found, noun)} (the job counts them)"
 
 
 def submit(visit: Visit, kind: Kind, chosen: Filter) -> Done:
@@ -157,7 +157,7 @@ def _changes(
     def plan(visit: Visit) -> Plan:
         chosen = filter_of(visit)
         inputs.rate(visit)
-        counted = say_count(visit, name, chosen)
+        how_many = say_count(visit, name, chosen)
         options: dict[str, Any] = {"error": chosen.error}
         words = ["deliveries", name]
         if name == "resend":
@@ -169,7 +169,7 @@ def _changes(
         if name == "cancel":
             options["state"] = chosen.state
         return Plan(
-            sentence=sentence.format(counted=counted),
+            sentence=sentence.format(counted=how_many),
             details=(detail,),
             command=command_of(*words, chosen=chosen, visit=visit, **options),
             tenant=chosen.tenant,
@@ -218,10 +218,10 @@ def _backfill_filter(visit: Visit) -> Filter:
 def _plan_backfill(visit: Visit) -> Plan:
     chosen = _backfill_filter(visit)
     inputs.rate(visit)
-    counted = say_count(visit, "backfill", chosen, "events")
+    how_many = say_count(visit, "backfill", chosen, "events")
     given = {name: visit.given(name) for name in ("since", "tenant", "rate")}
     return Plan(
-        sentence=f"Look at {counted}, and make the delivery to {chosen.handler} of each that has none.",
+        sentence=f"Look at {how_many}, and make the delivery to {chosen.handler} of each that has none.",
         command=command_line("deliveries", "backfill", chosen.handler or "", **given, reason=visit.given("why")),
         tenant=chosen.tenant,
     )

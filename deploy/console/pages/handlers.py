@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from deploy.console import inputs
 from deploy.console.actions import Action, Done, Field, Plan
-from deploy.console.rendering import command_line
+from deploy.console.rendering import command_line, counted
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.live_workers import Live, read_live
@@ -122,7 +122,7 @@ def _plan_pause(visit: Visit) -> Plan:
 def _pause(visit: Visit) -> Done:
     name, tenant, _ = _scope(visit)
     returned = pauses.pause(visit.connection, handler=name, tenant=tenant, until=inputs.future(visit, "until"))
-    return Done(said=f"{name} is paused for {_whose(tenant)}; {returned} deliveries were taken back from the queue")
+    return Done(said=f"{name} is paused for {_whose(tenant)}; taken back from the queue: {returned}")
 
 
 def _plan_resume(visit: Visit) -> Plan:
@@ -190,7 +190,7 @@ def _plan_remove(visit: Visit) -> Plan:
     _require_no_worker(visit, name)
     lanes: Any = next(iter(manual.cancel(visit.connection, manual.Selection(handler=name), dry_run=True)), {})
     return Plan(
-        sentence=f"Take {name} out of the catalogue and cancel its {sum(lanes.values()):,} open deliveries.",
+        sentence=f"Take {name} out of the catalogue and cancel {counted(sum(lanes.values()), 'open deliveries')}.",
         details=("It gets no deliveries any more, until workers announce it again.",),
         command=command_line("handlers", "remove", name, reason=visit.given("why")),
     )
@@ -201,7 +201,7 @@ def _remove(visit: Visit) -> Done:
     catalogue.remove(visit.connection, name)
     batches = manual.cancel(visit.connection, manual.Selection(handler=name))
     cancelled = sum(sum(lanes.values()) for lanes in batches)
-    return Done(said=f"{name} is removed, {cancelled} open deliveries are cancelled", to="/handlers")
+    return Done(said=f"{name} is removed, cancelled: {counted(cancelled, 'open deliveries')}", to="/handlers")
 
 
 def _plan_rename(visit: Visit) -> Plan:
@@ -223,7 +223,7 @@ def _rename(visit: Visit) -> Done:
     moved = sum(batch[0] for batch in catalogue.rename_open(visit.connection, old, new))
     left = catalogue.count_open(visit.connection, old)
     more = f"; {left} still run under the old one: rename it again when they have ended" if left else ""
-    return Done(said=f"{old} is {new} now, {moved} open deliveries moved{more}", to="/handlers")
+    return Done(said=f"{old} is {new} now, moved: {counted(moved, 'open deliveries')}{more}", to="/handlers")
 
 
 RULES: Final = (

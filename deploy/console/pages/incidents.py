@@ -93,9 +93,11 @@ def _plan_replay(visit: Visit) -> Plan:
     inputs.rate(visit)
     kind, chosen = replayed(found)
     counted = say_count(visit, kind, chosen, "dead deliveries" if kind == "retry" else "rejected events")
-    what = "put back, due at once with all their attempts" if kind == "retry" else "parsed again"
+    about = f"{counted} of incident {found['id']} ({found['subject']}: {found['cause']})"
     return Plan(
-        sentence=f"Of incident {found['id']} ({found['subject']}: {found['cause']}), {counted} are {what}.",
+        sentence=f"Put {about} back: due at once, with all attempts again."
+        if kind == "retry"
+        else f"Parse {about} again.",
         details=("Nothing else is touched.",),
         command=command,
         tenant=_owner(found),

@@ -89,7 +89,7 @@ def _plan_pause(visit: Visit) -> Plan:
 
 def _pause(visit: Visit) -> Done:
     returned = pauses.pause(visit.connection, tenant=_name(visit), until=inputs.future(visit, "until"))
-    return Done(said=f"{_name(visit)} is paused; {returned} deliveries were taken back from the queue")
+    return Done(said=f"{_name(visit)} is paused; taken back from the queue: {returned}")
 
 
 def _plan_resume(visit: Visit) -> Plan:
