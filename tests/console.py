@@ -23,7 +23,7 @@ from deploy.console.doctor import Doctor
 from deploy.console.passwords import hash_password
 from deploy.console.rendering import environment
 from deploy.console.settings import ConsoleSettings
-from deploy.console.sign_in import SignIn
+from deploy.console.sign_in import SignIn, may_be_open
 from deploy.console.visit import Console
 from deploy.doctor.finding import wrong
 from shared.envelope import new_event_id
@@ -75,7 +75,10 @@ class Served:
 
 @contextmanager
 def serve_console(database_url: str, redis_url: str, **variables: str) -> Iterator[Served]:
-    """Serve the console for the block, from a thread; `variables` are further settings."""
+    """Serve the console for the block, from a thread; `variables` are further settings.
+
+    It is open if it has no users at first and no URL.
+    """
     given = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
@@ -84,11 +87,13 @@ def serve_console(database_url: str, redis_url: str, **variables: str) -> Iterat
         "CONSOLE_SEARCH_FIELDS": "data.model",
     }
     settings = load(ConsoleSettings, given | variables)
+    with connect(database_url, name="test") as connection:
+        is_open = not settings.url and may_be_open(settings, people.count_people(connection))
     doctor = Doctor(lambda: ())
     doctor.looked_at = datetime.now(UTC)
     console = Console(
         settings=settings,
-        sign_in=SignIn(settings, is_open=False),
+        sign_in=SignIn(settings, is_open=is_open),
         templates=environment(),
         names=NAMES,
         inbox=open_client(settings.inbox_url, seconds=1.0, prefix=""),
@@ -156,9 +161,15 @@ def guest(served: Served, name: str, role: Role, *, of: tuple[str, ...] | None =
     """Add a person, and return them with a session; they have no password."""
     people.add_person(served.connection, name, role=role, tenants=of)
     session = people.start_session(served.connection, name, seconds=3600)
-    found = _TOKEN.search(Guest(served=served, session=session).get("/doctor").text)
-    assert found
-    return Guest(served=served, session=session, token=found[1])
+    token = token_of(Guest(served=served, session=session).get("/doctor"))
+    return Guest(served=served, session=session, token=token)
+
+
+def token_of(page: httpx.Response) -> str:
+    """Return the token that a page's forms send."""
+    found = _TOKEN.search(page.text)
+    assert found, page.text
+    return found[1]
 
 
 def add_user(connection: Connection, name: str, role: Role) -> None:

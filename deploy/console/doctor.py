@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from deploy.console.database import BusyError
 from deploy.doctor.finding import Finding
 
 log: Final = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ class Doctor(threading.Thread):
         while not self._is_over.is_set():
             try:
                 self.findings, self.looked_at = tuple(self._examine()), datetime.now(UTC)
+            except BusyError:
+                log.info("the doctor looks later: both connections are in use")
             except Exception:
                 log.exception("what the doctor looks at cannot be read", extra={"code": "internal_error"})
             self._is_over.wait(self._every_seconds)

@@ -57,16 +57,20 @@ def command_line(*words: str, **options: Any) -> str:
 
     Args:
         words: of the command after `pipeline`, and its arguments.
-        options: by name, with _ for -; True is an option without a value.
+        options: by name, with _ for -; True is an option without a value, a tuple one that is repeated.
+
+    What begins with - among the words is an argument, and no option: somebody else may have chosen it.
     """
-    typed = [shlex.quote(printable(it)) for it in words]
+    place = next((place for place, it in enumerate(words) if it.startswith("-")), len(words))
+    typed, arguments = ([shlex.quote(printable(it)) for it in part] for part in (words[:place], words[place:]))
     for name, value in options.items():
         option = f"--{name.strip('_').replace('_', '-')}"
         if value is True:
             typed.append(option)
         elif value not in (None, "", False):
-            typed.append(f"{option} {shlex.quote(printable(str(value)))}")
-    return " ".join(["pipeline", *typed])
+            values = value if isinstance(value, tuple) else (value,)
+            typed += [f"{option} {shlex.quote(printable(str(it)))}" for it in values]
+    return " ".join(["pipeline", *typed, *(["--", *arguments] if arguments else [])])
 
 
 def moment(at: datetime | None) -> Markup:

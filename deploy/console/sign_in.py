@@ -114,7 +114,7 @@ class SignIn:
     @property
     def cookie_name(self) -> str:
         """Name of the session's cookie."""
-        return self._cookie_name(SESSION_COOKIE)
+        return self.cookie_name_of(SESSION_COOKIE)
 
     def identify(self, connection: Connection, request: Request) -> Visitor | None:
         """Return who a request comes from; None for strangers.
@@ -234,7 +234,7 @@ class SignIn:
     def _limits(self, request: Request, name: str, known: str | None) -> tuple[dict[str, int], list[str]]:
         """Return by what an attempt is counted, with the limit of each, and which of them a success clears."""
         of_name = f"name {name}"
-        browser, _, signature = request.cookies.get(self._cookie_name(BROWSER_COOKIE), "").partition(".")
+        browser, _, signature = request.cookies.get(self.cookie_name_of(BROWSER_COOKIE), "").partition(".")
         is_theirs = hmac.compare_digest(_sign((known or "").encode(), browser).encode(), signature.encode())
         if is_theirs and known is not None:
             of_browser = f"browser {browser}"
@@ -251,18 +251,19 @@ class SignIn:
 
     def cookie(self, token: str) -> dict[str, Any]:
         """Return the arguments of `Response.set_cookie` for a session; for no token, of its removal."""
-        return self._cookie(SESSION_COOKIE, token, self._settings.session_seconds)
+        return self.cookie_of(SESSION_COOKIE, token, self._settings.session_seconds)
 
     def browser_cookie(self, connection: Connection, name: str) -> dict[str, Any]:
         """Return the arguments of `Response.set_cookie` for a browser in which this person has just signed in."""
         known, browser = people.find_hash(connection, name.strip()), secrets.token_urlsafe(16)
         value = f"{browser}.{_sign(known.encode(), browser)}" if known else ""
-        return self._cookie(BROWSER_COOKIE, value, BROWSER_SECONDS)
+        return self.cookie_of(BROWSER_COOKIE, value, BROWSER_SECONDS)
 
-    def _cookie(self, name: str, value: str, seconds: int) -> dict[str, Any]:
+    def cookie_of(self, name: str, value: str, seconds: int) -> dict[str, Any]:
+        """Return the arguments of `Response.set_cookie` for a cookie; of no value, for its removal."""
         # Lax, so that links to the console in chats and mails work; forms have a token.
         return {
-            "key": self._cookie_name(name),
+            "key": self.cookie_name_of(name),
             "value": value,
             "max_age": seconds if value else 0,
             "path": "/",
@@ -271,7 +272,8 @@ class SignIn:
             "samesite": "lax",
         }
 
-    def _cookie_name(self, name: str) -> str:
+    def cookie_name_of(self, name: str) -> str:
+        """Return the name that a cookie has here: beyond the loopback browsers take it over https only."""
         return f"{SECURE_PREFIX}{name}" if self._is_secure else name
 
 

@@ -1,15 +1,16 @@
 """One request to the console, as pages see it: who asks, with what, and a connection to answer from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from jinja2 import Environment
 from redis import Redis
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from deploy.console.breaker import Breaker
 from deploy.console.doctor import Doctor
 from deploy.console.navigation import PAGES
 from deploy.console.settings import ConsoleSettings
@@ -47,6 +48,8 @@ class Console:
         cipher: encrypts secrets; None where the console may not (`CONSOLE_SECRETS`).
         environment: the name of the deployment, empty where none is set.
         doctor: what it has found lately.
+        inbox_breaker: around what pages ask the inbox.
+        broker_breaker: the same of the broker.
     """
 
     settings: ConsoleSettings
@@ -58,6 +61,8 @@ class Console:
     cipher: Cipher | None
     environment: str
     doctor: Doctor
+    inbox_breaker: Breaker = field(default_factory=Breaker)
+    broker_breaker: Breaker = field(default_factory=Breaker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,8 @@ class Visit:
             status: of the response.
             values: for the template; `command` is the line that does the same in a shell.
         """
-        said = self.request.cookies.get(SAID_COOKIE, "")[:MOST_SAID]
+        said_cookie = self.console.sign_in.cookie_name_of(SAID_COOKIE)
+        said = unquote(self.request.cookies.get(said_cookie, ""))[:MOST_SAID]
         text = self.console.templates.get_template(f"{template}.html").render(
             {"command": None, "live": None, **values},
             title=title,
@@ -128,7 +134,7 @@ class Visit:
         )
         response = HTMLResponse(text, status_code=status)
         if said:
-            response.delete_cookie(SAID_COOKIE, path="/")
+            response.set_cookie(**self.console.sign_in.cookie_of(SAID_COOKIE, "", SAID_SECONDS))
         return response
 
     @property
@@ -141,8 +147,8 @@ class Visit:
         """Send the browser to another page, which shows a sentence about what was done."""
         response = RedirectResponse(local_path(path), status_code=303)
         if said:
-            text = said.encode("ascii", "replace").decode()[:MOST_SAID]
-            response.set_cookie(SAID_COOKIE, text, max_age=SAID_SECONDS, httponly=True, samesite="strict")
+            text = quote(said[:MOST_SAID], errors="replace")  # with the letters that a cookie may have
+            response.set_cookie(**self.console.sign_in.cookie_of(SAID_COOKIE, text, SAID_SECONDS))
         return response
 
 

@@ -6,15 +6,27 @@ import html
 import re
 import socket
 from contextlib import suppress
+from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from tests.conftest import fresh_database
-from tests.console import Guest, Served, Things, announce_handler, furnish, guest, serve_console
+from tests.console import (
+    PASSWORD,
+    Guest,
+    Served,
+    Things,
+    announce_handler,
+    command_of,
+    furnish,
+    guest,
+    serve_console,
+    token_of,
+)
 from workers.housekeeping.jobs import work_on
-from workers.store import audit, jobs
+from workers.store import audit, jobs, people
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +174,62 @@ def test_a_list_of_events_offers_to_change_no_more_than_it_shows(admin: Guest, a
     assert by_subject == {}
     rejected = changes_of(admin.get("/events", {"state": "rejected", "reason": "none", "tenant": "acme"}))
     assert rejected == {"reprocess": {"reason": "none", "tenant": "acme", "back": ""}}
+
+
+# Users ---------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_takes_their_own_role_away(served: Served, admin: Guest) -> None:
+    values = {"name": "ada", "role": "viewer"}
+    for answer in (admin.get("/do/user-change", values), admin.post("/do/user-change", values)):
+        assert "nobody takes their own role away" in answer.text
+    assert admin.post("/do/user-password", {"name": "ada", "no_password": "yes"}).status_code == 400
+    assert people.find_person(served.connection, "ada") == people.Person(name="ada", role="admin", tenants=None)
+
+
+def test_the_first_user_of_the_open_console_can_let_others_in(
+    postgres_server: Server, template_database: str, valkey_server: Server
+) -> None:
+    with (
+        fresh_database(postgres_server, template_database) as url,
+        serve_console(url, valkey_server.url) as served,
+    ):
+        stranger = Guest(served=served, token=token_of(Guest(served=served).get("/do/user-add")))
+        assert Guest(served=served, token="0" * 64).post("/do/tenant-add", {"tenant": "acme"}).status_code == 403
+        for more in ({"role": "operator", "password": PASSWORD}, {"role": "admin", "no_password": "yes"}):
+            answer = stranger.post("/do/user-add", {"name": "ada", **more})
+            assert (answer.status_code, "has to be an admin with a password" in answer.text) == (400, True)
+        values = {"name": "ada", "role": "admin", "password": PASSWORD}
+        assert stranger.post("/do/user-add", values).status_code == 303
+        assert stranger.get("/users").headers["location"] == "/sign-in?back=%2Fusers"
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_cannot_make_an_option_of_what_a_command_takes_as_a_name(admin: Guest) -> None:
+    page = admin.get("/do/resend", {"handler": "--all", "tenant": "$(reboot)", "step": "confirm"})
+    assert command_of(page) == "pipeline deliveries resend --tenant '$(reboot)' -- --all"
+
+
+def test_tenants_of_a_user_are_quoted(admin: Guest) -> None:
+    page = admin.get("/do/user-add", {"name": "eve", "role": "operator", "tenants": "a;reboot b"})
+    line = command_of(page)
+    assert line == "pipeline console add-user eve --role operator --tenant 'a;reboot' --tenant b"
+
+
+def test_what_was_done_is_said_once_in_the_letters_that_were_typed(served: Served, admin: Guest, acme: Things) -> None:
+    values = {"tenant": acme.tenant, "key": "crm", "value": "x", "back": "/tenants/acme"}
+    answer = admin.post("/do/tenant-set", values | {"key": "crm_ü\n;a=b"})
+    assert answer.status_code == 400
+    answer = admin.post("/do/handler-resume", {"handler": "crm; ü\x01\r\nSet-Cookie: a=b", "tenant": "acme"})
+    said = SimpleCookie(answer.headers["set-cookie"])["pipeline_said"]
+    assert (said["httponly"], said["path"], "a" in SimpleCookie(answer.headers["set-cookie"])) == (True, "/", False)
+    page = served.client.get(
+        "/doctor", headers={"Cookie": f"pipeline_session={admin.session}; {said.key}={said.value}"}
+    )
+    assert "crm; ü\\u0001\\u000d\nSet-Cookie: a=b was not paused for the tenant acme" in page.text
+    assert 'pipeline_said=""' in page.headers["set-cookie"]
 
 
 # Postgres ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from deploy.console.rendering import command_line, counted
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.live_workers import Live, read_live
-from workers.store import activity, catalogue, limits, manual, pauses
+from workers.store import activity, catalogue, limits, manual, pauses, tenants
 from workers.store.limits import ANY
 
 MINUTES: Final = 60
@@ -72,7 +72,8 @@ def show_handler(visit: Visit) -> Response:
 def live_workers(visit: Visit) -> Live | None:
     """Return which workers live; None where Redis does not tell."""
     try:
-        return read_live(visit.console.broker, visit.console.names)
+        with visit.console.broker_breaker.asking():
+            return read_live(visit.console.broker, visit.console.names)
     except redis.RedisError:
         return None
 
@@ -155,6 +156,8 @@ def _plan_limit(visit: Visit) -> Plan:
     bounds = [] if limit.max_in_flight is None else [f"{limit.max_in_flight} in flight"]
     bounds += [] if limit.rate is None else [f"{limit.rate:g} a second"]
     owner = visit.given("tenant")
+    if owner is not None:
+        tenants.find_tenant(visit.connection, owner)
     return Plan(
         sentence=f"{limit.handler}, for {_whose(limit.tenant)}{'' if owner else ' together'}: "
         + (f"at most {' and '.join(bounds)}." if bounds else "no limit."),

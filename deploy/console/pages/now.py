@@ -102,18 +102,20 @@ def _read_redis(visit: Visit) -> tuple[list[Stream], list[Duty], str]:
     console = visit.console
     names = {"inbox": console.names.inbox, "overflow": console.names.overflow}
     try:
-        pipeline = console.inbox.pipeline(transaction=False)
-        pipeline.time()
-        for stream in names.values():
-            pipeline.xlen(stream)
-            pipeline.eval_ro(OLDEST, 1, stream)
-        (seconds, micros), *found = pipeline.execute()
+        with console.inbox_breaker.asking():
+            pipeline = console.inbox.pipeline(transaction=False)
+            pipeline.time()
+            for stream in names.values():
+                pipeline.xlen(stream)
+                pipeline.eval_ro(OLDEST, 1, stream)
+            (seconds, micros), *found = pipeline.execute()
         now = seconds + micros / 1e6
         streams = [
             Stream(name=name, entries=length, oldest_seconds=_age(oldest, now))
             for name, length, oldest in zip(names, found[::2], found[1::2], strict=True)
         ]
-        seen = read_seen(console.broker, console.names)
+        with console.broker_breaker.asking():
+            seen = read_seen(console.broker, console.names)
     except redis.RedisError as error:
         return [], [], f"Redis does not answer: {type(error).__name__}"
     return streams, [_duty(name, seen) for name in DUTIES], ""

@@ -30,7 +30,8 @@ def list_refused(visit: Visit) -> Response:
 def read_refused(visit: Visit) -> list[refusals.Refused] | None:
     """Return what ingresses have refused; None where Redis does not tell."""
     try:
-        return refusals.read(visit.console.inbox, visit.console.names.refusals)
+        with visit.console.inbox_breaker.asking():
+            return refusals.read(visit.console.inbox, visit.console.names.refusals)
     except redis.RedisError:
         return None
 

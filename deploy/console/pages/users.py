@@ -1,6 +1,5 @@
 """Users of the console, for admins."""
 
-import shlex
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -66,11 +65,13 @@ def _words(visit: Visit) -> str:
 
 
 def _command(visit: Visit, word: str, **options: Any) -> str:
-    more = "".join(f" --tenant {shlex.quote(it)}" for it in _tenants(visit) or ())
-    return command_line("console", word, _name(visit), **options, reason=visit.given("why")) + more
+    return command_line("console", word, _name(visit), **options, tenant=_tenants(visit), reason=visit.given("why"))
 
 
 def _plan_add(visit: Visit) -> Plan:
+    may_let_others_in = _role(visit) == "admin" and visit.given("no_password") is None
+    if not may_let_others_in and not people.count_people(visit.connection):
+        raise InputError("the first user has to be an admin with a password: they shut out everybody else")
     command = _command(visit, "add-user", role=visit.given("role"), no_password=visit.given("no_password") is not None)
     return Plan(sentence=f"Add {_name(visit)}, {_words(visit)}.", command=command)
 
@@ -84,6 +85,8 @@ def _add(visit: Visit) -> Done:
 
 def _plan_change(visit: Visit) -> Plan:
     _require(visit)
+    if _name(visit) == visit.person.name and _role(visit) != visit.person.role:
+        raise InputError("nobody takes their own role away: another admin does it")
     is_of_all = _role(visit) == "operator" and _tenants(visit) is None
     command = _command(visit, "change-user", role=visit.given("role"), all_tenants=is_of_all)
     return Plan(sentence=f"Make {_name(visit)} {_words(visit)}.", command=command)
@@ -95,7 +98,10 @@ def _change(visit: Visit) -> Done:
 
 
 def _plan_password(visit: Visit) -> Plan:
-    _require(visit)
+    if visit.given("no_password") is None:
+        _require(visit)
+    else:
+        _require_another(visit)
     command = _command(visit, "set-password", no_password=visit.given("no_password") is not None)
     return Plan(sentence=f"Give {_name(visit)} another password; their sessions end.", command=command)
 
