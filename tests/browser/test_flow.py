@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.browser.hands import Keyboard, Mouse
-from tests.browser.window import DESKTOP, PHONE, SCHEMES, Window
+from tests.browser.window import PHONE, SCHEMES, Window
 from tests.launching import free_port
 from tests.moveris import completed
 from tests.system.stack import Stack, answers
@@ -33,6 +33,7 @@ WAYS: Final[dict[str, tuple[type[Mouse | Keyboard], str, dict[str, Any]]]] = {
 }
 """Ways to use a page, with the tenant whose things are changed, and options of the browser."""
 TENANTS: Final = ("acme", "globex", "initech", *(tenant for _, tenant, _ in WAYS.values()))
+PICTURE: Final = {"width": 1180, "height": 800}
 MOST_PICTURE_BYTES: Final = 150_000
 _LAST_HOUR: Final = """
     INSERT INTO activity (span, at, handler, outcome, bucket, count)
@@ -118,7 +119,7 @@ def test_pictures_are_taken_of_now_an_event_and_an_incident(
             page.goto(address)
             for scheme in SCHEMES:
                 page.emulate_media(color_scheme=scheme)
-                for kind, size in (("", DESKTOP), ("-phone", PHONE)):
+                for kind, size in (("", PICTURE), ("-phone", PHONE)):
                     page.set_viewport_size(size)  # type: ignore[arg-type]
                     taken = page.screenshot(path=pictures / f"{name}{kind}{'' if scheme == 'light' else '-dark'}.png")
                     assert len(taken) < MOST_PICTURE_BYTES
