@@ -12,6 +12,7 @@ from typing import Final, Literal
 from starlette.responses import Response
 
 from deploy.cli.errors import CommandError
+from deploy.console import inputs
 from deploy.console.rendering import url
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, Visit, local_path
@@ -28,7 +29,8 @@ class Field:
 
     Attributes:
         about: a sentence below it, such as the forms that it takes.
-        kind: "fixed" is shown and cannot be changed; "secret" is typed blind and never sent back to the browser.
+        kind: "fixed" is shown and cannot be changed; "secret" is typed blind and never sent back to the browser; of a
+            "time" that has passed, such as 10m, the confirmation has the moment that it meant when it was counted.
         choices: of a select: values; an empty one stands for none.
         required: the browser and the server insist on it.
         default: what it has at first.
@@ -37,7 +39,7 @@ class Field:
     name: str
     label: str
     about: str = ""
-    kind: Literal["text", "number", "select", "checkbox", "secret", "lines", "fixed"] = "text"
+    kind: Literal["text", "number", "time", "select", "checkbox", "secret", "lines", "fixed"] = "text"
     choices: Sequence[str] = ()
     required: bool = False
     default: str = ""
@@ -165,6 +167,10 @@ def _show(action: Action, visit: Visit, plan: Plan | None, problem: str | None, 
         values = {it.name: visit.given(it.name) or "" for it in action.fields if it.kind != "secret"}
     else:
         values = {it.name: visit.given(it.name) or it.default for it in action.fields if it.kind != "secret"}
+    is_confirmed = plan is not None and action.is_counted
+    if is_confirmed:
+        times = {it.name: inputs.past(visit, it.name) for it in action.fields if it.kind == "time"}
+        values |= {name: at.isoformat() for name, at in times.items() if at is not None}
     return visit.page(
         "action",
         title=action.title,
@@ -173,7 +179,7 @@ def _show(action: Action, visit: Visit, plan: Plan | None, problem: str | None, 
         plan=plan,
         problem=problem,
         values=values,
-        is_confirmed=plan is not None and action.is_counted,
+        is_confirmed=is_confirmed,
         back=local_path(visit.given("back")),
         why=visit.given("why") or "",
         command=plan.command if plan else None,

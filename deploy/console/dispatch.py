@@ -167,8 +167,9 @@ def _away(console: Console, error: Exception) -> Response:
     """Return a page that needs no database, where it is not even known who asks."""
     text = "the console is busy: try again in a moment" if isinstance(error, BusyError) else explain(error)
     status = 503
-    if text is None and isinstance(error, UNREACHABLE):
-        text = "Postgres cannot be reached"
+    if isinstance(error, UNREACHABLE):  # what it says names hosts and roles, and a stranger may be reading
+        log.warning("a page had no database: %s", text or error, extra={"code": "postgres_away"})
+        text = "Postgres cannot be reached, or refuses; the log of the console says why"
     if text is None:
         log.error("a page failed", exc_info=error, extra={"code": "internal_error"})
         text, status = FAILED, 500

@@ -1,21 +1,26 @@
 """Handlers: what they ask for, how they do, their limits and pauses."""
 
+import time
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
 import redis
 from starlette.responses import Response
 
 from deploy.console import inputs
 from deploy.console.actions import Action, Done, Field, Plan
+from deploy.console.pages.deliveries import say_count, submit
 from deploy.console.rendering import command_line, counted
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.live_workers import Live, read_live
-from workers.store import activity, catalogue, limits, manual, pauses, tenants
+from workers.store import activity, catalogue, limits, pauses, tenants
+from workers.store.jobs import Filter
 from workers.store.limits import ANY
 
 MINUTES: Final = 60
+RENAME_SECONDS: Final = 20.0
+"""For which a page moves open deliveries to the new name; the same form goes on with those that are left."""
 NAME: Final = Field(name="handler", label="Handler", kind="fixed", required=True)
 TENANT: Final = Field(name="tenant", label="Tenant", about="Only of this tenant; of all of them if empty.")
 UNTIL: Final = Field(
@@ -191,9 +196,9 @@ def _plan_remove(visit: Visit) -> Plan:
     name = _name(visit)
     _require_known(visit, name)
     _require_no_worker(visit, name)
-    lanes: Any = next(iter(manual.cancel(visit.connection, manual.Selection(handler=name), dry_run=True)), {})
+    found = say_count(visit, "cancel", Filter(handler=name), "open deliveries")
     return Plan(
-        sentence=f"Take {name} out of the catalogue and cancel {counted(sum(lanes.values()), 'open deliveries')}.",
+        sentence=f"Take {name} out of the catalogue and cancel {found}.",
         details=("It gets no deliveries any more, until workers announce it again.",),
         command=command_line("handlers", "remove", name, reason=visit.given("why")),
     )
@@ -201,10 +206,10 @@ def _plan_remove(visit: Visit) -> Plan:
 
 def _remove(visit: Visit) -> Done:
     name = _name(visit)
-    catalogue.remove(visit.connection, name)
-    batches = manual.cancel(visit.connection, manual.Selection(handler=name))
-    cancelled = sum(sum(lanes.values()) for lanes in batches)
-    return Done(said=f"{name} is removed, cancelled: {counted(cancelled, 'open deliveries')}", to="/handlers")
+    with visit.connection.transaction():
+        catalogue.remove(visit.connection, name)
+        cancelling = submit(visit, "cancel", Filter(handler=name))
+    return Done(said=f"{name} is removed; {cancelling.said} that cancels its open deliveries", to=cancelling.to)
 
 
 def _plan_rename(visit: Visit) -> Plan:
@@ -223,9 +228,13 @@ def _rename(visit: Visit) -> Done:
         catalogue.rename(visit.connection, old, new)
     except KeyError:
         raise InputError(f"{old!r} is not announced, or {new!r} is a former name of a handler") from None
-    moved = sum(batch[0] for batch in catalogue.rename_open(visit.connection, old, new))
+    moved, ends = 0, time.monotonic() + RENAME_SECONDS
+    for batch in catalogue.rename_open(visit.connection, old, new):
+        moved += batch[0]
+        if time.monotonic() > ends:
+            break
     left = catalogue.count_open(visit.connection, old)
-    more = f"; {left} still run under the old one: rename it again when they have ended" if left else ""
+    more = f"; {left} are still under the old one: rename it again in a moment" if left else ""
     return Done(said=f"{old} is {new} now, moved: {counted(moved, 'open deliveries')}{more}", to="/handlers")
 
 
