@@ -235,15 +235,7 @@ def list_endpoints(
     after: tuple[str, str] | None = None,
     limit: int | None = None,
 ) -> list[EndpointSummary]:
-    """Return endpoints by tenant and provider; None does not narrow.
-
-    Args:
-        connection: of any role that may read.
-        tenant: of this one only.
-        prefix: of tenants that begin so.
-        after: tenant and provider of the last one that is not wanted.
-        limit: at most so many.
-    """
+    """Return endpoints by tenant and provider: of a tenant, or of those that begin so, after one; None: no bound."""
     after_tenant, after_provider = after or (None, None)
     values = {
         "tenant": readable(tenant),
