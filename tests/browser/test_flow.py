@@ -182,7 +182,8 @@ def replay(page: Page, hands: Hands, event_id: str, *, is_live: bool) -> None:
     if is_live:
         page.locator("[data-part=job] .badge", has_text="done").wait_for()
     until(lambda: is_said(page, "done"), seconds=20, what="the end of the job", every=0.5)
-    page.goto(f"/events/{event_id}")
+    hands.follow("Back to where it was asked for")
+    page.wait_for_url(f"**/events/{event_id}")
     until(lambda: not is_said(page, "dead"), seconds=20, what="the end of the replay", every=0.5)
 
 

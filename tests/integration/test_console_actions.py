@@ -351,3 +351,17 @@ def check_command(line: str) -> None:
         command = command.commands[arguments.pop(0)]
     with command.make_context("pipeline", list(arguments)):
         pass
+
+
+@pytest.mark.parametrize("name", ["retry", "handler-pause", "tenant-set", "mute", "secret-expire"])
+def test_after_an_action_one_is_where_one_came_from_with_the_same_filters_or_a_link_there(
+    settled: Things, admin: Guest, name: str
+) -> None:
+    back = "/deliveries?tenant=settled&state=dead"
+    page = admin.get(f"/do/{name}", {**VALUES[name](settled), "step": "confirm", "back": back})
+    assert page.text.count('"/deliveries?tenant=settled&amp;state=dead"') == 2
+    answer = admin.post(f"/do/{name}", {**VALUES[name](settled), "back": back})
+    to = answer.headers["location"]
+    assert to == back or 'href="/deliveries?tenant=settled&amp;state=dead"' in admin.get(to).text
+    refused = admin.post(f"/do/{name}", {"back": back, "rate": "much", "in": "much", "until": "much", "for": "much"})
+    assert refused.status_code in {400, 404}

@@ -11,7 +11,7 @@ from deploy.console import inputs
 from deploy.console.actions import Action, Done, Field, Plan
 from deploy.console.rendering import command_line, counted, url
 from deploy.console.rules import Rule
-from deploy.console.visit import InputError, NotFoundError, Visit
+from deploy.console.visit import InputError, NotFoundError, Visit, local_path
 from workers.housekeeping.jobs import count
 from workers.store import catalogue, event_history, jobs, manual
 from workers.store.connect import TIMED_OUT, bound_statements
@@ -100,11 +100,12 @@ def say_count(visit: Visit, kind: Kind, chosen: Filter, noun: str = "deliveries"
 
 
 def submit(visit: Visit, kind: Kind, chosen: Filter) -> Done:
-    """Submit the job, and go where it can be followed."""
+    """Submit the job, and go where it can be followed; from there a link leads back, with the filters."""
     found, is_all = _count(visit, kind, chosen)
     person, why, expected = visit.person.name, visit.given("why"), found if is_all else None
     job = jobs.submit(visit.connection, kind, chosen, who=person, why=why, rate=inputs.rate(visit), expected=expected)
-    return Done(said=f"job {job} was submitted", to=f"/jobs/{job}")
+    to = url(f"/jobs/{job}", back=local_path(visit.given("back"), default=""))
+    return Done(said=f"job {job} was submitted", to=to)
 
 
 def _count(visit: Visit, kind: Kind, chosen: Filter) -> tuple[int | None, bool]:

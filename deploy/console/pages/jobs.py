@@ -9,7 +9,7 @@ from deploy.console import inputs
 from deploy.console.actions import Action, Done, Field, Plan
 from deploy.console.rendering import command_line
 from deploy.console.rules import Rule
-from deploy.console.visit import InputError, NotFoundError, Visit
+from deploy.console.visit import InputError, NotFoundError, Visit, local_path
 from workers.store import jobs
 from workers.store.connect import Connection
 from workers.store.jobs import Job, State
@@ -32,7 +32,15 @@ def show_job(visit: Visit) -> Response:
     job = _find(visit)
     counts = sorted(jobs.list_counts(visit.connection, job.id).items())
     command = command_line("jobs", "show", str(job.id))
-    return visit.page("job", title=f"Job {job.id}: {job.kind}", job=job, counts=counts, command=command, live=True)
+    return visit.page(
+        "job",
+        title=f"Job {job.id}: {job.kind}",
+        job=job,
+        counts=counts,
+        back=local_path(visit.given("back"), default=""),
+        command=command,
+        live=True,
+    )
 
 
 def tenant_of(job: Job) -> str | None:
@@ -67,7 +75,7 @@ def _change(
     def perform(visit: Visit) -> Done:
         job_id = inputs.identity(visit)
         change(visit.connection, job_id)
-        return Done(said=said.format(job=job_id), to=f"/jobs/{job_id}")
+        return Done(said=said.format(job=job_id), to=local_path(visit.given("back"), f"/jobs/{job_id}"))
 
     return Action(
         name=f"job-{name}",
