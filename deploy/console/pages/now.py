@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import redis
 from starlette.responses import Response
@@ -59,8 +59,8 @@ def show(visit: Visit) -> Response:
         "now",
         title="Now",
         span=span,
-        points=points,
-        last=_last_whole(points),
+        points=points[:-1],  # the minute that runs would look like a fall
+        last=points[-2],
         latency=activity.read_latency(connection),
         work=figures.read_open_work(connection),
         bound=figures.BOUND,
@@ -90,11 +90,6 @@ def show_doctor(visit: Visit) -> Response:
         command="pipeline doctor",
         live=True,
     )
-
-
-def _last_whole(points: Sequence[Any]) -> Any:
-    """Return the last minute or hour that is over; None if there is none."""
-    return points[-2] if len(points) > 1 else None
 
 
 def _read_redis(visit: Visit) -> tuple[list[Stream], list[Duty], str]:
