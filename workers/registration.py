@@ -240,7 +240,7 @@ def _make(
 ) -> Handler:
     """Check and build one handler."""
     who = f"handler {name!r} ({_place(function)})"
-    if not _NAME.fullmatch(name) or name.startswith(_RESERVED):
+    if not is_name(name):
         raise RegistrationError(
             f"{who}: a name has letters, digits, _ and -, a dot, and does not start with {_RESERVED}"
         )
@@ -296,6 +296,11 @@ def _seconds(values: Any) -> tuple[float, ...] | None:
     except (TypeError, ValueError):
         return None
     return numbers if all(0 <= number < float("inf") for number in numbers) else None
+
+
+def is_name(text: str) -> bool:
+    """Return whether a handler may have this name."""
+    return _NAME.fullmatch(text) is not None and not text.startswith(_RESERVED)
 
 
 def _place(function: Callable[..., Any]) -> str:

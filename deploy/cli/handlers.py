@@ -108,6 +108,8 @@ def rename(old: HandlerName, new: HandlerName) -> None:
         pipeline handlers rename acme.grant acme.grant_access
     """
     moved = cancelled = 0
+    if not registration.is_name(new):
+        raise CommandError(f"no handler can be named {new!r}: a name has letters, digits, _ and -, and a dot")
     with database() as connection:
         try:
             catalogue.rename(connection, old, new)

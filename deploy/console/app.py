@@ -89,7 +89,7 @@ def build(console: Console, database: Database, *, heartbeat: Heartbeat | None =
         console.broker.close()
 
     routes = [Route(it.path, endpoint(console, database, it), methods=[it.method]) for it in RULES]
-    return Starlette(
+    app = Starlette(
         routes=[
             *routes,
             Route("/livez", _live),
@@ -99,6 +99,8 @@ def build(console: Console, database: Database, *, heartbeat: Heartbeat | None =
         exception_handlers={404: _not_found, 405: _not_found},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # by the Host of whoever asks, and behind a proxy with TLS to http
+    return app
 
 
 class WithHeaders:

@@ -21,6 +21,7 @@ from deploy.cli.errors import CommandError, explain
 from deploy.console.database import CHANGE_SECONDS, READ_SECONDS, BusyError, Database
 from deploy.console.rendering import url
 from deploy.console.rules import Rule
+from deploy.console.sign_in import is_refresh
 from deploy.console.visit import Console, ForbiddenError, InputError, NotFoundError, Visit
 from workers.store import audit
 from workers.store.connect import TIMED_OUT, UNREACHABLE
@@ -141,7 +142,7 @@ def _stop(visit: Visit, rule: Rule) -> Response | None:
     if rule.role is None:
         return None
     if visitor is None:
-        if request.headers.get("x-live"):
+        if is_refresh(request):
             return PlainTextResponse("signed out", status_code=401)
         return _to_sign_in(visit.here)
     if not visitor.person.has_role(rule.role):

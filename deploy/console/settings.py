@@ -109,7 +109,7 @@ class ConsoleSettings(DatabaseSettings, RedisSettings, HeartbeatSettings, LogSet
         "CONSOLE_IDLE_SECONDS",
         "3600",
         integer(at_least=60),
-        "time without a request after which a session ends, seconds",
+        "time without a request after which a session ends, refreshing pages aside, seconds",
     )
     session_seconds: int = setting(
         "CONSOLE_SESSION_SECONDS", "43200", integer(at_least=60), "time after which a session ends anyway, seconds"

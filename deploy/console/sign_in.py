@@ -3,6 +3,7 @@
 Guarantees:
 
 - A session is a random token in a cookie that scripts cannot read; it ends when it is not used, and after its time.
+  A page that refreshes itself is no use.
 - The header counts only from the addresses that are named, if it is there once, and if the console has a user of that
   name. A session that was begun for it is valid only beside it: whoever signs out at the proxy is signed out here.
 - The console that is open to everybody on its machine answers under a name of the loopback only, so that no web page
@@ -128,8 +129,10 @@ class SignIn:
         token = request.cookies.get(self.cookie_name, "")
         proxied = self._read_header(request)
         if proxied is not None:
-            return self._identify_proxied(connection, proxied, token)
-        person = people.read_session(connection, token, idle_seconds=self._settings.idle_seconds)
+            return self._identify_proxied(connection, proxied, token, is_refresh=is_refresh(request))
+        person = people.read_session(
+            connection, token, idle_seconds=self._settings.idle_seconds, is_use=not is_refresh(request)
+        )
         return None if person is None else self._visitor(person, token)
 
     def _identify_neighbour(self, request: Request) -> Visitor | None:
@@ -149,12 +152,14 @@ class SignIn:
             return None
         return values[0].strip() if len(values) == 1 else ""  # of two, a browser has sent one
 
-    def _identify_proxied(self, connection: Connection, name: str, token: str) -> Visitor | None:
+    def _identify_proxied(self, connection: Connection, name: str, token: str, *, is_refresh: bool) -> Visitor | None:
         person = people.find_person(connection, name) if people.is_name(name) else None
         if person is None:
             return None
         settings = self._settings
-        found = people.read_session(connection, token, idle_seconds=settings.idle_seconds, is_proxied=True)
+        found = people.read_session(
+            connection, token, idle_seconds=settings.idle_seconds, is_proxied=True, is_use=not is_refresh
+        )
         if found is not None and found.name == name:
             return self._visitor(found, token)
         try:
@@ -275,6 +280,11 @@ class SignIn:
     def cookie_name_of(self, name: str) -> str:
         """Return the name that a cookie has here: beyond the loopback browsers take it over https only."""
         return f"{SECURE_PREFIX}{name}" if self._is_secure else name
+
+
+def is_refresh(request: Request) -> bool:
+    """Return whether a page has sent this by itself, to be up to date, and nobody is there perhaps."""
+    return "x-live" in request.headers
 
 
 def _is_local(settings: ConsoleSettings) -> bool:

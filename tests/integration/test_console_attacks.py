@@ -97,6 +97,20 @@ def test_a_number_that_postgres_cannot_hold_is_that_of_nothing(admin: Guest, dig
     assert admin.get(f"/audit?before={digits}").status_code == 400
 
 
+@pytest.mark.parametrize("path", ["/tenants/", "/tenants/acme/", "/sign-in/"])
+def test_no_address_is_completed_by_the_host_that_somebody_names(admin: Guest, path: str) -> None:
+    answer = admin.get(path)
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
+def test_a_page_left_open_does_not_keep_its_session(served: Served) -> None:
+    somebody = guest(served, "zoe", "viewer")
+    served.connection.execute("UPDATE console_sessions SET seen_at = now() - interval '50 min' WHERE name = 'zoe'")
+    assert somebody.get("/doctor", X_Live="1").status_code == 200
+    served.connection.execute("UPDATE console_sessions SET seen_at = seen_at - interval '11 min' WHERE name = 'zoe'")
+    assert somebody.get("/doctor", X_Live="1").status_code == 401
+
+
 # Whose things ---------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +211,12 @@ def test_a_handler_that_is_removed_has_its_deliveries_cancelled_by_a_job(
     assert (answer.headers["location"], job.kind, job.filter.handler) == (f"/jobs/{job.id}", "cancel", "crm.gone")
     work_on(served.connection, job.id)
     assert not catalogue.count_open(served.connection, "crm.gone")
+
+
+def test_a_handler_gets_no_name_that_no_worker_could_announce(admin: Guest) -> None:
+    for name in ("<b>", "no-dot", "a.b c", "x" * 9000):
+        answer = admin.post("/do/handler-rename", {"handler": "crm.sync", "new_name": name})
+        assert (answer.status_code, "no handler can be named" in answer.text) == (400, True)
 
 
 # Users ---------------------------------------------------------------------------------------------------------------

@@ -177,6 +177,14 @@ def test_a_session_ends_when_it_is_not_used_and_use_keeps_it(connection: Connect
     assert connection.execute("SELECT FROM console_sessions").fetchall() == []
 
 
+def test_a_page_that_refreshes_itself_keeps_no_session(connection: Connection, alice: str) -> None:
+    token = people.start_session(connection, alice, seconds=12 * HOUR)
+    for _ in range(2):
+        age(connection, HOUR * 2 / 3)
+        found = people.read_session(connection, token, idle_seconds=HOUR, is_use=False)
+    assert found is None
+
+
 def test_a_session_ends_after_its_time_however_much_it_is_used(connection: Connection, alice: str) -> None:
     token = people.start_session(connection, alice, seconds=2 * HOUR)
     age(connection, HOUR - 60)

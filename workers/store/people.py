@@ -217,7 +217,9 @@ def start_session(connection: Connection, name: str, *, seconds: float, is_proxi
     return token
 
 
-def read_session(connection: Connection, token: str, *, idle_seconds: float, is_proxied: bool = False) -> Person | None:
+def read_session(
+    connection: Connection, token: str, *, idle_seconds: float, is_proxied: bool = False, is_use: bool = True
+) -> Person | None:
     """Return whose session it is, and note at most once a minute that it was used; remove it if it is over.
 
     Args:
@@ -225,6 +227,7 @@ def read_session(connection: Connection, token: str, *, idle_seconds: float, is_
         token: as a browser sent it, whatever that is.
         idle_seconds: time without use after which it ends; that of a short one is noted more often.
         is_proxied: of which kind it must be.
+        is_use: whether a person has done something; without it the session comes closer to its end.
     """
     key = {"digest": _digest(token)}
     values = key | {"idle_seconds": idle_seconds, "is_proxied": is_proxied}
@@ -234,7 +237,7 @@ def read_session(connection: Connection, token: str, *, idle_seconds: float, is_
     if row["is_over"]:
         connection.execute(_SQL["end_session"], key)
         return None
-    if row["is_due"]:
+    if row["is_due"] and is_use:
         connection.execute(_SQL["note_use"], key)
     return Person(name=row["name"], role=row["role"], tenants=row["tenants"])
 

@@ -14,6 +14,7 @@ from deploy.console.rendering import command_line, counted
 from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit
 from workers.live_workers import Live, read_live
+from workers.registration import is_name
 from workers.store import activity, catalogue, limits, pauses, tenants
 from workers.store.jobs import Filter
 from workers.store.limits import ANY
@@ -215,6 +216,8 @@ def _remove(visit: Visit) -> Done:
 def _plan_rename(visit: Visit) -> Plan:
     name, new = _name(visit), visit.given("new_name") or ""
     _require_known(visit, name)
+    if not is_name(new):
+        raise InputError(f"no handler can be named {new[:100]!r}: a name has letters, digits, _ and -, and a dot")
     return Plan(
         sentence=f"Give {name} the name {new}, with its open deliveries and its limits.",
         details=("Before or after the deployment that renames it in the code. What is finished keeps the old name.",),
