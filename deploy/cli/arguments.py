@@ -9,6 +9,9 @@ import typer
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 LONGEST: Final = timedelta(days=365_000)
 """Bound on a duration, so that what it is added to stays within the years that Python knows."""
+LEAST_RATE: Final = 1e-6
+MOST_RATE: Final = 1e9
+"""Bounds on a rate by the second: one in eleven days, and more than anybody has; Postgres multiplies it by a time."""
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -33,7 +36,7 @@ def rate(text: str) -> float:
         value = float(number) / duration(f"1{unit or 's'}").total_seconds()
     except (ValueError, typer.BadParameter):
         value = 0.0
-    if not 0 < value < float("inf"):
+    if not LEAST_RATE <= value <= MOST_RATE:
         raise typer.BadParameter(f"{text!r} is no rate; write 10/s, 300/m or 5000/h")
     return value
 

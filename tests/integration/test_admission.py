@@ -269,6 +269,17 @@ def test_a_rate_admits_what_a_second_brings_and_no_more(connection: Connection, 
     assert admit_after(60) == 20
 
 
+@pytest.mark.parametrize("rate", ["1e308", "infinity"])
+def test_a_rate_beyond_all_measure_holds_nobody_up(
+    connection: Connection, add_deliveries: AddDeliveries, rate: str
+) -> None:
+    query = "INSERT INTO handler_limits (handler, rate, counted_at) VALUES ('a.run', %s, now() - interval '1 hour')"
+    connection.execute(query, [rate])
+    add_deliveries(5, handler="a.run")
+    add_deliveries(3, handler="b.run")
+    assert admit(connection, Sent(), slots=20, message_seconds=1.0) == 8
+
+
 def test_a_rate_below_one_a_second_admits_one_at_a_time(connection: Connection, add_deliveries: AddDeliveries) -> None:
     connection.execute("INSERT INTO handler_limits (handler, rate) VALUES ('a.run', 0.1)")
     add_deliveries(5, handler="a.run")

@@ -38,6 +38,12 @@ def test_the_longest_duration_leads_to_a_time_before_and_after_now() -> None:
     assert arguments.past("365000d").year < arguments.future("365000d").year
 
 
+@pytest.mark.parametrize("text", ["1e308/s", "1e10/s", "1e-320/s", "1/x", "0/s", "-1/s", "nan", "inf"])
+def test_a_rate_is_one_that_somebody_could_have(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no rate"):
+        arguments.rate(text)
+
+
 @pytest.mark.parametrize("text", ["0", "0.5", "9" * 400 + "G", str(2**63), "1TB"])
 def test_a_size_is_a_number_of_bytes_that_postgres_can_hold(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no size"):

@@ -14,7 +14,8 @@ SELECT l.handler, l.tenant, l.rate,
            WHERE f.handler = l.handler AND (l.tenant = '*' OR f.tenant = l.tenant)
        ) AS in_flight_left,
        CASE WHEN l.rate IS NOT NULL THEN
-           least(greatest(l.rate, 1), l.tokens + l.rate * extract(epoch FROM moment.at - l.counted_at))
+           -- what a rate brings is bounded, for an overflow would be an error, and end the admission of everybody
+           least(greatest(l.rate, 1), l.tokens + least(l.rate, 1e9) * extract(epoch FROM moment.at - l.counted_at))
        END AS tokens, moment.at
 FROM handler_limits AS l, (SELECT clock_timestamp() AS at OFFSET 0) AS moment
 WHERE l.handler = ANY (%(handlers)s::text[]) AND (l.tenant = '*' OR l.tenant = ANY (%(tenants)s::text[]))
