@@ -20,7 +20,8 @@ from workers.store.people import Role
 from workers.store.refusals import RefusedError
 
 MOST_TEXT: Final = 10_000
-"""Characters of a field that is not a pasted request."""
+MOST_LINES: Final = 100_000
+"""Characters of a field, and of one that has lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +151,9 @@ def _check_given(action: Action, visit: Visit) -> None:
             raise InputError(f"{field.label} is missing")
         if field.kind == "select" and text is not None and text not in field.choices:
             raise InputError(f"{field.label} cannot be {text[:40]!r}")
-        if text is not None and field.kind != "lines" and len(text) > MOST_TEXT:
-            raise InputError(f"{field.label} is longer than {MOST_TEXT:,} characters")
+        most = MOST_LINES if field.kind == "lines" else MOST_TEXT
+        if text is not None and len(text) > most:
+            raise InputError(f"{field.label} is longer than {most:,} characters")
 
 
 def _planned(action: Action, visit: Visit) -> Plan:

@@ -39,6 +39,7 @@ MOST_FORM_BYTES: Final = 4 * 1024 * 1024
 MOST_STRANGERS_BYTES: Final = 16 * 1024
 """Of a form of somebody who has not signed in."""
 MOST_FIELDS: Final = 1000
+MOST_WHY: Final = 500
 FAILED: Final = "this page has failed; the log of the console says why"
 _CHANGES: Final = {"POST"}
 _STATUSES: Final = {
@@ -133,7 +134,7 @@ def _stop(visit: Visit, rule: Rule) -> Response | None:
 
     Raises:
         ForbiddenError: their role is below what the route asks for, or the form is not of this session.
-        InputError: a value holds what Postgres cannot store.
+        InputError: a value holds what Postgres cannot store, or the reason is too long.
     """
     visitor, request = visit.visitor, visit.request
     given = (request.path_params, request.query_params, visit.form)
@@ -150,7 +151,10 @@ def _stop(visit: Visit, rule: Rule) -> Response | None:
     if request.method in _CHANGES:
         if not visit.console.sign_in.check_token(visitor, visit.form.get("token", "")):
             raise ForbiddenError("this form is too old: go back, load the page again and repeat it")
-        audit.act_as(visit.connection, visitor.person.name, visit.given("why"))
+        why = visit.given("why")
+        if why is not None and len(why) > MOST_WHY:
+            raise InputError(f"the reason is longer than {MOST_WHY} characters, and is kept for ever: shorten it")
+        audit.act_as(visit.connection, visitor.person.name, why)
     return None
 
 

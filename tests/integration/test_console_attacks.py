@@ -111,6 +111,19 @@ def test_a_page_left_open_does_not_keep_its_session(served: Served) -> None:
     assert somebody.get("/doctor", X_Live="1").status_code == 401
 
 
+def test_what_is_kept_for_ever_has_a_bound(served: Served, admin: Guest, acme: Things) -> None:
+    before = audit.list_entries(served.connection, limit=1)
+    for path, values in {
+        "/do/tenant-pause": {"tenant": acme.tenant, "why": "w" * 501},
+        f"/events/{acme.dead}/body": {"why": "w" * 501},
+        "/do/tenant-set": {"tenant": acme.tenant, "key": "crm", "value": "v" * 10_001},
+        "/do/endpoint-change": {"tenant": acme.tenant, "provider": "moveris", "description": "#" * 100_001},
+        "/do/handler-limit": {"handler": "nobody.has", "tenant": acme.tenant, "in_flight": "3"},
+    }.items():
+        assert admin.post(path, values).status_code in {400, 404}, path
+    assert audit.list_entries(served.connection, limit=1) == before
+
+
 # Whose things ---------------------------------------------------------------------------------------------------------
 
 

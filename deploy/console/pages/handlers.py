@@ -164,6 +164,8 @@ def _plan_limit(visit: Visit) -> Plan:
     owner = visit.given("tenant")
     if owner is not None:
         tenants.find_tenant(visit.connection, owner)
+    if bounds:  # what is gone can be lifted
+        _require_known(visit, limit.handler)
     return Plan(
         sentence=f"{limit.handler}, for {_whose(limit.tenant)}{'' if owner else ' together'}: "
         + (f"at most {' and '.join(bounds)}." if bounds else "no limit."),
