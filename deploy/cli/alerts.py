@@ -3,6 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import typer
@@ -82,10 +83,8 @@ def _read() -> list[Channel]:
 def target(channel: Channel) -> str:
     """Return where a channel leads, without what would be a secret."""
     match channel:
-        case Webhook():
-            return channel.url.partition("?")[0]
-        case Slack():
-            return channel.url.split("/")[2]
+        case Webhook() | Slack():
+            return urlsplit(channel.url).netloc.rpartition("@")[2]  # paths of such URLs are often the secret
         case Email():
             return ", ".join(channel.recipients)
     return ""
