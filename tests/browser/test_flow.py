@@ -107,7 +107,6 @@ def test_pictures_are_taken_of_now_an_event_and_an_incident(
     stack.query(_LAST_HOUR)
     for _ in range(20):
         stack.endpoint("acme").deliver(completed())
-    stack.pipeline("handlers", "pause", "mail.confirm", "--tenant", "globex", "--reason", "their mail server moves")
     (incident,) = until(
         lambda: stack.query("SELECT id FROM incidents WHERE state = 'open' AND count >= 6"), seconds=30, what="one"
     )
@@ -115,6 +114,7 @@ def test_pictures_are_taken_of_now_an_event_and_an_incident(
     with Window(browser, console) as window:
         page = window.page
         sign_in(page, Mouse(page))
+        pause(page, Mouse(page), "globex")
         for name, address in addresses.items():
             page.goto(address)
             for scheme in SCHEMES:
