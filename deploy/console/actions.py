@@ -1,13 +1,15 @@
 """Actions: what a person can change, each with the command that does the same.
 
-An action is a form and a confirmation that says what will happen, both pages that work without a script. What takes
-many deliveries or events is first counted, then confirmed, then done by a job that can be followed. The pages that lead
-to an action give its values and the address to come back to, so that filters survive it.
+An action is a form and a confirmation that says what will happen, both pages that work without a script. One page is
+both where it was not changed since it said so; otherwise it asks again. What takes many deliveries or events is first
+counted, then confirmed, then done by a job that can be followed. The pages that lead to an action give its values and
+the address to come back to, so that filters survive it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -15,7 +17,7 @@ from deploy.cli.errors import CommandError
 from deploy.console import inputs
 from deploy.console.rendering import url
 from deploy.console.rules import Rule
-from deploy.console.visit import InputError, Visit, local_path
+from deploy.console.visit import ForbiddenError, InputError, Visit, local_path
 from workers.store.people import Role
 from workers.store.refusals import RefusedError
 
@@ -124,6 +126,10 @@ def _form_page(action: Action) -> Callable[[Visit], Response]:
                 plan = _planned(action, visit)
             except (InputError, RefusedError, CommandError) as error:
                 problem = str(error)
+            except ForbiddenError as error:
+                if not any(it.name == "tenant" and it.kind != "fixed" for it in action.fields):
+                    raise
+                problem = f"{error}: name a tenant whose operator you are"
         return _show(action, visit, plan, problem)
 
     return show
@@ -136,12 +142,21 @@ def _submit(action: Action) -> Callable[[Visit], Response]:
             plan = _planned(action, visit)
             if plan.refusal:
                 return _show(action, visit, plan, None, status=403)
+            if _is_unseen(action, visit):
+                return _show(action, visit, plan, None, is_asked_again=True)
             done = action.perform(visit)
         except (InputError, RefusedError, CommandError) as error:
             return _show(action, visit, None, str(error), status=400)
         return visit.go(done.to or local_path(visit.given("back")), done.said)
 
     return do
+
+
+def _is_unseen(action: Action, visit: Visit) -> bool:
+    """Return whether the form was changed since it said what would be done; a secret would have to be typed again."""
+    seen = visit.form.get("seen")
+    is_confirmed = action.is_counted or any(it.kind == "secret" for it in action.fields)
+    return seen is not None and not is_confirmed and seen != urlencode(_values(action, visit))
 
 
 def _check_given(action: Action, visit: Visit) -> None:
@@ -164,11 +179,28 @@ def _planned(action: Action, visit: Visit) -> Plan:
     return plan
 
 
-def _show(action: Action, visit: Visit, plan: Plan | None, problem: str | None, *, status: int = 200) -> Response:
-    if visit.request.method == "POST":  # a refused form is filled in again, but for what is secret
-        values = {it.name: visit.given(it.name) or "" for it in action.fields if it.kind != "secret"}
-    else:
-        values = {it.name: visit.given(it.name) or it.default for it in action.fields if it.kind != "secret"}
+def _values(action: Action, visit: Visit) -> dict[str, str]:
+    """Return what the form holds, but for what is secret; a refused one is filled in again."""
+    is_new = visit.request.method != "POST"
+    return {
+        it.name: visit.given(it.name) or (it.default if is_new else "") for it in action.fields if it.kind != "secret"
+    }
+
+
+def _show(
+    action: Action,
+    visit: Visit,
+    plan: Plan | None,
+    problem: str | None,
+    *,
+    status: int = 200,
+    is_asked_again: bool = False,
+) -> Response:
+    values = _values(action, visit)
+    seen = urlencode(values) if plan else ""
+    own = visit.person.tenants
+    if own is not None and len(own) == 1 and values.get("tenant") == "":
+        values["tenant"] = own[0]
     is_confirmed = plan is not None and action.is_counted
     if is_confirmed:
         times = {it.name: inputs.past(visit, it.name) for it in action.fields if it.kind == "time"}
@@ -182,6 +214,8 @@ def _show(action: Action, visit: Visit, plan: Plan | None, problem: str | None, 
         problem=problem,
         values=values,
         is_confirmed=is_confirmed,
+        is_asked_again=is_asked_again,
+        seen=seen,
         back=local_path(visit.given("back")),
         why=visit.given("why") or "",
         command=plan.command if plan else None,

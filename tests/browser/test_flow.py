@@ -194,6 +194,8 @@ def pause(page: Page, hands: Hands, tenant: str) -> None:
     hands.fill("Tenant", tenant)
     hands.fill("Why", "their CRM is away")
     hands.follow("Pause the handler")
+    page.get_by_text(f"Start none of the deliveries of crm.enroll for the tenant {tenant}.").wait_for()
+    hands.follow("Pause the handler")  # it was said of all tenants when the form was opened
     page.get_by_text(f"crm.enroll is paused for the tenant {tenant}").wait_for()
     assert page.url.endswith("/handlers/crm.enroll")
     assert f"for {tenant}" in text_of(page)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import fresh_database
 from tests.console import (
+    HANDLER,
     PASSWORD,
     Guest,
     Served,
@@ -27,7 +28,7 @@ from tests.console import (
     token_of,
 )
 from workers.housekeeping.jobs import work_on
-from workers.store import audit, catalogue, jobs, people
+from workers.store import audit, catalogue, jobs, pauses, people
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,6 +231,34 @@ def test_a_handler_gets_no_name_that_no_worker_could_announce(admin: Guest) -> N
     for name in ("<b>", "no-dot", "a.b c", "x" * 9000):
         answer = admin.post("/do/handler-rename", {"handler": "crm.sync", "new_name": name})
         assert (answer.status_code, "no handler can be named" in answer.text) == (400, True)
+
+
+def test_what_was_typed_since_a_form_said_what_it_does_is_said_before_it_is_done(
+    served: Served, admin: Guest, acme: Things
+) -> None:
+    form = {"handler": HANDLER, "tenant": "", "until": ""}
+    seen = re.findall(r'name="seen" value="([^"]*)"', admin.get("/do/handler-pause", {"handler": HANDLER}).text)
+    typed = form | {"tenant": acme.tenant, "seen": html.unescape(seen[0])}
+    again = admin.post("/do/handler-pause", typed)
+    assert (again.status_code, "for the tenant acme." in again.text) == (200, True)
+    assert "Not done yet" in again.text
+    assert not pauses.list_pauses(served.connection, handler=HANDLER)
+    (seen_again,) = re.findall(r'name="seen" value="([^"]*)"', again.text)
+    assert admin.post("/do/handler-pause", typed | {"seen": html.unescape(seen_again)}).status_code == 303
+    assert [it.tenant for it in pauses.list_pauses(served.connection, handler=HANDLER)] == [acme.tenant]
+    admin.post("/do/handler-resume", {"handler": HANDLER, "tenant": acme.tenant})
+
+
+def test_an_operator_of_a_tenant_finds_it_in_forms_that_are_of_all_tenants_without_one(operator: Guest) -> None:
+    for path, values in {
+        "/do/handler-pause": {"handler": HANDLER},
+        "/do/handler-limit": {"handler": HANDLER},
+        "/do/retry": {"handler": HANDLER, "step": "confirm"},
+    }.items():
+        page = operator.get(path, values)
+        assert "name a tenant whose operator you are" in page.text
+        assert 'name="tenant" type="text" value="acme"' in page.text
+    assert operator.get("/do/tenant-pause", {"tenant": "globex"}).status_code == 403
 
 
 # Users ---------------------------------------------------------------------------------------------------------------
