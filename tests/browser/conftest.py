@@ -26,9 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="chromium is not installed: apt-get install chromium"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests, each with windows of its own."""
+    """One browser for the tests of a file, each with windows of its own.
+
+    Playwright's event loop runs in this process as long: other files' tests may want to run one of their own.
+    """
     alone = ["--no-sandbox"] if os.geteuid() == 0 else []
     args = [*alone, "--disable-dev-shm-usage", "--disable-gpu", "--in-process-gpu"]  # a quarter less CPU time
     with sync_playwright() as playwright:

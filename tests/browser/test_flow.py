@@ -125,7 +125,9 @@ def test_pictures_are_taken_of_now_an_event_and_an_incident(
                     assert len(taken) < MOST_PICTURE_BYTES
 
 
-@pytest.mark.parametrize("way", [*list(WAYS)[:2], pytest.param("without scripts", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "way", [it if it == "by keyboard" else pytest.param(it, marks=pytest.mark.long) for it in WAYS]
+)
 def test_somebody_finds_out_why_an_event_failed_replays_it_pauses_a_handler_and_rotates_a_secret(
     browser: Browser, stack: Stack, console: str, failed: dict[str, str], way: str
 ) -> None:

@@ -110,8 +110,9 @@ def test_the_command_of_the_runbook_ends_the_worker_that_hangs_and_no_other(fold
         assert other.poll() is None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("fault", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_with_redis_dead_or_silent_and_postgres_away_nobody_is_unhealthy(folder: Path, fault: signal.Signals) -> None:
     # A silent Redis holds a process up for 10 seconds a command, as long as its sockets wait: measured 11, while a
     # worker starts 20, and 30 beside other tests. HEALTH_SECONDS is 60 by default.

@@ -152,6 +152,7 @@ def accept(configuration: Path) -> None:
     assert "warn" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_rolling_restart_of_two_ingresses_at_a_hundred_requests_a_second_refuses_none(
     folder: Path, redis_url: str

@@ -108,6 +108,7 @@ def report(
     return run
 
 
+@pytest.mark.long
 def test_deliveries_that_die_of_one_error_in_one_handler_are_one_issue_with_the_traceback_of_it(report: Any) -> None:
     events = report(("acme.dead", COUNT), ("acme.other", 1), ("acme.retry", 1))
     assert Counter(tuple(it["fingerprint"]) for it in events) == {

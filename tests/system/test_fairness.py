@@ -58,6 +58,7 @@ def test_a_quiet_tenants_event_does_not_wait_for_the_slots_that_another_fills(st
     assert taken[2] < 0.5, taken
 
 
+@pytest.mark.long
 def test_without_an_express_worker_a_quiet_tenants_event_waits_two_seconds_longer_at_most(
     stack: Stack, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_without_an_express_worker_a_quiet_tenants_event_waits_two_seconds_longe
         assert seconds_until_handled(stack, "alone") < 6.0
 
 
+@pytest.mark.long
 def test_kill_nine_of_the_express_worker_delays_a_quiet_tenants_event_by_two_seconds_at_most(
     stack: Stack, tmp_path: Path
 ) -> None:

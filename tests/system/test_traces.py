@@ -113,6 +113,7 @@ def traced(collector: Collector) -> Iterator[Stack]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_an_event_is_one_trace_from_the_request_to_the_spans_of_its_handlers(
     traced: Stack, collector: Collector
 ) -> None:
