@@ -172,6 +172,7 @@ def test_a_child_that_is_stopped_is_replaced_and_its_message_runs(
     assert '"code": "child_stuck"' in (tmp_path / "log").read_text()
 
 
+@pytest.mark.long
 def test_a_worker_that_hears_of_no_message_any_more_ends_and_its_successor_runs_what_waits(
     environ: dict[str, str], connection: Connection, redis: Redis, add_deliveries: AddDeliveries, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_worker_is_used_within_two_seconds_and_gone_at_once_when_it_is_told_to
     wait_for(lambda: read_live(client, NAMES).handler_slots == 0, seconds=2)
 
 
+@pytest.mark.long
 def test_events_are_handled_in_whatever_order_workers_are_deployed_and_wait_while_handlers_are_down(
     start: Start, client: Redis, connection: Connection
 ) -> None:

@@ -87,6 +87,7 @@ def events(connection: Connection, table: str, column: str) -> list[str]:
     return [str(row["id"]) for row in connection.execute(f"SELECT {column} AS id FROM {table}")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_running_system_moves_from_no_prefix_to_one_and_every_event_is_handled_once(
     redis_url: str, database_url: str, connection: Connection, tmp_path: Path

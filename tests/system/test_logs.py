@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from tests.moveris import other
 from tests.system.ledger import delivery, wait_until_settled
@@ -82,6 +83,7 @@ def test_each_failed_attempt_and_each_dead_delivery_is_one_line_with_its_fields(
     assert "raised unexpected: DeliveryFailed" not in messages, "said twice, and once for a whole message"
 
 
+@pytest.mark.long
 def test_an_attempt_that_died_with_its_process_is_a_line_too(stack: Stack) -> None:
     event_id = stack.endpoint("lines").deliver(other("failure.fatal", fatal=True))
     delivery(stack, event_id, "failures.fatal", "dead", seconds=90)

@@ -53,6 +53,7 @@ def site(roles: Roles, redis_url: str) -> Iterator[Site]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_events_are_handled_and_operated_with_the_rights_of_three_roles(roles: Roles, site: Site) -> None:
     with httpx.Client() as client:
