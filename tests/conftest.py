@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; a file stays in one process (`--dist loadfile`), for its tests share servers."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    first = {"system": 0, "chaos": 0, "integration": 1}
+    first = {"browser": 0, "system": 0, "chaos": 0, "integration": 1}
     items.sort(key=lambda item: first.get(item.path.relative_to(Path(__file__).parent).parts[0], 2))
 
 

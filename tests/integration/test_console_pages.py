@@ -75,8 +75,11 @@ def test_filters_survive_an_action(acme: Things, ada: Guest) -> None:
     assert (values["tenant"], values["handler"], values["back"]) == ("acme", HANDLER, here)
     confirmed = ada.get(form, {**values, "step": "confirm"})
     assert "Put 1 delivery back" in confirmed.text
-    done = ada.post("/do/retry", {**values, "why": "mended"})
-    assert re.fullmatch(r"/jobs/\d+", done.headers["location"])
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', confirmed.text))
+    done = ada.post("/do/retry", {**{name: html.unescape(it) for name, it in hidden.items()}, "why": "mended"})
+    job = urlsplit(done.headers["location"])
+    assert re.fullmatch(r"/jobs/\d+", job.path)
+    assert parse_qs(job.query) == {"back": [here]}
 
 
 def test_a_pasted_list_is_compared_with_what_came(acme: Things, ada: Guest) -> None:

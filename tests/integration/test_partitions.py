@@ -390,6 +390,7 @@ def test_a_table_of_somebody_else_is_left_alone(connection: Connection) -> None:
     assert "events_ancient" in tables(connection)
 
 
+@pytest.mark.long  # it compares seconds, which a busy machine does not keep
 def test_beside_a_long_reader_a_call_gives_up_after_its_bound_and_all_is_made_later(
     connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
