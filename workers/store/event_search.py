@@ -84,7 +84,7 @@ class EventQuery:
     text: str | None = None
 
     @property
-    def _is_contradictory(self) -> bool:
+    def is_contradictory(self) -> bool:
         """Whether nothing can fit: rejected events have no deliveries, and no text in Postgres has a NUL in it."""
         is_rejected = self.reason is not None or self.state == "rejected"
         is_delivered = self.outcome is not None or self.handler is not None
@@ -201,7 +201,7 @@ def search_events(
     """
     if query.text and not query.field:
         raise ValueError("a text is looked for in a field: give one")
-    if query._is_contradictory:  # noqa: SLF001 - of this module
+    if query.is_contradictory:
         return Found(events=[])
     with connection.transaction():
         connection.execute(_SQL["prepare_search"])
