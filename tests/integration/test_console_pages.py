@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from deploy.console.pages.deliveries import COUNT_SECONDS
 from tests.conftest import fresh_database
 from tests.console import HANDLER, Guest, Served, announce_handler, furnish, guest, serve_console
+from tests.ingress_process import wait_for
+from workers.store.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +70,17 @@ def test_an_incidents_page_leads_to_its_dead_deliveries_and_no_others(acme: Thin
     listed = ada.get(link(page, "Its dead deliveries"))
     assert events_of(listed.text) == [str(acme.dead)]
     assert f"pipeline incidents show {acme.incident}" in listed.text
+
+
+def test_a_replay_waits_for_a_busy_table_longer_than_it_counts(served: Served, acme: Things, ada: Guest) -> None:
+    with connect(served.console.settings.database_url, name="busy") as busy, ThreadPoolExecutor(1) as pool:
+        with busy.transaction():
+            busy.execute("LOCK TABLE jobs IN EXCLUSIVE MODE")
+            done = pool.submit(ada.post, "/do/replay", {"id": acme.incident, "why": "mended"})
+            waiting = "SELECT count(*) AS n FROM pg_locks WHERE NOT granted AND relation = 'jobs'::regclass"
+            wait_for(lambda: served.connection.execute(waiting).fetchone() == {"n": 1}, seconds=10)
+            served.connection.execute("SELECT pg_sleep(%s)", [2 * COUNT_SECONDS])
+        assert done.result().status_code == 303
 
 
 def test_filters_survive_an_action(acme: Things, ada: Guest) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from workers.ingest.reprocess import parse_again
 from workers.store import jobs, manual
 from workers.store.catalogue import Catalogue
-from workers.store.connect import TIMED_OUT, UNREACHABLE, bound_statements
+from workers.store.connect import TIMED_OUT, UNREACHABLE, bounded
 from workers.store.rejected import Narrowed, count_rejected, list_rejected, reprocess_event
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def work_on(connection: Connection, job_id: int) -> Worked:
 def count(connection: Connection, kind: Kind, chosen: Filter, *, before: datetime, seconds: float) -> int | None:
     """Count what a job that begins at this time has to do, or for a backfill to look at; None if that takes longer."""
     try:
-        with connection.transaction():
-            bound_statements(connection, seconds, is_local=True)
+        with bounded(connection, seconds):
             match kind:
                 case "backfill":
                     times = _times(chosen, before)

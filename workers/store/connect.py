@@ -9,6 +9,7 @@ pooler too; one that is shared by transaction is refused (`workers.store.pooler`
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
@@ -19,7 +20,7 @@ from workers.store import pooler
 from workers.store.exchange import execute_simple, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 """Postgres is away, cut the connection, has no room for one, or is no longer the primary (25006): the environment, not
@@ -86,6 +87,19 @@ C = TypeVar("C", bound=psycopg.Connection[Any])
 def bound_statements(connection: Connection, seconds: float, *, is_local: bool) -> None:
     """Let no statement take longer than this many seconds: in this transaction if `is_local`, else in this session."""
     connection.execute("SELECT set_config('statement_timeout', %s, %s)", [f"{seconds * 1000:.0f}ms", is_local])
+
+
+@contextmanager
+def bounded(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let no statement of the block, which is a transaction or a part of one, take longer than this many seconds.
+
+    What follows in the same transaction has the bound that was there before.
+    """
+    with connection.transaction():
+        (row,) = connection.execute("SELECT current_setting('statement_timeout') AS before").fetchall()
+        bound_statements(connection, seconds, is_local=True)
+        yield
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", [row["before"]])
 
 
 def connect(

@@ -14,7 +14,7 @@ from deploy.console.rules import Rule
 from deploy.console.visit import InputError, NotFoundError, Visit, local_path
 from workers.housekeeping.jobs import count
 from workers.store import catalogue, event_history, jobs, manual
-from workers.store.connect import TIMED_OUT, bound_statements
+from workers.store.connect import TIMED_OUT, bounded
 from workers.store.jobs import Filter, Kind
 from workers.store.limits import ANY
 
@@ -111,8 +111,7 @@ def submit(visit: Visit, kind: Kind, chosen: Filter) -> Done:
 def _count(visit: Visit, kind: Kind, chosen: Filter) -> tuple[int | None, bool]:
     """Return how many there are, as far as a page counts, and whether that is all; None if it would take longer."""
     try:
-        with visit.connection.transaction():
-            bound_statements(visit.connection, COUNT_SECONDS, is_local=True)
+        with bounded(visit.connection, COUNT_SECONDS):
             if kind in {"retry", "resend", "cancel"}:
                 lanes = manual.count_lanes(visit.connection, kind, chosen, most=COUNT_BOUND)
                 return lanes.total(), lanes.total() < COUNT_BOUND
