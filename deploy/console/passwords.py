@@ -7,7 +7,6 @@ Guarantees: a check takes as long for somebody whom there is not, or who has no 
 import secrets
 import threading
 import unicodedata
-from functools import cache
 from typing import Final
 
 from argon2 import PasswordHasher
@@ -20,13 +19,8 @@ MOST_CHARACTERS: Final = 1000
 AT_ONCE: Final = 2
 
 _HASHER: Final = PasswordHasher()
+_NOBODYS: Final = _HASHER.hash(secrets.token_urlsafe())
 _turns: Final = threading.BoundedSemaphore(AT_ONCE)
-
-
-@cache
-def nobodys() -> str:
-    """Return the hash that stands for those who have none; made once, for it takes as long as a check."""
-    return _HASHER.hash(secrets.token_urlsafe())
 
 
 def hash_password(password: str) -> str:
@@ -49,7 +43,7 @@ def is_right(password: str, known: str | None) -> bool:
     """Return whether a password is the one of this hash; None stands for somebody who has none."""
     try:
         with _turns:
-            _HASHER.verify(known or nobodys(), _encode(password[: MOST_CHARACTERS + 1]))
+            _HASHER.verify(known or _NOBODYS, _encode(password[: MOST_CHARACTERS + 1]))
     except (VerifyMismatchError, InvalidHashError):
         return False
     return known is not None

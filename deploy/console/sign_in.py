@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from deploy.cli.connections import person as system_user
-from deploy.console.passwords import is_right, nobodys, rehash
+from deploy.console.passwords import is_right, rehash
 from deploy.console.settings import ConsoleSettings
 from shared.settings import SettingError, is_loopback
 from workers.store import people
@@ -107,8 +107,6 @@ class SignIn:
     def __init__(self, settings: ConsoleSettings, *, is_open: bool) -> None:
         self._settings = settings
         self._is_open = is_open
-        if not is_open:
-            nobodys()  # the first stranger is not to wait for it: that would tell
         self._is_secure = not _is_local(settings)
         self._key = secrets.token_bytes()
 

@@ -60,7 +60,7 @@ def ask(
 def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits and answers do not depend on how long a hash takes."""
     monkeypatch.setattr(passwords, "_HASHER", QUICK)
-    monkeypatch.setattr(passwords, "nobodys", lambda: QUICK.hash(OTHERS))
+    monkeypatch.setattr(passwords, "_NOBODYS", QUICK.hash(OTHERS))
 
 
 @pytest.fixture
